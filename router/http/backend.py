@@ -1,0 +1,73 @@
+"""What the shim needs from the router: the public API, without the network in between.
+
+Implemented by `router.chat.service.ChatCore`. Messages are those of `protos/qwenserve/chat/v1`, so that the shim
+could as well sit in front of a gRPC channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.tokenizer.v1 import tokenizer_pb2
+from runtime.call import Call
+from runtime.errors import ServiceError
+
+
+class EventSink(Protocol):
+    """Receives one answer. Called on the event loop, straight from the reader of the worker's session: it must
+    not block, and it must not raise. After `failed`, or after the event that carries `usage`, nothing more comes.
+    """
+
+    def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
+        """Takes what one engine step gave this answer. The very first event is `start`."""
+
+    def failed(self, error: ServiceError) -> None:
+        """The answer ended early."""
+
+
+class RunningAnswer(Protocol):
+    """An answer under way."""
+
+    def cancel(self) -> None:
+        """Stops the engine's work for it; no further calls to the sink. Safe to call at any time."""
+
+
+class Backend(Protocol):
+    """The router as the shim sees it. All methods raise ServiceError, and only before the first event."""
+
+    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> RunningAnswer:
+        """Checks, renders, tokenizes, routes and submits; events then flow to `sink`."""
+
+    async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
+        """The fold of `stream_chat`. Cancelling the task stops the engine's work."""
+
+    async def stream_completion(
+        self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink
+    ) -> RunningAnswer:
+        """Like `stream_chat`, for a text or token ids."""
+
+    async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
+        """The fold of `stream_completion`."""
+
+    async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
+        """What would be done with a request; generates nothing."""
+
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+        """Texts to ids."""
+
+    async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
+        """Conversations to rendered prompts and ids."""
+
+    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+        """Ids to texts."""
+
+    def list_models(self) -> chat_pb2.ListModelsResponse:
+        """The models that this router serves."""
+
+    def get_model(self, name: str) -> chat_pb2.Model:
+        """One model, by name; case matters not. Raises ModelNotFound."""
+
+    def ready(self) -> str:
+        """Empty when a worker can answer now and the router does not drain; else the reason why not."""

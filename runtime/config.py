@@ -1,0 +1,367 @@
+"""Configuration: one frozen value, read once at start and handed down.
+
+Sources, later ones win: the defaults here, one YAML file, `QWENSERVE_…` environment variables (sections joined
+with two underscores: `QWENSERVE_HTTP__PORT=8080`), overrides from the command line (`--set http.port=8080`).
+An unknown key or a bad value stops start-up with a ConfigError that names the key, where it came from and,
+for a typing mistake, the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENV_PREFIX = "QWENSERVE_"
+
+# Read by the command line before any configuration exists: the default file, and where running processes are noted.
+RESERVED_VARIABLES = frozenset({"QWENSERVE_CONFIG", "QWENSERVE_STATE_DIR"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The text names the key, its source and the remedy."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class SamplingDefaults(_Section):
+    """Sampling defaults; unset ones come from the model's generation_config.json."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus mass; 1 is off.")
+    top_k: int | None = Field(default=None, ge=0, description="0 is off.")
+    min_p: float | None = Field(default=None, ge=0, le=1, description="0 is off.")
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="0 is off.")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="1 is off.")
+
+
+class ModelConfig(_Section):
+    """The model that this deployment serves."""
+
+    reference: str = Field(
+        default="models/qwen3-tiny",
+        description="A Hugging Face directory, a GGUF file, or a hub id such as Qwen/Qwen3-0.6B.",
+    )
+    name: str = Field(default="", description="Name in requests and answers. Empty: the last part of the reference.")
+    max_model_len: int = Field(default=0, ge=0, description="Context window in tokens. 0: the model's own.")
+    weights: Literal["bf16", "f16", "q8_0", "f32"] = Field(
+        default="bf16", description="Number format when a Hugging Face directory is converted for the embedded engine."
+    )
+    enable_thinking: bool = Field(default=True, description="Whether requests that say nothing about it think.")
+    thinking_defaults: SamplingDefaults = Field(
+        default_factory=SamplingDefaults, description="Sampling defaults of answers that think."
+    )
+    non_thinking_defaults: SamplingDefaults = Field(
+        # Qwen's published recommendation for answers without thinking; generation_config.json has only the
+        # values for thinking.
+        default_factory=lambda: SamplingDefaults.model_validate({"temperature": 0.7, "top_p": 0.8}),
+        description="Sampling defaults of answers that do not think.",
+    )
+
+
+class HttpConfig(_Section):
+    """The OpenAI-compatible HTTP shim."""
+
+    enabled: bool = Field(default=True, description="Serve HTTP beside gRPC in every router.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="Longest time to receive a request body.")
+    keepalive_timeout_s: float = Field(default=75.0, gt=0, description="How long an idle connection is kept.")
+    write_buffer_bytes: int = Field(
+        default=1024 * 1024, ge=4096, description="Unread answer bytes kept for one client before its request is ended."
+    )
+
+
+class GrpcConfig(_Section):
+    """gRPC settings of all tiers. Both sides of a channel use the same limits."""
+
+    max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest gRPC message, in bytes.")
+    keepalive_time_s: float = Field(default=30.0, gt=0, description="Time between keepalive pings.")
+    keepalive_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long a ping may stay unanswered. Long: a process busy with a long prompt must not be cut off.",
+    )
+
+
+class RouterConfig(_Section):
+    """The router tier."""
+
+    host: str = Field(default="127.0.0.1", description="Address of the public gRPC API.")
+    port: int = Field(default=50051, ge=0, le=65535, description="Port of the public gRPC API; 0 takes a free one.")
+    workers: tuple[str, ...] = Field(
+        default=("127.0.0.1:50061",), description="Addresses of the workers. `qwenserve up` fills this in."
+    )
+    tokenizers: tuple[str, ...] = Field(
+        default=(), description="Addresses of the tokenizer tier. Empty: tokenize inside the router."
+    )
+    policy: Literal["prefix", "least_loaded", "round_robin"] = Field(
+        default="prefix", description="How a worker is chosen: cached prefix and load, load alone, or in turn."
+    )
+    strict: bool = Field(default=False, description="Refuse request fields that are unknown or cannot be applied.")
+    separate_reasoning: bool = Field(
+        default=True, description="Thought text in its own field; false leaves it in the content as <think>…</think>."
+    )
+    default_max_tokens: int = Field(
+        default=0, ge=0, description="Limit for chats that send none. 0: what the context window leaves."
+    )
+    request_timeout_s: float = Field(default=3600.0, gt=0, description="Longest time for one answer.")
+    token_cache_bytes: int = Field(
+        32 * 1024 * 1024, ge=0, description="Memory for token ids of text seen before (repeated prompts)."
+    )
+
+
+class LlamaCppSettings(_Section):
+    """The embedded engine."""
+
+    threads: int = Field(default=0, ge=0, description="Compute threads. 0: as many as cores.")
+    kv_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the KV cache; f32 is exact.")
+    batch_tokens: int = Field(default=512, ge=32, description="Most prompt tokens computed in one step.")
+
+
+class SimulatedSettings(_Section):
+    """The simulated engine: a timing model, for benchmarks and drills."""
+
+    prefill_tokens_per_s: float = Field(
+        default=20_000.0, gt=0, description="Speed of computing uncached prompt tokens."
+    )
+    step_ms: float = Field(default=10.0, ge=0, description="Time of one decode step at batch 1. 0: as fast as it can.")
+    step_ms_per_request: float = Field(
+        default=0.0, ge=0, description="Added step time for every further request in the batch."
+    )
+    kv_blocks: int = Field(default=8192, ge=1, description="Number of KV blocks.")
+    kv_block_tokens: int = Field(default=16, ge=1, description="Tokens per KV block.")
+    answer: str = Field(default="cycle", description="What is generated: cycle, echo, or comma-separated token ids.")
+    fault: str = Field(
+        default="", description="Fault to show: die:N, stall:N, refuse:N (after N steps or requests), or none."
+    )
+
+
+class WorkerConfig(_Section):
+    """The worker tier."""
+
+    name: str = Field(default="worker-0", description="Unique name.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=50061, ge=0, le=65535, description="Port; 0 takes a free one.")
+    engine: Literal["llamacpp", "simulated"] = Field(default="llamacpp", description="Which engine computes.")
+    max_running: int = Field(default=8, ge=1, le=1024, description="Most requests computed at a time.")
+    max_queued: int = Field(default=256, ge=0, description="Most requests waiting; more are refused with QUEUE_FULL.")
+    session_buffer: int = Field(
+        1024, ge=8, description="Messages kept for a router that reads slowly, before its requests are aborted."
+    )
+    llamacpp: LlamaCppSettings = Field(default_factory=LlamaCppSettings, description="Embedded engine.")
+    simulated: SimulatedSettings = Field(default_factory=SimulatedSettings, description="Simulated engine.")
+
+
+class TokenizerConfig(_Section):
+    """The tokenizer tier."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=50071, ge=0, le=65535, description="Port; 0 takes a free one.")
+    threads: int = Field(default=2, ge=1, description="Threads for long texts.")
+
+
+class AuthConfig(_Section):
+    """API keys, for HTTP and gRPC alike. No keys: everybody may call."""
+
+    keys: tuple[str, ...] = Field(default=(), description="Accepted bearer keys.", repr=False)
+    key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
+
+
+class LogConfig(_Section):
+    """Logs on standard error: one event a line. Prompt text is never logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level shown.")
+    format: Literal["json", "text"] = Field(default="json", description="json for machines, text for people.")
+
+
+class Config(_Section):
+    """Everything."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The model.")
+    http: HttpConfig = Field(default_factory=HttpConfig, description="HTTP shim.")
+    grpc: GrpcConfig = Field(default_factory=GrpcConfig, description="gRPC in all tiers.")
+    router: RouterConfig = Field(default_factory=RouterConfig, description="Router tier.")
+    worker: WorkerConfig = Field(default_factory=WorkerConfig, description="Worker tier.")
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
+    auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
+    log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
+    cache_dir: str = Field(
+        default="",
+        description="Where converted models are kept. Empty: $XDG_CACHE_HOME/qwenserve or ~/.cache/qwenserve.",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="How long running requests may take to finish at shutdown."
+    )
+
+    @property
+    def cache_path(self) -> Path:
+        """Directory for converted models."""
+        if self.cache_dir:
+            return Path(self.cache_dir).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(base).expanduser() / "qwenserve"
+
+    @property
+    def model_name(self) -> str:
+        """The name that requests use."""
+        if self.model.name:
+            return self.model.name
+        return self.model.reference.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+class Setting(NamedTuple):
+    """One effective value and where it came from (`default`, `file FILE`, `environment NAME`, `--set`)."""
+
+    key: str
+    value: Any
+    source: str
+    description: str
+
+
+class LoadedConfig(NamedTuple):
+    """The configuration, and the source of every key that is not a default."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+    def settings(self) -> Iterator[Setting]:
+        """Yields every setting with its source, in the order of the classes."""
+        for key, value, description in _walk(self.config):
+            yield Setting(key, value, self.sources.get(key, "default"), description)
+
+
+def load_config(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> LoadedConfig:
+    """Reads and checks the configuration. `overrides` maps dotted keys to values. Raises ConfigError."""
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    known = {key for key, _, _ in _walk(Config())}
+
+    def put(key: str, value: Any, source: str) -> None:
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {key!r}{_nearest(key, known)}")
+        values[key] = value
+        sources[key] = source
+
+    if file is not None:
+        for key, value in _flatten(_read_yaml(file), known, str(file)):
+            put(key, value, f"file {file}")
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENV_PREFIX) and name not in RESERVED_VARIABLES:
+            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+            put(key, _parse(text, name), f"environment {name}")
+    for key, value in (overrides or {}).items():
+        put(key, _parse(value, f"--set {key}") if isinstance(value, str) else value, "--set")
+    return LoadedConfig(_build(values, sources), sources)
+
+
+def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    _keep_section_defaults(tree)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        source = sources.get(key, "configuration")
+        raise ConfigError(f"{source}: {key}: {first['msg']} (got {first['input']!r})") from None
+
+
+def _keep_section_defaults(tree: dict[str, Any]) -> None:
+    # Setting one key of a section must not drop the section's own other defaults.
+    section = tree.get("model", {}).get("non_thinking_defaults")
+    if section is not None:
+        defaults = ModelConfig().non_thinking_defaults.model_dump(exclude_none=True)
+        tree["model"]["non_thinking_defaults"] = {**defaults, **section}
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration file {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {file} is no valid YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"configuration file {file}: expected sections with keys, got {type(loaded).__name__}")
+    return loaded
+
+
+def _flatten(tree: Mapping[str, Any], known: set[str], file: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        is_section = any(k.startswith(f"{key}.") for k in known)
+        if is_section and value is None:
+            continue  # a section whose keys are all commented out
+        if is_section and isinstance(value, dict):
+            yield from _flatten(value, known, file, f"{key}.")
+        elif is_section:
+            raise ConfigError(f"file {file}: {key} is a section; expected keys below it, got {value!r}")
+        else:
+            yield key, value
+
+
+def _parse(text: str, source: str) -> Any:
+    # YAML reads numbers, booleans and lists; a plain word stays a string.
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"{source}: cannot read the value {text!r}") from None
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not close:
+        close = [k for k in sorted(known) if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"; did you mean {close[0]!r}?" if close else "; see `qwenserve config explain` for all keys"
+
+
+def _walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def annotated_yaml(loaded: LoadedConfig | None = None) -> str:
+    """Returns a YAML file with every key, its value and its meaning as a comment."""
+    loaded = loaded or LoadedConfig(Config(), {})
+    lines: list[str] = []
+    open_sections: list[str] = []
+    for setting in loaded.settings():
+        *path, name = setting.key.split(".")
+        for depth, part in enumerate(path):
+            if open_sections[depth : depth + 1] != [part]:
+                open_sections = [*open_sections[:depth], part]
+                lines.append(f"{'' if depth else chr(10)}{'  ' * depth}{part}:")
+        open_sections = open_sections[: len(path)]
+        indent = "  " * len(path)
+        value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        lines.append(f"{indent}# {setting.description}")
+        lines.append(f"{indent}{name}: {text}")
+    return "\n".join(lines).lstrip("\n") + "\n"

@@ -1,0 +1,235 @@
+"""gRPC as every tier uses it: options for both ends, error mapping, request ids, keys, health, reflection."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from runtime.auth import KeyRing
+from runtime.config import GrpcConfig
+from runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
+from runtime.logs import EventLog
+
+_log = EventLog("grpc")
+
+# Reachable without a key: what operators and load balancers call.
+_OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+
+def server_options(config: GrpcConfig, *, share_port: bool = False) -> list[tuple[str, int]]:
+    """Options of a server. `share_port` lets several processes listen on one port."""
+    return [
+        *_common_options(config),
+        ("grpc.so_reuseport", int(share_port)),
+        # Clients ping as often as our own channels do; the default of one per five minutes would cut them off.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(config.keepalive_time_s * 500)),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def channel_options(config: GrpcConfig) -> list[tuple[str, int]]:
+    """Options of a channel to another tier."""
+    return [
+        *_common_options(config),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        # Our retries are decisions of the router, never silent ones of the transport.
+        ("grpc.enable_retries", 0),
+    ]
+
+
+def _common_options(config: GrpcConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.keepalive_time_ms", int(config.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def make_server(config: GrpcConfig, *, keys: KeyRing | None = None, share_port: bool = False) -> grpc.aio.Server:
+    """Returns a server that maps our errors to statuses and, with `keys`, asks for one."""
+    interceptors: list[grpc.aio.ServerInterceptor] = [_ErrorInterceptor()]
+    if keys is not None and keys.required:
+        interceptors.insert(0, _KeyInterceptor(keys))
+    return grpc.aio.server(options=server_options(config, share_port=share_port), interceptors=interceptors)
+
+
+def make_channel(address: str, config: GrpcConfig) -> grpc.aio.Channel:
+    """Returns a channel to another tier of this deployment."""
+    return grpc.aio.insecure_channel(address, options=channel_options(config))
+
+
+class Health:
+    """grpc.health.v1 for a server: its services and the empty name for the whole."""
+
+    def __init__(self, server: grpc.aio.Server, services: Sequence[str]) -> None:
+        self._names = ("", *services)
+        self._servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        reflection.enable_server_reflection(
+            [*services, health.SERVICE_NAME, reflection.SERVICE_NAME],
+            server,
+        )
+
+    async def set(self, serving: bool) -> None:
+        """Tells all watchers."""
+        states = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+
+def to_status(error: ServiceError) -> grpc.Status:
+    """Returns the gRPC status of an error, with ErrorInfo, and RetryInfo where waiting helps."""
+    metadata = dict(error.metadata)
+    if error.param is not None:
+        metadata["param"] = error.param
+    status = status_pb2.Status(code=error.status.value[0], message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return rpc_status.to_status(status)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
+    """Returns the error that a call of ours failed with, as the other side meant it."""
+    rich = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    for detail in rich.details if rich is not None else ():
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+            metadata = dict(info.metadata)
+            param = metadata.pop("param", None)
+            return by_reason(info.reason)(error.details() or "", param=param, metadata=metadata)
+    known = _BY_STATUS.get(error.code(), InternalError)
+    return known(f"{error.code().name}: {error.details()}")
+
+
+_BY_STATUS: Mapping[grpc.StatusCode, type[ServiceError]] = {
+    grpc.StatusCode.UNAVAILABLE: by_reason("NO_WORKER"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: by_reason("DEADLINE_EXCEEDED"),
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: by_reason("QUEUE_FULL"),
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+}
+
+
+async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> None:
+    """Ends a call with an error. Always raises."""
+    status = to_status(error)
+    await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))
+
+
+Behavior = Callable[[Any, Any], Any]
+
+
+def _shape(handler: grpc.RpcMethodHandler) -> tuple[str, Callable[..., grpc.RpcMethodHandler]]:
+    """Returns the attribute that holds a handler's function, and the maker of handlers like it."""
+    sides = (
+        "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    attribute = "_".join(sides)
+    return attribute, getattr(grpc, f"{attribute}_rpc_method_handler")
+
+
+class _ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns ServiceErrors into statuses, and defects into INTERNAL with a log line."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(_OPEN_SERVICES):
+            return handler
+        attribute, make = _shape(handler)
+        inner = getattr(handler, attribute)
+        guard = _guard_stream if inspect.isasyncgenfunction(inner) else _guard
+        return make(
+            guard(inner, details.method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _guard(inner: Behavior, method: str) -> Behavior:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await inner(request, context)
+        except ServiceError as error:
+            await abort_with(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await _abort_defect(context, method, error)
+
+    return call
+
+
+def _guard_stream(inner: Behavior, method: str) -> Behavior:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        stream = inner(request, context)
+        try:
+            async for message in stream:
+                yield message
+        except ServiceError as error:
+            await abort_with(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await _abort_defect(context, method, error)
+        finally:
+            await stream.aclose()
+
+    return call
+
+
+async def _abort_defect(context: grpc.aio.ServicerContext[Any, Any], method: str, error: Exception) -> None:
+    _log.error("call_failed", method=method, exc_info=error)
+    await abort_with(context, InternalError("internal error; the server's log has the details"))
+
+
+class _KeyInterceptor(grpc.aio.ServerInterceptor):
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(_OPEN_SERVICES):
+            return handler
+        authorization = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
+        try:
+            self._keys.check(authorization if isinstance(authorization, str) else None)
+        except Unauthenticated as error:
+            return _refusing(handler, error)
+        return handler
+
+
+def _refusing(handler: grpc.RpcMethodHandler, error: ServiceError) -> grpc.RpcMethodHandler:
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await abort_with(context, error)
+
+    _, make = _shape(handler)
+    return make(
+        refuse,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )

@@ -1,0 +1,110 @@
+"""A process's life: start, serve until told, drain, force.
+
+The first SIGTERM or SIGINT asks for a drain, the second ends the drain. The exit code tells the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Shutdown:
+    """Two flags that signals set: `drain` first, then `force`."""
+
+    def __init__(self) -> None:
+        self.drain = asyncio.Event()
+        self.force = asyncio.Event()
+        self.exit_code = 0
+
+    def request(self) -> None:
+        """One step further: drain, then force."""
+        if self.drain.is_set():
+            self.force.set()
+        self.drain.set()
+
+    def fail(self, exit_code: int = 1) -> None:
+        """Drains because something broke; the process will exit with `exit_code`."""
+        self.exit_code = exit_code
+        self.drain.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Any:
+        """Listens to SIGTERM and SIGINT inside the block."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request)
+        try:
+            yield self
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def drained(self, idle: Coroutine[Any, Any, None], timeout_s: float) -> bool:
+        """Waits for `idle`, for a force, or for the time to pass. Returns whether `idle` came first."""
+        waiting = asyncio.ensure_future(idle)
+        forced = asyncio.ensure_future(self.force.wait())
+        try:
+            await asyncio.wait({waiting, forced}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.done() and not waiting.cancelled() and waiting.exception() is None
+        finally:
+            for task in (waiting, forced):
+                task.cancel()
+            await asyncio.gather(waiting, forced, return_exceptions=True)
+
+
+class TaskOwner:
+    """Owns background tasks: closing it cancels them and waits. A task that fails calls `on_failure`."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Starts a task that ends, at the latest, with this owner."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Cancels what still runs and waits for it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def task_owner() -> AsyncIterator[TaskOwner]:
+    """A TaskOwner for a block: leaving the block ends its tasks."""
+    owner = TaskOwner()
+    try:
+        yield owner
+    finally:
+        await owner.close()
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs a tier's main coroutine on uvloop where there is one; returns its exit code."""
+    try:
+        import uvloop
+    except ImportError:  # not on this platform: the standard loop does the same, slower
+        return asyncio.run(main)
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        asyncio.set_event_loop(None)
+        loop.close()
