@@ -1,0 +1,75 @@
+"""What our own GGUF files say about themselves, and what an engine needs to know of a model before it loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gguf import GGUFValueType, TokenType
+
+from worker.engines.gguf_files.layout import Header, pack_array, pack_value, read_header
+
+# Part of every cache key: raised whenever the same source would give a different file.
+FORMAT = 1
+_FORMAT_KEY = "qwenserve.format"
+_REPLACED_KEY = "qwenserve.replaced_token_ids"
+_ENDS_KEY = "qwenserve.end_token_ids"
+_END_TEXTS = ("<|im_end|>", "<|endoftext|>")
+
+
+class ModelFacts(NamedTuple):
+    """A GGUF model before it is loaded. `context_length` is the length it was trained for.
+
+    `replaced_token_ids` are the tokens whose text was made safe (see `vocabulary`), and `prepared` says that
+    this was done at all.
+    """
+
+    name: str
+    architecture: str
+    context_length: int
+    vocab_size: int
+    end_token_ids: tuple[int, ...]
+    replaced_token_ids: tuple[int, ...]
+    prepared: bool
+
+
+def packed(replaced: Sequence[int], ends: Sequence[int]) -> dict[str, bytes]:
+    """Returns the header values that mark a file as prepared."""
+    return {
+        _FORMAT_KEY: pack_value(GGUFValueType.UINT32, FORMAT),
+        _REPLACED_KEY: pack_array(GGUFValueType.UINT32, replaced),
+        _ENDS_KEY: pack_array(GGUFValueType.UINT32, ends),
+    }
+
+
+def is_prepared(header: Header) -> bool:
+    return header.integer(_FORMAT_KEY) == FORMAT
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """Reads a GGUF file's header. Raises EngineError where it is no GGUF file."""
+    header = read_header(path)
+    arch = header.text("general.architecture")
+    texts = header.texts("tokenizer.ggml.tokens")
+    return ModelFacts(
+        name=header.text("general.name") or path.stem,
+        architecture=arch,
+        context_length=header.integer(f"{arch}.context_length"),
+        vocab_size=len(texts),
+        end_token_ids=tuple(header.integers(_ENDS_KEY) or find_ends(header, texts)),
+        replaced_token_ids=tuple(header.integers(_REPLACED_KEY)),
+        prepared=is_prepared(header),
+    )
+
+
+def find_ends(header: Header, texts: Sequence[str]) -> list[int]:
+    """Returns the end tokens of a foreign file: the one it states, and Qwen's other one where it has it."""
+    ends = (
+        [header.integer("tokenizer.ggml.eos_token_id")] if header.get("tokenizer.ggml.eos_token_id") is not None else []
+    )
+    kinds = header.integers("tokenizer.ggml.token_type")
+    if len(kinds) == len(texts):
+        controls = {texts[i]: i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL}
+        ends += [controls[t] for t in _END_TEXTS if t in controls and controls[t] not in ends]
+    return ends
