@@ -1,0 +1,163 @@
+"""A conversation as it arrives (protobuf) → what a chat template is given (plain dicts).
+
+Routers and the tokenizer tier share this, so that both render the same prompt for the same request. Errors
+name the field by its path from the conversation: `messages[2].role`, `tools[0].function.name`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from qwenserve.chat.v1 import message_pb2
+from runtime.errors import InvalidRequest
+
+Conversation = message_pb2.Conversation
+
+_ROLES = {
+    message_pb2.ROLE_SYSTEM: "system",
+    message_pb2.ROLE_USER: "user",
+    message_pb2.ROLE_ASSISTANT: "assistant",
+    message_pb2.ROLE_TOOL: "tool",
+}
+
+# Arguments of the rendering call itself: a template variable of that name would shadow the request's own field.
+_RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+
+_KWARGS = "chat_template_kwargs"
+
+
+class TemplateInput(NamedTuple):
+    """What a chat template is rendered with.
+
+    `tools` is None where the request has none. `variables` holds `enable_thinking` only if the request says it:
+    the caller adds its deployment's default otherwise. At most one of the two flags is true.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    variables: dict[str, Any]
+    add_generation_prompt: bool
+    continue_final_message: bool
+
+
+def conversation_to_template(conversation: Conversation) -> TemplateInput:
+    """Returns the template's input. Raises InvalidRequest naming the field."""
+    if not conversation.messages:
+        raise InvalidRequest("messages is empty; send at least one", param="messages")
+    messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
+    tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
+    add_prompt, continue_final = _ending(conversation)
+    return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final)
+
+
+def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
+    role = _ROLES.get(message.role)
+    if role is None:
+        known = ", ".join(_ROLES.values())
+        raise InvalidRequest(f"messages[{index}].role must be one of {known}", param=f"messages[{index}].role")
+    # Unset content becomes an empty text for assistants too: some Qwen3 templates search in it without asking.
+    plain: dict[str, Any] = {"role": role, "content": message.content}
+    if role == "assistant":
+        if message.HasField("reasoning_content"):
+            plain["reasoning_content"] = message.reasoning_content
+        if message.tool_calls:
+            where = f"messages[{index}].tool_calls"
+            plain["tool_calls"] = [_tool_call(call, f"{where}[{n}]") for n, call in enumerate(message.tool_calls)]
+    else:
+        _refuse_assistant_fields(message, index)
+    if message.tool_call_id:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name:
+        plain["name"] = message.name
+    return plain
+
+
+def _refuse_assistant_fields(message: message_pb2.Message, index: int) -> None:
+    for name, given in (
+        ("tool_calls", bool(message.tool_calls)),
+        ("reasoning_content", message.HasField("reasoning_content") and bool(message.reasoning_content)),
+    ):
+        if given:
+            path = f"messages[{index}].{name}"
+            raise InvalidRequest(f"{path}: only assistant messages have {name}", param=path)
+
+
+def _tool_call(call: message_pb2.ToolCall, path: str) -> dict[str, Any]:
+    if not call.name:
+        raise InvalidRequest(f"{path}.name is missing", param=f"{path}.name")
+    arguments = _arguments(call.arguments_json, f"{path}.arguments")
+    plain: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
+    if call.id:
+        plain = {"id": call.id, **plain}
+    return plain
+
+
+def _arguments(text: str, path: str) -> dict[str, Any] | str:
+    # An answer of the model may hold arguments that are no JSON object; it must still be accepted back.
+    if not text.strip():
+        return {}
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError:
+        raise InvalidRequest(f"{path} is nested too deeply", param=path) from None
+    return parsed if isinstance(parsed, dict) else text
+
+
+def _tool(tool: message_pb2.Tool, index: int) -> dict[str, Any]:
+    path = f"tools[{index}]"
+    definition = _json_object(tool.definition_json, path)
+    kind = definition.get("type", "function")
+    if kind != "function":
+        raise InvalidRequest(f"{path}.type must be 'function', not {kind!r}", param=f"{path}.type")
+    function = definition.get("function")
+    if not isinstance(function, dict):
+        raise InvalidRequest(f"{path}.function must be an object with name and parameters", param=f"{path}.function")
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{path}.function.name must be a non-empty text", param=f"{path}.function.name")
+    return definition
+
+
+def _variables(conversation: Conversation) -> dict[str, Any]:
+    text = conversation.chat_template_kwargs_json
+    variables = _json_object(text, _KWARGS) if text else {}
+    for name in sorted(_RESERVED_VARIABLES & variables.keys()):
+        path = f"{_KWARGS}.{name}"
+        raise InvalidRequest(f"{path}: set {name} as a field of the request instead", param=path)
+    path = f"{_KWARGS}.enable_thinking"
+    if variables.get("enable_thinking", False) is None:
+        del variables["enable_thinking"]
+    if not isinstance(variables.get("enable_thinking", False), bool):
+        raise InvalidRequest(f"{path} must be true or false", param=path)
+    if conversation.HasField("enable_thinking"):
+        field = conversation.enable_thinking
+        if variables.setdefault("enable_thinking", field) != field:
+            raise InvalidRequest(f"enable_thinking is {field}, but {path} says otherwise; send one", param=path)
+    return variables
+
+
+def _ending(conversation: Conversation) -> tuple[bool, bool]:
+    continue_final = conversation.continue_final_message
+    if not conversation.HasField("add_generation_prompt"):
+        return not continue_final, continue_final
+    if conversation.add_generation_prompt and continue_final:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other; leave one out",
+            param="continue_final_message",
+        )
+    return conversation.add_generation_prompt, continue_final
+
+
+def _json_object(text: str, path: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is no valid JSON: {error}", param=path) from None
+    except RecursionError:
+        raise InvalidRequest(f"{path} is nested too deeply", param=path) from None
+    if not isinstance(parsed, dict):
+        raise InvalidRequest(f"{path} must be a JSON object, not {type(parsed).__name__}", param=path)
+    return parsed
