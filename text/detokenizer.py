@@ -1,0 +1,62 @@
+"""Token ids to text, one at a time, in whole characters."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from text.tokenizer import Tokenizer
+
+# A character of UTF-8 has at most 4 bytes, so an open one began at most 3 back.
+_OPEN_BYTES = 3
+
+
+class Detokenizer:
+    """Text of a growing answer.
+
+    `context` is the end of the prompt: where it stops inside a character, the first text completes that character.
+    Bytes that can no longer become a character are U+FFFD; bytes that still can are held.
+    """
+
+    __slots__ = ("_borrowed", "_decoder", "_plain", "_tokenizer", "holding")
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._plain = tokenizer.plain_text
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        open_bytes = _open_character(b"".join(map(tokenizer.token_bytes, context[-_OPEN_BYTES:])))
+        self._decoder.decode(open_bytes)
+        # Whether what is held came from the prompt. It is not the answer's to show if the answer drops it.
+        self._borrowed = bool(open_bytes)
+        self.holding = self._borrowed
+
+    def step(self, token_id: int) -> str:
+        """New text; empty inside a character."""
+        if not self.holding:
+            text = self._plain[token_id]
+            if text is not None:
+                return text
+        data = self._tokenizer.token_bytes(token_id)
+        if self._borrowed and data:
+            if not 0x80 <= data[0] < 0xC0:
+                self._decoder.reset()
+            self._borrowed = False
+        text = self._decoder.decode(data)
+        self.holding = bool(self._decoder.getstate()[0])
+        return text
+
+    def flush(self) -> str:
+        """Closes what is held, where other text follows that cannot complete it: U+FFFD, or nothing."""
+        if not self.holding:
+            return ""
+        text = "" if self._borrowed else self._decoder.decode(b"", True)
+        self._decoder.reset()
+        self._borrowed = self.holding = False
+        return text
+
+
+def _open_character(data: bytes) -> bytes:
+    """The end of `data` that is the beginning of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return decoder.getstate()[0]

@@ -1,0 +1,72 @@
+"""The tokens that divide an answer into sections, and how they do.
+
+A marker is one token id, never text: a model that spells `<think>` letter by letter, or a user who quotes it, opens
+nothing. The same transitions serve answers (`text.pipeline`) and prompts (`starts_in_reasoning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from text.tokenizer import Tokenizer
+
+
+class Marker(Enum):
+    """What a marker token does."""
+
+    THINK_OPEN = "<think>"
+    THINK_CLOSE = "</think>"
+    CALL_OPEN = "<tool_call>"
+    CALL_CLOSE = "</tool_call>"
+    TURN_OPEN = "<|im_start|>"
+    TURN_CLOSE = "<|im_end|>"
+
+
+class Section(Enum):
+    """Where a token id belongs."""
+
+    CONTENT = "content"
+    REASONING = "reasoning"
+    CALL = "tool call"
+
+
+# Everything else leaves the section as it is and is text: thoughts may mention calls, calls may mention thoughts.
+_NEXT = {
+    (Section.CONTENT, Marker.THINK_OPEN): Section.REASONING,
+    (Section.REASONING, Marker.THINK_CLOSE): Section.CONTENT,
+    (Section.CONTENT, Marker.CALL_OPEN): Section.CALL,
+    (Section.CALL, Marker.CALL_OPEN): Section.CALL,
+    (Section.CALL, Marker.CALL_CLOSE): Section.CONTENT,
+}
+_TURNS = (Marker.TURN_OPEN, Marker.TURN_CLOSE)
+
+
+def next_section(section: Section, marker: Marker) -> Section | None:
+    """The section that `marker` leads to from `section`; None where the marker means nothing there."""
+    return Section.CONTENT if marker in _TURNS else _NEXT.get((section, marker))
+
+
+def markers_of(tokenizer: Tokenizer) -> Mapping[int, Marker]:
+    """The markers that this vocabulary has, by token id."""
+    added = tokenizer.added_ids
+    return {added[marker.value]: marker for marker in Marker if marker.value in added}
+
+
+def starts_in_reasoning(tokenizer: Tokenizer, prompt_ids_tail: Sequence[int]) -> bool:
+    """Whether an answer to this prompt begins inside its reasoning.
+
+    Only the last turn counts, so any tail that reaches back to it will do, and the whole prompt costs no more. True
+    for templates that open `<think>` themselves; false for the empty thought that switches thinking off.
+    """
+    markers = markers_of(tokenizer)
+    start = len(prompt_ids_tail)
+    while start and markers.get(prompt_ids_tail[start - 1]) not in _TURNS:
+        start -= 1
+    section = Section.CONTENT
+    for token_id in prompt_ids_tail[start:]:
+        marker = markers.get(token_id)
+        # A prompt's calls are closed history or a message to continue; either way no thought opens inside one.
+        if marker is not None and marker is not Marker.CALL_OPEN:
+            section = next_section(section, marker) or section
+    return section is Section.REASONING

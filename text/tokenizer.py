@@ -1,0 +1,252 @@
+"""Text to token ids and back, for the byte-level BPE vocabularies of the Qwen family.
+
+Encoding works on *segments*: the pieces between added tokens such as `<|im_end|>`. The library cuts a text at
+these tokens before it normalizes or pre-tokenizes anything, so the ids of a text are the ids of its segments, one
+after the other. Segments therefore can be cached: a chat that shares all but its last turn with an earlier one
+costs only the new turn.
+
+Decoding goes through bytes. Every token is a fixed byte string, and a text is the bytes of its tokens read as
+UTF-8; that is both quicker than asking the library per token and exact where a token ends inside a character.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
+
+import tokenizers
+
+# Characters that are tokenized on the event loop itself. 2,000 take about 0.5 ms, eight times what the hop to a
+# thread costs; longer texts would be felt by the streams beside them.
+INLINE_CHARACTERS = 2_000
+
+# What cached segments may occupy. A cached character costs at most 4 bytes and its id 4 more.
+CACHE_BYTES = 32 << 20
+
+# Objects around one cache entry: two containers, the key's and the value's headers.
+_ENTRY_BYTES = 320
+
+
+class UnsupportedTokenizer(ValueError):
+    """The tokenizer is not a byte-level BPE one, or alters texts in a way that segments cannot follow."""
+
+
+class Tokenizer:
+    """A tokenizer of one model, with a cache over segments.
+
+    Not for concurrent use from several threads, except that `encode_async` sends its own long work to one.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, cache_bytes: int = CACHE_BYTES) -> None:
+        _require_byte_level(json.loads(backend.to_str()))
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._added_segments = {token.content: (i,) for i, token in added.items()}
+        self.added_text: Mapping[int, str] = MappingProxyType({i: token.content for i, token in added.items()})
+        # A count would be too small where ids have holes, as in vocabularies rebuilt without their padding.
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocabulary.values())
+        self._cut = _segment_pattern(added.values())
+        self._cache = SegmentCache(cache_bytes)
+        self._bytes = _TokenBytes(backend, self.added_text)
+        self.plain_text = PlainText(self, "")
+        self.text_before_newlines = PlainText(self, "\n")
+        self.text_before_space = PlainText(self, None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it."""
+        segments = self._segments(text)
+        known, missing = self._look_up(segments)
+        if missing:
+            self._learn(known, missing, _encode_all(self._backend, missing))
+        return list(chain.from_iterable(map(known.__getitem__, segments)))
+
+    async def encode_async(self, text: str) -> list[int]:
+        """As `encode`, without holding up the event loop: long work runs in a thread and lets go of the lock."""
+        segments = self._segments(text)
+        known, missing = self._look_up(segments)
+        if missing:
+            if sum(map(len, missing)) <= INLINE_CHARACTERS:
+                encoded = _encode_all(self._backend, missing)
+            else:
+                encoded = await asyncio.to_thread(_encode_all, self._backend, missing)
+            self._learn(known, missing, encoded)
+        return list(chain.from_iterable(map(known.__getitem__, segments)))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Text of `ids`. Bytes that are no UTF-8 become U+FFFD; ids outside the vocabulary have no text."""
+        if skip_special_tokens:
+            special = self.special_ids
+            ids = [i for i in ids if i not in special]
+        return b"".join(map(self._bytes.__getitem__, ids)).decode("utf-8", "replace")
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token; a part of a character shows U+FFFD."""
+        return self._bytes[token_id].decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; empty for an id outside the vocabulary."""
+        return self._bytes[token_id]
+
+    def id_of(self, token: str) -> int | None:
+        """Id of an added token such as `<|im_end|>`, or of a vocabulary entry in its byte-level spelling."""
+        found = self.added_ids.get(token)
+        return self._backend.token_to_id(token) if found is None else found
+
+    def serialized(self) -> str:
+        """The whole tokenizer as `tokenizer.json` text."""
+        return self._backend.to_str()
+
+    def _segments(self, text: str) -> list[str]:
+        if self._cut is None:
+            return [text]
+        return [segment for segment in self._cut.split(text) if segment]
+
+    def _look_up(self, segments: list[str]) -> tuple[dict[str, Sequence[int]], list[str]]:
+        known: dict[str, Sequence[int]] = {}
+        missing = []
+        for segment in segments:
+            if segment not in known:
+                ids = self._added_segments.get(segment) or self._cache.get(segment)
+                if ids is None:
+                    missing.append(segment)
+                known[segment] = ids or ()
+        return known, missing
+
+    def _learn(self, known: dict[str, Sequence[int]], missing: list[str], encoded: list[list[int]]) -> None:
+        known.update(zip(missing, encoded, strict=True))
+        self._cache.put(missing, encoded)
+
+
+class SegmentCache:
+    """Ids of the most recently used segments, bounded by the bytes they occupy."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._entries: OrderedDict[str, array[int]] = OrderedDict()
+        self.bytes_used = 0
+
+    def __contains__(self, segment: str) -> bool:
+        return segment in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, segment: str) -> Sequence[int] | None:
+        """The segment's ids, which counts as a use."""
+        ids = self._entries.get(segment)
+        if ids is not None:
+            self._entries.move_to_end(segment)
+        return ids
+
+    def put(self, segments: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
+        """Adds segments; the least recently used ones make room. One larger than the whole cache is not kept."""
+        for segment, ids in zip(segments, encoded, strict=True):
+            packed = array("i", ids)
+            cost = _cost(segment, packed)
+            if cost > self._limit or segment in self._entries:
+                continue
+            self._entries[segment] = packed
+            self.bytes_used += cost
+        while self.bytes_used > self._limit:
+            segment, packed = self._entries.popitem(last=False)
+            self.bytes_used -= _cost(segment, packed)
+
+
+class PlainText(dict[int, str | None]):
+    """Token id → its text, where the token needs no care: whole characters, and not an added token. Else None.
+
+    Filled as ids are met. Tokens that end in one of the characters of `not_ending_in` (any white space, if None)
+    give None too.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, not_ending_in: str | None) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._not_ending_in = not_ending_in
+
+    def __missing__(self, token_id: int) -> str | None:
+        text: str | None
+        if token_id in self._tokenizer.added_text:
+            text = None
+        else:
+            try:
+                text = self._tokenizer.token_bytes(token_id).decode("utf-8")
+            except UnicodeDecodeError:
+                text = None
+        # An empty text would make an event without text; ids outside the vocabulary take the careful path.
+        if not text or text.rstrip(self._not_ending_in) != text:
+            text = None
+        self[token_id] = text
+        return text
+
+
+class _TokenBytes(dict[int, bytes]):
+    """Token id → bytes, filled as ids are met: the whole table of a 150,000-token vocabulary is rarely needed."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, added: Mapping[int, str]) -> None:
+        super().__init__()
+        self._backend = backend
+        self._added = added
+
+    def __missing__(self, token_id: int) -> bytes:
+        added = self._added.get(token_id)
+        if added is not None:
+            data = added.encode()
+        else:
+            token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+            data = b"" if token is None else bytes(map(_BYTE_OF.__getitem__, token))
+        self[token_id] = data
+        return data
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE's spelling of the 256 bytes: printable Latin-1 as itself, the others from U+0100 upwards."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spelled = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    spelled.update({chr(0x100 + n): byte for n, byte in enumerate(others)})
+    return spelled
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _encode_all(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
+    # The batch call lets go of the interpreter lock, which `encode` does not, and computes no offsets.
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _cost(segment: str, ids: array[int]) -> int:
+    return _ENTRY_BYTES + 4 * len(ids) + len(segment) * (1 if segment.isascii() else 4)
+
+
+def _segment_pattern(added: Iterable[tokenizers.AddedToken]) -> re.Pattern[str] | None:
+    """What cuts a text into segments; None where added tokens reach beyond their own characters."""
+    if any(t.normalized or t.lstrip or t.rstrip or t.single_word for t in added):
+        return None
+    longest_first = sorted((t.content for t in added), key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
+
+
+def _require_byte_level(description: dict[str, Any]) -> None:
+    def kinds(part: str) -> list[dict[str, Any]]:
+        stage = description.get(part) or {}
+        inner: list[dict[str, Any]] = stage.get("pretokenizers") or stage.get("decoders") or [stage]
+        return inner
+
+    if description["model"]["type"] != "BPE" or not any(k.get("type") == "ByteLevel" for k in kinds("decoder")):
+        raise UnsupportedTokenizer("not a byte-level BPE tokenizer")
+    if any(k.get("add_prefix_space") for k in kinds("pre_tokenizer")):
+        raise UnsupportedTokenizer("its pre-tokenizer puts a space before texts")
+    if not any(k.get("type") == "ByteLevel" for k in kinds("pre_tokenizer")):
+        raise UnsupportedTokenizer("its pre-tokenizer is not byte-level")
