@@ -1,0 +1,228 @@
+"""What the text side needs of a model, read from a Hugging Face directory or a GGUF file.
+
+A GGUF file must be the one that was published: the copy that the embedded engine imports has its vocabulary
+rewritten, and no text can be made with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tokenizers
+
+from text.chat_template import ChatTemplate, TemplateError
+from text.gguf_metadata import BrokenGguf, read_metadata
+from text.gguf_tokenizer import UnknownVocabulary, tokenizer_from
+from text.tokenizer import Tokenizer, UnsupportedTokenizer
+
+# Sampling settings that a model's authors may recommend, by the names of `generation_config.json`.
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+# The same in GGUF files.
+_GGUF_SAMPLING = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Where a tokenizer has no limit, `transformers` writes a number beyond any model.
+_NO_LIMIT = 10**9
+
+
+class AssetError(ValueError):
+    """A model's files are missing, broken or of a kind that is not supported. The message names file and remedy."""
+
+
+@dataclass(frozen=True)
+class ModelAssets:
+    """A model's text side.
+
+    `max_model_len` is the context window in tokens, `eos_token_ids` end an answer, `generation_defaults` are the
+    recommended sampling settings that the model comes with. `fingerprint` changes with the tokenizer or template.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    eos_token_ids: frozenset[int]
+    max_model_len: int
+    generation_defaults: Mapping[str, float | int]
+    fingerprint: str
+
+
+def load_assets(path: Path) -> ModelAssets:
+    """Reads a model's assets. Raises `AssetError`."""
+    if path.is_dir():
+        return _from_directory(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return _from_gguf(path)
+    if path.exists():
+        raise AssetError(f"{path} is neither a model directory nor a .gguf file; give one of these")
+    raise AssetError(f"{path} does not exist; give a Hugging Face model directory or a .gguf file")
+
+
+def _from_directory(path: Path) -> ModelAssets:
+    file = path / "tokenizer.json"
+    serialized = _read_text(file)
+    try:
+        tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(serialized))
+    except UnsupportedTokenizer as error:
+        raise AssetError(f"{file}: {error}; use a model of the Qwen3 family") from error
+    except Exception as error:  # the library raises bare Exception for whatever it cannot read
+        raise AssetError(f"{file}: {error}; download the file again") from error
+    settings = _read_json(path / "tokenizer_config.json")
+    source, tool_source = _template_source(path, settings)
+    config = _read_json(path / "config.json")
+    generation = _read_json(path / "generation_config.json")
+    return ModelAssets(
+        name=path.resolve().name,
+        tokenizer=tokenizer,
+        template=_template(source, tool_source, _special_tokens(settings), path),
+        eos_token_ids=_eos_of_directory(path, tokenizer, (generation, config), settings),
+        max_model_len=_window_of_directory(path, config, settings),
+        generation_defaults=_defaults({key: generation.get(key) for key in _SAMPLING}),
+        fingerprint=_fingerprint(serialized, source, tool_source or ""),
+    )
+
+
+def _from_gguf(path: Path) -> ModelAssets:
+    try:
+        metadata = read_metadata(path)
+        tokenizer = Tokenizer(tokenizer_from(metadata))
+    except (BrokenGguf, OSError) as error:
+        raise AssetError(f"{path} cannot be read as GGUF ({error}); download it again") from error
+    except (UnknownVocabulary, UnsupportedTokenizer) as error:
+        raise AssetError(f"{path}: {error}; use the model's Hugging Face directory instead") from error
+    source = metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        raise AssetError(f"{path} has no chat template; use a file converted with one, or the model's directory")
+    window = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    if not isinstance(window, int):
+        raise AssetError(f"{path} does not say its context length; convert the model again")
+    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    named = {
+        f"{name}_token": tokens[i]
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+        if isinstance(i := metadata.get(f"tokenizer.ggml.{key}_token_id"), int) and i < len(tokens)
+    }
+    return ModelAssets(
+        name=str(metadata.get("general.name") or path.stem),
+        tokenizer=tokenizer,
+        template=_template(source, None, named, path),
+        eos_token_ids=_eos_of_gguf(path, tokenizer, metadata),
+        max_model_len=window,
+        generation_defaults=_defaults({name: metadata.get(key) for key, name in _GGUF_SAMPLING.items()}),
+        fingerprint=_fingerprint(tokenizer.serialized(), source),
+    )
+
+
+def _template_source(path: Path, settings: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The template and, where there is one, that for requests with tools. A file of its own goes first."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return _read_text(file), None
+    given = settings.get("chat_template")
+    if isinstance(given, str):
+        return given, None
+    if isinstance(given, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
+        default, with_tools = by_name.get("default"), by_name.get("tool_use")
+        if isinstance(default, str):
+            return default, with_tools if isinstance(with_tools, str) else None
+    raise AssetError(f"{file} is missing, and tokenizer_config.json has no chat template; download the missing file")
+
+
+def _template(source: str, tool_source: str | None, special: Mapping[str, str], path: Path) -> ChatTemplate:
+    try:
+        return ChatTemplate(source, special_tokens=special, tool_source=tool_source)
+    except TemplateError as error:
+        raise AssetError(f"{path}: the chat template does not compile ({error}); download it again") from error
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    tokens = {}
+    for name in _TOKEN_NAMES:
+        token = settings.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            tokens[name] = content
+    return tokens
+
+
+def _eos_of_directory(
+    path: Path, tokenizer: Tokenizer, configs: tuple[Mapping[str, Any], ...], settings: Mapping[str, Any]
+) -> frozenset[int]:
+    for config in configs:
+        given = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+        if isinstance(given, int):
+            return frozenset((given,))
+        if isinstance(given, list) and given:
+            return frozenset(given)
+    token = tokenizer.id_of(_special_tokens(settings).get("eos_token", ""))
+    if token is None:
+        raise AssetError(f"{path} names no end token; add eos_token_id to generation_config.json")
+    return frozenset((token,))
+
+
+def _eos_of_gguf(path: Path, tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> frozenset[int]:
+    keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    found = {metadata[key] for key in keys if isinstance(metadata.get(key), int)}
+    # The file names one end; generation_config.json, which it leaves out, has both of these for every Qwen model.
+    found |= {tokenizer.added_ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in tokenizer.added_ids}
+    if not found:
+        raise AssetError(f"{path} names no end token; convert the model again")
+    return frozenset(found)
+
+
+def _window_of_directory(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    nested = config.get("text_config", {})
+    for window in (
+        config.get("max_position_embeddings"),
+        nested.get("max_position_embeddings"),
+        settings.get("model_max_length"),
+    ):
+        if isinstance(window, (int, float)) and 0 < window < _NO_LIMIT:
+            return int(window)
+    raise AssetError(f"{path / 'config.json'} is missing or has no max_position_embeddings; download it again")
+
+
+def _defaults(found: Mapping[str, Any]) -> Mapping[str, float | int]:
+    return MappingProxyType({key: value for key, value in found.items() if isinstance(value, (int, float))})
+
+
+def _fingerprint(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part.encode()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except FileNotFoundError:
+        raise AssetError(f"{file} is missing; download the model's directory with all its small files") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AssetError(f"{file} cannot be read ({error}); check its permissions, or download it again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The file's object; empty where there is no such file, for each of them has a fallback."""
+    if not file.exists():
+        return {}
+    try:
+        value = json.loads(_read_text(file))
+    except ValueError as error:
+        if isinstance(error, AssetError):
+            raise
+        raise AssetError(f"{file} is not valid JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise AssetError(f"{file} is not a JSON object; download it again")
+    return value
