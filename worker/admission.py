@@ -1,0 +1,154 @@
+"""Which request is computed next. Pure decisions: no engine, no clock, no tasks.
+
+Requests that find a free slot start at once. Others wait: higher priority first; among equals the sessions
+take turns, and within a session it is first come first served, so that one busy router cannot starve another. For the
+same reason a full queue makes room for a session that has fewer waiting: the newest request of the session
+with the most is displaced.
+
+There is always either a free slot or an empty queue once `next_to_start` has been called until it returns None.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import Counter, OrderedDict
+from typing import NamedTuple
+
+
+class Ticket(NamedTuple):
+    """A request as admission sees it. `deadline` is on the caller's clock; None: none."""
+
+    key: int
+    owner: int
+    priority: int
+    prompt_tokens: int
+    deadline: float | None = None
+
+
+class Verdict(enum.Enum):
+    """What became of an offered request."""
+
+    START = enum.auto()
+    WAIT = enum.auto()
+    REFUSE = enum.auto()
+
+
+class Offered(NamedTuple):
+    """The verdict, and the waiting request that lost its place, if one did."""
+
+    verdict: Verdict
+    displaced: Ticket | None = None
+
+
+class Admission:
+    """Slots and the queue in front of them."""
+
+    def __init__(self, max_running: int, max_queued: int) -> None:
+        self.max_running = max_running
+        self.max_queued = max_queued
+        self.queued_prompt_tokens = 0
+        self._running: dict[int, Ticket] = {}
+        self._waiting: dict[int, Ticket] = {}
+        self._waiting_by_owner: Counter[int] = Counter()
+        # Priority to owners in the order of their turns, each with its tickets in the order they came.
+        self._queue: dict[int, OrderedDict[int, OrderedDict[int, Ticket]]] = {}
+        self._deadlines: list[tuple[float, int]] = []
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
+    def offer(self, ticket: Ticket) -> Offered:
+        """Decides on a new request."""
+        if len(self._running) < self.max_running and not self._waiting:
+            self._running[ticket.key] = ticket
+            self._watch(ticket)
+            return Offered(Verdict.START)
+        displaced = None
+        if len(self._waiting) >= self.max_queued:
+            displaced = self._displaceable(ticket.owner)
+            if displaced is None:
+                return Offered(Verdict.REFUSE)
+            self._leave(displaced)
+        self._join(ticket)
+        self._watch(ticket)
+        return Offered(Verdict.WAIT, displaced)
+
+    def next_to_start(self) -> Ticket | None:
+        """Gives a free slot to the request whose turn it is; None without either."""
+        if not self._waiting or len(self._running) >= self.max_running:
+            return None
+        owners = self._queue[max(self._queue)]
+        owner, tickets = next(iter(owners.items()))
+        ticket = next(iter(tickets.values()))
+        owners.move_to_end(owner)
+        self._leave(ticket)
+        self._running[ticket.key] = ticket
+        return ticket
+
+    def remove(self, key: int) -> None:
+        """Forgets a request, wherever it is. Unknown keys are ignored."""
+        if self._running.pop(key, None) is None:
+            ticket = self._waiting.get(key)
+            if ticket is not None:
+                self._leave(ticket)
+
+    def next_deadline(self) -> float | None:
+        """Returns the earliest deadline of those here, or None."""
+        while self._deadlines:
+            deadline, key = self._deadlines[0]
+            ticket = self._running.get(key) or self._waiting.get(key)
+            if ticket is not None and ticket.deadline == deadline:
+                return deadline
+            heapq.heappop(self._deadlines)
+        return None
+
+    def expired(self, now: float) -> list[Ticket]:
+        """Returns those whose deadline has passed, each once. They keep their place until `remove`."""
+        found = []
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            _, key = heapq.heappop(self._deadlines)
+            found.append(self._running.get(key) or self._waiting[key])
+        return found
+
+    def _watch(self, ticket: Ticket) -> None:
+        if ticket.deadline is not None:
+            heapq.heappush(self._deadlines, (ticket.deadline, ticket.key))
+
+    def _join(self, ticket: Ticket) -> None:
+        owners = self._queue.setdefault(ticket.priority, OrderedDict())
+        owners.setdefault(ticket.owner, OrderedDict())[ticket.key] = ticket
+        self._waiting[ticket.key] = ticket
+        self._waiting_by_owner[ticket.owner] += 1
+        self.queued_prompt_tokens += ticket.prompt_tokens
+
+    def _leave(self, ticket: Ticket) -> None:
+        owners = self._queue[ticket.priority]
+        tickets = owners[ticket.owner]
+        del tickets[ticket.key]
+        if not tickets:
+            del owners[ticket.owner]
+        if not owners:
+            del self._queue[ticket.priority]
+        del self._waiting[ticket.key]
+        self._waiting_by_owner[ticket.owner] -= 1
+        if not self._waiting_by_owner[ticket.owner]:
+            del self._waiting_by_owner[ticket.owner]
+        self.queued_prompt_tokens -= ticket.prompt_tokens
+
+    def _displaceable(self, owner: int) -> Ticket | None:
+        """Returns the newest, least urgent request of the greediest owner, if `owner` would still have fewer."""
+        if not self._waiting_by_owner:
+            return None
+        greediest, most = self._waiting_by_owner.most_common(1)[0]
+        if self._waiting_by_owner[owner] + 1 >= most:
+            return None
+        lowest = min(priority for priority, owners in self._queue.items() if greediest in owners)
+        return next(reversed(self._queue[lowest][greediest].values()))

@@ -1,0 +1,330 @@
+"""Between sessions and the engine: who asked for what, what runs, what ends why.
+
+Everything here is synchronous and runs on the event loop that started the engine. A request is a `Flight` from its
+submit to the engine's last word on it. Its session hears of the end at once (abort, deadline, drain, a dead engine);
+the flight itself stays, without a session, until the engine lets go of it, because until then it holds a slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qwenserve.worker.v1 import worker_pb2
+from runtime.errors import (
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidRequest,
+    QueueFull,
+    ServiceError,
+    SlowReader,
+    Unsupported,
+    WorkerLost,
+)
+from runtime.logs import EventLog
+from worker.admission import Admission, Ticket, Verdict
+from worker.convert import Limits, failure_to_wire, finish_to_wire, prompt_from, sampling_from
+from worker.engines.interface import (
+    Chunk,
+    Engine,
+    EngineError,
+    EngineInfo,
+    EngineRefusal,
+    EngineRequest,
+    Finish,
+)
+from worker.load import LoadMeter
+from worker.session import Flight, Session
+
+_log = EventLog("worker")
+
+# An engine that costs nothing may be this many steps ahead of the writers; more would only merge messages.
+_LEAD_STEPS = 4
+_ROOM_LIMIT_S = 0.05
+
+
+class DispatchLimits(NamedTuple):
+    """Sizes of one worker. `session_buffer` is in messages."""
+
+    max_running: int
+    max_queued: int
+    session_buffer: int
+
+
+class Dispatcher:
+    """Owns admission and the engine's requests. `deliver` and `fail` are what the engine is started with."""
+
+    def __init__(self, engine: Engine, limits: DispatchLimits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._admission = Admission(limits.max_running, limits.max_queued)
+        self.load = LoadMeter(engine, self._admission)
+        self._request_limits: Limits | None = None
+        self._flights: dict[int, Flight] = {}
+        self._sessions: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._closed: ServiceError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._progress = asyncio.Event()
+        self.failed: EngineError | None = None
+
+    def started(self, info: EngineInfo) -> None:
+        """Takes requests from now on, within the engine's limits."""
+        self._request_limits = Limits.of(info)
+        self._admission.max_running = min(self._limits.max_running, info.max_running)
+
+    @property
+    def max_running(self) -> int:
+        """Most requests computed at a time."""
+        return self._admission.max_running
+
+    @property
+    def closed(self) -> ServiceError | None:
+        """Why new requests are refused; None while they are taken."""
+        return self._closed
+
+    def open_session(self) -> Session:
+        """Returns a new session. Raises Unavailable when no requests are taken."""
+        if self._closed is not None:
+            raise self._closed
+        session = Session(next(self._numbers), self._limits.session_buffer)
+        self._sessions[session.number] = session
+        return session
+
+    def close_session(self, session: Session) -> None:
+        """Aborts everything that the session submitted and forgets it."""
+        self._sessions.pop(session.number, None)
+        for flight in list(session.flights.values()):
+            self._detach(flight)
+        self._start_waiting()
+        self._progress.set()
+
+    def submit(self, session: Session, submit: worker_pb2.Submit) -> None:
+        """Takes, queues or rejects a request; a rejection is a finish. Raises InvalidRequest for a bad handle."""
+        if session.failure is not None:
+            return
+        handle = submit.handle
+        if not handle or handle in session.flights:
+            what = "is in use" if handle else "must be 1 or more"
+            raise InvalidRequest(f"submits.handle: {handle} {what}", param="submits.handle")
+        try:
+            request = self._checked(submit)
+        except ServiceError as error:
+            self._reject(session, handle, error)
+            return
+        now = asyncio.get_running_loop().time()
+        flight = Flight(request, session, handle, submit.request_id, now)
+        deadline = now + submit.deadline_ms / 1000 if submit.deadline_ms else None
+        ticket = Ticket(request.key, session.number, submit.priority, len(request.prompt_token_ids), deadline)
+        offered = self._admission.offer(ticket)
+        if offered.displaced is not None:
+            self._give_up(self._flights[offered.displaced.key], self._queue_full())
+        if offered.verdict is Verdict.REFUSE:
+            self._reject(session, handle, self._queue_full())
+            return
+        self._flights[request.key] = flight
+        session.flights[handle] = flight
+        self._idle.clear()
+        if offered.verdict is Verdict.START:
+            self._start(flight, now)
+        if deadline is not None:
+            self._set_timer()
+
+    def abort(self, session: Session, handle: int) -> None:
+        """Ends a request at its caller's wish. Unknown handles are ignored: the abort crossed a finish."""
+        flight = session.flights.get(handle)
+        if flight is not None:
+            self._give_up(flight, None)
+            self._start_waiting()
+
+    def deliver(self, chunks: Sequence[Chunk]) -> None:
+        """Takes one engine step's chunks: the hot path, once per token."""
+        flights = self._flights
+        touched: set[Session] = set()
+        ended = False
+        for key, token_ids, logprobs, finish in chunks:
+            flight = flights.get(key)
+            if flight is None:
+                continue
+            session = flight.session
+            if session is not None:
+                touched.add(session)
+                if token_ids:
+                    if flight.prefilling:
+                        self._prefill_done(flight)
+                    session.packer.tokens(flight.handle, token_ids, logprobs)
+            if finish is not None:
+                self._finished(flight, finish)
+                ended = True
+        for session in touched:
+            session.steps += 1
+            session.changed.set()
+            if session.overrun:
+                self._cut_off(session)
+        if ended:
+            self._start_waiting()
+
+    def fail(self, error: EngineError) -> None:
+        """The engine is dead: ends every request and takes no more."""
+        if self.failed is not None:
+            return
+        self.failed = error
+        lost = WorkerLost(f"the engine died: {error}")
+        self._closed = lost
+        _log.error("engine_died", error=str(error), requests=len(self._flights))
+        for flight in list(self._flights.values()):
+            self._report(flight, lost)
+            self._forget(flight)
+
+    def drain(self) -> None:
+        """Takes no more requests; those here go on."""
+        if self._closed is None:
+            self._closed = Draining("the worker is draining; another one can take the request")
+
+    def abort_all(self) -> None:
+        """Ends every request that is left when the time to drain is over."""
+        error = Draining("the worker stopped before the request ended; another one can continue it")
+        for flight in list(self._flights.values()):
+            self._give_up(flight, error)
+
+    def end_sessions(self) -> None:
+        """Ends every session, after what is waiting for it."""
+        error = self._closed or Draining("the worker is stopping")
+        for session in list(self._sessions.values()):
+            session.end(error)
+
+    async def idle(self) -> None:
+        """Returns when no request is left. The caller bounds the wait."""
+        await self._idle.wait()
+
+    async def sessions_closed(self) -> None:
+        """Returns when every session has ended. The caller bounds the wait."""
+        while self._sessions:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def room(self) -> None:
+        """Waits, for a bounded time, until no session is far behind the engine's steps."""
+        if all(session.steps <= _LEAD_STEPS for session in self._sessions.values()):
+            return
+        self._progress.clear()
+        try:
+            await asyncio.wait_for(self._progress.wait(), _ROOM_LIMIT_S)
+        except asyncio.TimeoutError:
+            return
+
+    def take(self, session: Session) -> worker_pb2.SessionResponse | None:
+        """Returns the session's next message, with the load of this moment, or None."""
+        message = session.packer.take()
+        if message is None:
+            return None
+        session.steps = 0
+        self._progress.set()
+        message.load.CopyFrom(self.load.stamp())
+        return message
+
+    def _checked(self, submit: worker_pb2.Submit) -> EngineRequest:
+        if self._closed is not None:
+            raise self._closed
+        limits = self._request_limits
+        if limits is None:
+            raise InternalError("the engine has not started")
+        prompt = prompt_from(submit.prompt_token_ids, limits)
+        sampling = sampling_from(submit.sampling, len(prompt), limits)
+        return EngineRequest(next(self._numbers), prompt, sampling, submit.cache_salt)
+
+    def _queue_full(self) -> QueueFull:
+        return QueueFull(f"{self._admission.queued} requests are waiting, the most this worker takes")
+
+    def _reject(self, session: Session, handle: int, error: ServiceError) -> None:
+        session.packer.finish(failure_to_wire(handle, error))
+        session.changed.set()
+
+    def _start(self, flight: Flight, now: float) -> None:
+        flight.queue_us = int((now - flight.offered_at) * 1e6)
+        try:
+            self._engine.submit(flight.request)
+        except EngineRefusal as refusal:
+            kind = InvalidRequest if refusal.param else Unsupported
+            self._give_up(flight, kind(str(refusal), param=refusal.param or None))
+            return
+        flight.started = flight.prefilling = True
+        self.load.prefill_tokens += len(flight.request.prompt_token_ids)
+
+    def _start_waiting(self) -> None:
+        if self.failed is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        while (ticket := self._admission.next_to_start()) is not None:
+            self._start(self._flights[ticket.key], now)
+
+    def _finished(self, flight: Flight, finish: Finish) -> None:
+        if finish.error:
+            _log.warning("request_failed", request_id=flight.request_id, error=finish.error)
+        if flight.session is not None:
+            flight.session.packer.finish(finish_to_wire(flight.handle, finish, flight.queue_us))
+        self._forget(flight)
+
+    def _give_up(self, flight: Flight, error: ServiceError | None) -> None:
+        """Ends a request from this side: its session hears of it now, the engine is asked to stop."""
+        self._report(flight, error)
+        self._detach(flight)
+
+    def _report(self, flight: Flight, error: ServiceError | None) -> None:
+        if flight.session is not None:
+            flight.session.packer.finish(failure_to_wire(flight.handle, error, flight.queue_us))
+            flight.session.changed.set()
+
+    def _detach(self, flight: Flight) -> None:
+        """Takes a request from its session. One that has started stays here until the engine lets go of it."""
+        if flight.session is not None:
+            del flight.session.flights[flight.handle]
+            flight.session = None
+            if flight.started:
+                self._engine.abort(flight.request.key)
+        if not flight.started:
+            self._forget(flight)
+
+    def _forget(self, flight: Flight) -> None:
+        key = flight.request.key
+        if self._flights.pop(key, None) is None:
+            return
+        self._admission.remove(key)
+        if flight.session is not None:
+            del flight.session.flights[flight.handle]
+            flight.session = None
+        self._prefill_done(flight)
+        if not self._flights:
+            self._idle.set()
+
+    def _prefill_done(self, flight: Flight) -> None:
+        if flight.prefilling:
+            flight.prefilling = False
+            self.load.prefill_tokens -= len(flight.request.prompt_token_ids)
+
+    def _cut_off(self, session: Session) -> None:
+        _log.warning("slow_reader", session=session.number, requests=len(session.flights))
+        for flight in list(session.flights.values()):
+            self._detach(flight)
+        session.cut_off(SlowReader(f"more than {self._limits.session_buffer} messages were waiting to be read"))
+
+    def _set_timer(self) -> None:
+        deadline = self._admission.next_deadline()
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        error = DeadlineExceeded("the request's deadline passed")
+        for ticket in self._admission.expired(asyncio.get_running_loop().time()):
+            self._give_up(self._flights[ticket.key], error)
+        self._start_waiting()
+        self._set_timer()

@@ -1,0 +1,86 @@
+"""Builds the configured engine. The one place that knows engines by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from runtime.config import Config, SimulatedSettings
+from worker.engines.interface import Engine, EngineError
+from worker.engines.simulated import SimulatedEngine
+from worker.engines.simulated_state import Faults, SimulatedConfig
+from worker.model_facts import DirectoryFacts, fingerprint, read_directory
+
+
+class BuiltEngine(NamedTuple):
+    """An engine that has not started, and the fingerprint of what it will serve (empty: unknown)."""
+
+    engine: Engine
+    model_fingerprint: str
+
+
+def build_engine(config: Config) -> BuiltEngine:
+    """Returns the engine that `worker.engine` names; may download or convert a model. Raises EngineError."""
+    if config.worker.engine == "simulated":
+        return _simulated(config)
+    raise EngineError(f"worker.engine: {config.worker.engine} is not available")
+
+
+def _simulated(config: Config) -> BuiltEngine:
+    directory = Path(config.model.reference).expanduser()
+    facts = read_directory(directory) if (directory / "config.json").exists() else None
+    simulated = simulated_config(config.worker.simulated, facts, config.model.max_model_len, config.worker.max_running)
+    return BuiltEngine(SimulatedEngine(simulated), fingerprint(directory) if facts else "")
+
+
+def simulated_config(
+    settings: SimulatedSettings, facts: DirectoryFacts | None, max_model_len: int, max_running: int
+) -> SimulatedConfig:
+    """Returns the timing model for a model's ids, or for Qwen3's where the model is not at hand."""
+    qwen3 = SimulatedConfig()
+    known = facts or DirectoryFacts(qwen3.vocab_size, qwen3.eos_token_ids, qwen3.max_model_len)
+    try:
+        return SimulatedConfig(
+            vocab_size=known.vocab_size,
+            eos_token_ids=known.eos_token_ids,
+            max_model_len=max_model_len or known.max_model_len,
+            max_running=max_running,
+            kv_blocks=settings.kv_blocks,
+            kv_block_tokens=settings.kv_block_tokens,
+            prefill_tokens_per_s=settings.prefill_tokens_per_s,
+            step_s=settings.step_ms / 1000,
+            step_s_per_request=settings.step_ms_per_request / 1000,
+            answer=_answer(settings.answer),
+            faults=_faults(settings.fault),
+        )
+    except ValueError as error:
+        raise EngineError(f"worker.simulated: {error}") from None
+
+
+def _answer(text: str) -> Literal["cycle", "echo"] | tuple[int, ...]:
+    if text == "cycle":
+        return "cycle"
+    if text == "echo":
+        return "echo"
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"answer: {text!r} is not cycle, echo, or ids with commas between") from None
+
+
+def _faults(text: str) -> Faults:
+    if text in ("", "none"):
+        return Faults()
+    kind, _, number = text.partition(":")
+    try:
+        if kind == "die":
+            return Faults(die_after_steps=int(number))
+        if kind == "stall":
+            return Faults(stall_after_steps=int(number))
+        if kind == "refuse":
+            return Faults(refuse_after_requests=int(number))
+        if kind == "slow":
+            return Faults(slow_factor=float(number))
+    except ValueError:
+        raise ValueError(f"fault: {number!r} in {text!r} is not a number") from None
+    raise ValueError(f"fault: {kind!r} is not die, stall, refuse or slow")

@@ -1,0 +1,176 @@
+"""The worker's process: `python -m worker [--config FILE] [--set KEY=VALUE …]`.
+
+Its life: listen (health says NOT_SERVING), start the engine, serve, and at the first signal drain: requests under
+way go on, new ones are refused. The second signal, or `drain_timeout_s`, ends what is left. An engine that dies takes
+the same way without the waiting, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from qwenserve.worker.v1 import worker_pb2_grpc
+from runtime.config import Config, ConfigError, load_config
+from runtime.grpc_setup import Health, make_server
+from runtime.lifecycle import Shutdown, run
+from runtime.logs import EventLog, configure_logs
+from worker.dispatch import Dispatcher, DispatchLimits
+from worker.engine_choice import BuiltEngine, build_engine
+from worker.engines.interface import EngineError, EngineInfo
+from worker.engines.simulated import SimulatedEngine
+from worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
+
+_log = EventLog("worker")
+
+# After the drain: for sessions to send what is left, and for the engine to stop.
+_LAST_WORDS_S = 2.0
+_ENGINE_STOP_S = 70.0
+
+T = TypeVar("T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs until told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Worker tier.")
+    parser.add_argument("--config", type=Path, help="configuration file (YAML)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    arguments = parser.parse_args(argv)
+    try:
+        overrides = dict(_pair(item) for item in arguments.set)
+        config = load_config(arguments.config, overrides=overrides).config
+    except ConfigError as error:
+        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - logs need a configuration
+        return 2
+    configure_logs(config.log.level, config.log.format, "worker")
+    return run(run_worker(config))
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {item}: expected KEY=VALUE, such as worker.port=50061")
+    return key.strip(), value
+
+
+async def run_worker(
+    config: Config,
+    *,
+    shutdown: Shutdown | None = None,
+    built: BuiltEngine | None = None,
+    on_ready: Callable[[int], None] | None = None,
+) -> int:
+    """Serves until `shutdown` (by default: signals) asks for a drain, or the engine dies. Returns the exit code.
+
+    `built` replaces the configured engine; `on_ready` gets the port once requests are taken.
+    """
+    if shutdown is not None:
+        return await _Worker(config, shutdown).run(built, on_ready)
+    shutdown = Shutdown()
+    with shutdown.on_signals():
+        return await _Worker(config, shutdown).run(built, on_ready)
+
+
+class _Worker:
+    def __init__(self, config: Config, shutdown: Shutdown) -> None:
+        self._config = config
+        self._shutdown = shutdown
+        self._service = WorkerService()
+        self._server: grpc.aio.Server = make_server(config.grpc)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, self._server)
+        self._health = Health(self._server, [SERVICE_NAME])
+        self._log = _log.bind(worker=config.worker.name)
+
+    async def run(self, built: BuiltEngine | None, on_ready: Callable[[int], None] | None) -> int:
+        settings = self._config.worker
+        address = f"{settings.host}:{settings.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            self._log.error("port_taken", address=address, remedy="stop what listens there, or set worker.port")
+            return 1
+        await self._health.set(False)
+        await self._server.start()
+        try:
+            return await self._with_engine(built, port, on_ready)
+        except EngineError as error:
+            self._log.error("engine_not_started", engine=settings.engine, reason=str(error))
+            return 1
+        finally:
+            await self._server.stop(None)
+
+    async def _with_engine(self, built: BuiltEngine | None, port: int, on_ready: Callable[[int], None] | None) -> int:
+        settings = self._config.worker
+        if built is None:
+            built = await self._unless_told_to_stop(asyncio.to_thread(build_engine, self._config))
+            if built is None:
+                return self._shutdown.exit_code
+        limits = DispatchLimits(settings.max_running, settings.max_queued, settings.session_buffer)
+        dispatcher = Dispatcher(built.engine, limits)
+        if isinstance(built.engine, SimulatedEngine):
+            built.engine.wait_for_room_with(dispatcher.room)
+
+        def died(error: EngineError) -> None:
+            dispatcher.fail(error)
+            self._shutdown.fail(1)
+
+        try:
+            info = await self._unless_told_to_stop(built.engine.start(dispatcher.deliver, died))
+            if info is not None:
+                await self._serve(dispatcher, info, built.model_fingerprint, port, on_ready)
+        finally:
+            await self._stop_engine(built)
+        return self._shutdown.exit_code
+
+    async def _serve(
+        self,
+        dispatcher: Dispatcher,
+        info: EngineInfo,
+        fingerprint: str,
+        port: int,
+        on_ready: Callable[[int], None] | None,
+    ) -> None:
+        settings = self._config.worker
+        dispatcher.started(info)
+        identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued)
+        self._service.ready(dispatcher, info, identity)
+        await self._health.set(True)
+        self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
+        if on_ready is not None:
+            on_ready(port)
+        await self._shutdown.drain.wait()
+        await self._health.set(False)
+        dispatcher.drain()
+        drained = await self._shutdown.drained(dispatcher.idle(), self._config.drain_timeout_s)
+        if not drained:
+            self._log.warning("drain_cut_short")
+            dispatcher.abort_all()
+        dispatcher.end_sessions()
+        await self._shutdown.drained(dispatcher.sessions_closed(), _LAST_WORDS_S)
+        await self._server.stop(_LAST_WORDS_S)
+        self._log.info("stopped", drained=drained)
+
+    async def _unless_told_to_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Returns the result of `work`, or None when a signal came first."""
+        task = asyncio.ensure_future(work)
+        told = asyncio.ensure_future(self._shutdown.drain.wait())
+        try:
+            await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            told.cancel()
+            await asyncio.wait({task, told})
+
+    async def _stop_engine(self, built: BuiltEngine) -> None:
+        try:
+            await asyncio.wait_for(built.engine.stop(), _ENGINE_STOP_S)
+        except asyncio.TimeoutError:
+            self._log.error("engine_not_stopped", waited_s=_ENGINE_STOP_S)
+            self._shutdown.exit_code = self._shutdown.exit_code or 1

@@ -1,0 +1,115 @@
+"""Packs what happened to a session's requests into as few messages as possible. Pure: no tasks, no I/O.
+
+While a message is being written, later steps merge into the next one: a handle occurs once, its counts add up. A
+message takes about MESSAGE_IDS ids; what comes after starts another. So memory for a slow reader is
+bounded by the number of messages, and no message nears the transport's size limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain
+
+from qwenserve.worker.v1 import worker_pb2
+from worker.convert import logprob_to_wire
+from worker.engines.interface import TokenLogprob
+
+# 1024 ids are 5 kB or less; 128 requests fill that in 8 steps.
+MESSAGE_IDS = 1024
+
+# A log-probability with its alternatives weighs on a message like this many ids for each of them.
+_LOGPROB_WEIGHT = 4
+
+
+class _Run(list[int]):
+    """Ids of one request from more than one step: a list of ours, unlike the engine's, which must not grow."""
+
+
+class _Page:
+    """The parts of one message."""
+
+    __slots__ = ("finishes", "ids", "logprobs", "weight")
+
+    def __init__(self) -> None:
+        self.ids: dict[int, Sequence[int]] = {}
+        self.finishes: list[worker_pb2.Finish] = []
+        self.logprobs: dict[int, list[TokenLogprob]] = {}
+        self.weight = 0
+
+
+class Packer:
+    """Collects tokens and finishes of one session; `take` gives them as messages, oldest first."""
+
+    def __init__(self) -> None:
+        self._page = _Page()
+        self._full: deque[_Page] = deque()
+        self._pings = 0
+
+    @property
+    def full_messages(self) -> int:
+        """Complete messages that wait, besides the one being filled."""
+        return len(self._full)
+
+    def tokens(self, handle: int, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None) -> None:
+        """Adds what a step gave a request."""
+        page = self._page
+        known = page.ids.get(handle)
+        if known is None:
+            page.ids[handle] = token_ids
+        elif type(known) is _Run:
+            known.extend(token_ids)
+        else:
+            run = page.ids[handle] = _Run(known)
+            run.extend(token_ids)
+        page.weight += len(token_ids)
+        if logprobs:
+            page.logprobs.setdefault(handle, []).extend(logprobs)
+            page.weight += _LOGPROB_WEIGHT * sum(1 + len(logprob.top) for logprob in logprobs)
+        if page.weight >= MESSAGE_IDS:
+            self._turn()
+
+    def finish(self, finish: worker_pb2.Finish) -> None:
+        """Adds the end of a request, after its tokens."""
+        page = self._page
+        page.finishes.append(finish)
+        page.weight += 1
+        if page.weight >= MESSAGE_IDS:
+            self._turn()
+
+    def ping(self) -> None:
+        """Asks for an empty message after all that is here."""
+        self._pings += 1
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._page = _Page()
+        self._full.clear()
+        self._pings = 0
+
+    def take(self) -> worker_pb2.SessionResponse | None:
+        """Returns the next message without its load, or None."""
+        if self._full:
+            page = self._full.popleft()
+        elif self._page.weight:
+            page, self._page = self._page, _Page()
+        elif self._pings:
+            self._pings -= 1
+            return worker_pb2.SessionResponse()
+        else:
+            return None
+        runs = page.ids.values()
+        return worker_pb2.SessionResponse(
+            handles=page.ids,
+            counts=map(len, runs),
+            token_ids=chain.from_iterable(runs),
+            finishes=page.finishes,
+            logprobs=[
+                worker_pb2.LogprobRun(handle=handle, tokens=map(logprob_to_wire, run))
+                for handle, run in page.logprobs.items()
+            ],
+        )
+
+    def _turn(self) -> None:
+        self._full.append(self._page)
+        self._page = _Page()

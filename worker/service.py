@@ -1,0 +1,92 @@
+"""The gRPC face of a worker. Thin: it finds the dispatcher and describes the worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+
+from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
+from runtime.errors import Unavailable
+from worker.dispatch import Dispatcher
+from worker.engines.interface import EngineInfo
+from worker.streams import serve_generate, serve_session
+
+SERVICE_NAME = "qwenserve.worker.v1.WorkerService"
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkerIdentity(NamedTuple):
+    """What a worker says of itself besides its engine's facts."""
+
+    name: str
+    model: str
+    model_fingerprint: str
+    max_queued: int
+
+
+class _Ready(NamedTuple):
+    dispatcher: Dispatcher
+    info: EngineInfo
+    identity: WorkerIdentity
+
+
+class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
+    """`qwenserve.worker.v1.WorkerService`. Answers UNAVAILABLE until `ready` is called."""
+
+    def __init__(self) -> None:
+        self._ready: _Ready | None = None
+
+    def ready(self, dispatcher: Dispatcher, info: EngineInfo, identity: WorkerIdentity) -> None:
+        """Serves from now on."""
+        self._ready = _Ready(dispatcher, info, identity)
+
+    async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802  # named by the proto
+        """Carries one router's requests, packed."""
+        await serve_session(self._parts().dispatcher, context)
+
+    async def Generate(  # noqa: N802
+        self, request: worker_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[worker_pb2.GenerateResponse]:
+        """Generates for one prompt."""
+        stream = serve_generate(self._parts().dispatcher, request)
+        try:
+            async for response in stream:
+                yield response
+        finally:
+            await stream.aclose()
+
+    async def GetWorkerInfo(  # noqa: N802
+        self, request: worker_pb2.GetWorkerInfoRequest, context: Context
+    ) -> worker_pb2.WorkerInfo:
+        """Describes the worker."""
+        dispatcher, info, identity = self._parts()
+        return worker_pb2.WorkerInfo(
+            name=identity.name,
+            engine=info.name,
+            engine_version=info.version,
+            model=identity.model,
+            model_fingerprint=identity.model_fingerprint,
+            max_model_len=info.max_model_len,
+            max_running=dispatcher.max_running,
+            max_queued=identity.max_queued,
+            vocab_size=info.vocab_size,
+            kv_block_tokens=info.kv_block_tokens,
+            unsupported_fields=sorted(info.unsupported_fields),
+            max_top_logprobs=info.max_top_logprobs,
+            draining=dispatcher.closed is not None,
+            simulated=info.simulated,
+            pid=os.getpid(),
+        )
+
+    async def GetLoad(self, request: worker_pb2.GetLoadRequest, context: Context) -> worker_pb2.Load:  # noqa: N802
+        """Returns the load right now."""
+        return self._parts().dispatcher.load.stamp()
+
+    def _parts(self) -> _Ready:
+        if self._ready is None:
+            raise Unavailable("the worker's engine is still starting", retry_after_s=1.0)
+        return self._ready

@@ -1,0 +1,71 @@
+"""What a worker keeps for one caller: its requests, and what is waiting to be written to it. No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from runtime.errors import ServiceError
+from worker.engines.interface import EngineRequest
+from worker.packing import Packer
+
+
+class Flight:
+    """One request between its submit and the engine's last word on it.
+
+    `session` is None once its caller has heard of the end, or has gone; the engine may still have to let go of it.
+    """
+
+    __slots__ = ("handle", "offered_at", "prefilling", "queue_us", "request", "request_id", "session", "started")
+
+    def __init__(self, request: EngineRequest, session: Session, handle: int, request_id: str, now: float) -> None:
+        self.request = request
+        self.session: Session | None = session
+        self.handle = handle
+        self.request_id = request_id
+        self.offered_at = now
+        self.queue_us = 0
+        self.started = False
+        self.prefilling = False
+
+
+class Session:
+    """One caller. `changed` is set when there is something to write, or the session has to end."""
+
+    def __init__(self, number: int, buffer: int) -> None:
+        self.number = number
+        self.changed = asyncio.Event()
+        self.failure: ServiceError | None = None
+        # Engine steps since the last message was taken.
+        self.steps = 0
+        # By handle.
+        self.flights: dict[int, Flight] = {}
+        self.packer = Packer()
+        self._buffer = buffer
+        self._on_cut_off: Callable[[], object] = _nothing
+
+    def when_cut_off(self, callback: Callable[[], object]) -> None:
+        """Sets what is called by `cut_off`: a write that waits for the caller must be given up."""
+        self._on_cut_off = callback
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the caller is further behind than the worker keeps messages for."""
+        return self.packer.full_messages >= self._buffer
+
+    def end(self, error: ServiceError) -> None:
+        """Ends the session with an error once what is waiting has been written."""
+        if self.failure is None:
+            self.failure = error
+            self.changed.set()
+
+    def cut_off(self, error: ServiceError) -> None:
+        """Ends the session with an error now; what was waiting is lost."""
+        self.failure = error
+        self.packer.clear()
+        self.changed.set()
+        self._on_cut_off()
+
+
+def _nothing() -> None:
+    """What happens before anybody waits."""

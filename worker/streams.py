@@ -1,0 +1,123 @@
+"""Reads and writes the worker's streams: where sessions meet gRPC.
+
+A session has two tasks, one that reads and one that writes, both owned by the call. Only the writer touches the
+packer's messages, so while a write waits for the peer, engine steps merge behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, TypeAlias
+
+import grpc
+
+from qwenserve.worker.v1 import worker_pb2
+from runtime.errors import ServiceError, SlowReader, by_reason
+from worker.convert import with_neutral
+from worker.dispatch import Dispatcher
+from worker.session import Session
+
+# One message that the peer does not take for this long ends the session, however little is waiting.
+WRITE_LIMIT_S = 30.0
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+async def serve_session(dispatcher: Dispatcher, context: Context) -> None:
+    """Serves one session until its peer is done or gone, or the session fails. Raises ServiceError.
+
+    A peer that only stops sending still gets the answers to what it sent.
+    """
+    session = dispatcher.open_session()
+    reader = asyncio.ensure_future(_read(dispatcher, session, context))
+    writer = asyncio.ensure_future(_write(dispatcher, session, context, reader))
+    session.when_cut_off(writer.cancel)
+    reader.add_done_callback(lambda _: session.changed.set())
+    try:
+        await asyncio.wait({writer})
+    finally:
+        dispatcher.close_session(session)
+        reader.cancel()
+        writer.cancel()
+        await asyncio.wait({reader, writer})
+    if session.failure is not None:
+        raise session.failure
+    for task in (reader, writer):
+        if not task.cancelled():
+            task.result()
+
+
+async def serve_generate(
+    dispatcher: Dispatcher, request: worker_pb2.GenerateRequest
+) -> AsyncGenerator[worker_pb2.GenerateResponse, None]:
+    """Yields one request's answer. Raises ServiceError where a session would report a failed finish."""
+    session = dispatcher.open_session()
+    try:
+        dispatcher.submit(
+            session,
+            worker_pb2.Submit(
+                handle=1,
+                prompt_token_ids=request.prompt_token_ids,
+                sampling=with_neutral(request.sampling),
+                request_id=request.request_id,
+            ),
+        )
+        while True:
+            message = await _next_message(dispatcher, session)
+            response = worker_pb2.GenerateResponse(token_ids=message.token_ids)
+            for run in message.logprobs:
+                response.logprobs.extend(run.tokens)
+            for finish in message.finishes:
+                if finish.error_reason:
+                    raise by_reason(finish.error_reason)(finish.error_message)
+                finish.handle = 0
+                response.finish.CopyFrom(finish)
+            yield response
+            if message.finishes:
+                return
+    finally:
+        dispatcher.close_session(session)
+
+
+async def _next_message(dispatcher: Dispatcher, session: Session) -> worker_pb2.SessionResponse:
+    while (message := dispatcher.take(session)) is None:
+        if session.failure is not None:
+            raise session.failure
+        session.changed.clear()
+        await session.changed.wait()
+    return message
+
+
+async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> None:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        for submit in message.submits:
+            dispatcher.submit(session, submit)
+        for handle in message.aborts:
+            dispatcher.abort(session, handle)
+        if message.ping:
+            session.packer.ping()
+            session.changed.set()
+
+
+async def _write(dispatcher: Dispatcher, session: Session, context: Context, reader: asyncio.Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        while (message := dispatcher.take(session)) is not None:
+            limit = loop.call_later(WRITE_LIMIT_S, session.cut_off, _stuck())
+            try:
+                await context.write(message)
+            finally:
+                limit.cancel()
+        if session.failure is not None or (reader.done() and (not session.flights or _broken(reader))):
+            return
+        session.changed.clear()
+        await session.changed.wait()
+
+
+def _broken(reader: asyncio.Future[None]) -> bool:
+    return reader.cancelled() or reader.exception() is not None
+
+
+def _stuck() -> ServiceError:
+    return SlowReader(f"a message was not read within {WRITE_LIMIT_S:.0f} seconds")
