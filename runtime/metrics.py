@@ -20,8 +20,8 @@ class RouterMetrics:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
             "qwenserve_requests",
-            "Finished requests by face, kind and outcome.",
-            ["face", "kind", "outcome"],
+            "Finished answers by kind and outcome.",
+            ["kind", "outcome"],
             registry=registry,
         )
         self.errors = Counter("qwenserve_errors", "Failed requests by reason.", ["reason"], registry=registry)

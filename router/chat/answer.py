@@ -1,0 +1,399 @@
+"""One answer under way: its choices, their text pipelines, and the events that its caller gets.
+
+Everything here runs synchronously inside the session reader: a step's tokens become events of the sink without a
+task in between. The order of events of a choice: text and tool calls, `finish`; after the last choice `usage`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2
+from router.clients.session import WorkerSession
+from runtime.call import Call
+from runtime.errors import DeadlineExceeded, InternalError, ServiceError, by_reason
+from runtime.logs import EventLog
+from text.events import Content, Reasoning, TextEvent, ToolCallStart
+from text.pipeline import AnswerPipeline, CompletionPipeline
+from text.tokenizer import Tokenizer
+
+_log = EventLog("answer")
+
+_ABORTED = sampling_pb2.FINISH_REASON_ABORTED
+_STOP = sampling_pb2.FINISH_REASON_STOP
+_TOOL_CALLS = sampling_pb2.FINISH_REASON_TOOL_CALLS
+
+ChatEvent = chat_pb2.ChatEvent
+
+
+class Sink(Protocol):
+    """Receives one answer; see `router.http.backend.EventSink`."""
+
+    def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
+        """Takes new events."""
+
+    def failed(self, error: ServiceError) -> None:
+        """The answer ended early."""
+
+
+class ChoicePlan(NamedTuple):
+    """What one choice needs: its prompt, complete sampling, and a fresh pipeline. `lead` is sent before its text."""
+
+    prompt_token_ids: Sequence[int]
+    sampling: sampling_pb2.SamplingParams
+    pipeline: AnswerPipeline | CompletionPipeline
+    lead: str = ""
+
+
+class AnswerOutcome(NamedTuple):
+    """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock; 0 where none."""
+
+    call: Call
+    kind: str
+    error: ServiceError | None
+    cancelled: bool
+    usage: sampling_pb2.Usage
+    began: float
+    first_token: float
+    last_token: float
+    broken_tool_calls: int
+    workers: Sequence[str]
+
+
+class Answer:
+    """One request's choices. Owns their submissions: `cancel` or the end of each stops the engine's work."""
+
+    def __init__(
+        self,
+        kind: str,
+        call: Call,
+        start: chat_pb2.StreamStart,
+        sink: Sink,
+        tokenizer: Tokenizer,
+        *,
+        began: float,
+        want_token_ids: bool,
+        on_end: Callable[[Answer, AnswerOutcome], None],
+    ) -> None:
+        self.kind = kind
+        self.call = call
+        self.tokenizer = tokenizer
+        self.want_token_ids = want_token_ids
+        self._start: chat_pb2.StreamStart | None = start
+        self._sink = sink
+        self._began = began
+        self._on_end = on_end
+        self._choices: list[Choice] = []
+        self._open = 0
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.first_token = 0.0
+        self.last_token = 0.0
+
+    def begin(
+        self,
+        plans: Sequence[ChoicePlan],
+        choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
+        *,
+        priority: int,
+        timeout_s: float,
+    ) -> None:
+        """Submits every choice. Raises Unavailable, with nothing left running, if no worker is there."""
+        limit = time.monotonic() + timeout_s
+        deadline = limit if self.call.deadline is None else min(limit, self.call.deadline)
+        self._choices = [Choice(self, index, plan, choose, priority, deadline) for index, plan in enumerate(plans)]
+        self._open = len(plans)
+        try:
+            for choice in self._choices:
+                choice.submit()
+        except ServiceError:
+            self._ended = True
+            self._abort_all()
+            raise
+        if self._start is not None:
+            self._start.worker = self._choices[0].worker
+        self._timer = asyncio.get_running_loop().call_later(
+            max(0.0, deadline - time.monotonic()), self._on_deadline, deadline
+        )
+
+    def cancel(self) -> None:
+        """Stops the engine's work; the sink hears nothing more. Safe at any time."""
+        if not self._ended:
+            self._end(None, cancelled=True)
+
+    def emit(self, events: list[chat_pb2.ChatEvent]) -> None:
+        """Hands events to the sink, with the start before the first of them."""
+        if self._ended:
+            return
+        if self._start is not None:
+            events.insert(0, ChatEvent(start=self._start))
+            self._start = None
+        self._sink.events(events)
+
+    def choice_ended(self) -> None:
+        """Counts a choice as done; the last one brings the usage and ends the answer."""
+        self._open -= 1
+        if self._open == 0 and not self._ended:
+            self.emit([ChatEvent(usage=self._usage())])
+            self._end(None)
+
+    def fail(self, error: ServiceError) -> None:
+        """Ends the answer early: the first failing choice fails all."""
+        if not self._ended:
+            self._end(error)
+            self._sink.failed(error)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended
+
+    def _on_deadline(self, deadline: float) -> None:
+        self.fail(DeadlineExceeded(f"the answer was not complete after {deadline - self._began:.3g} s"))
+
+    def _end(self, error: ServiceError | None, *, cancelled: bool = False) -> None:
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._abort_all()
+        self._on_end(
+            self,
+            AnswerOutcome(
+                call=self.call,
+                kind=self.kind,
+                error=error,
+                cancelled=cancelled,
+                usage=self._usage(),
+                began=self._began,
+                first_token=self.first_token,
+                last_token=self.last_token,
+                broken_tool_calls=sum(choice.pipeline.broken_tool_calls for choice in self._choices),
+                workers=sorted({choice.worker for choice in self._choices}),
+            ),
+        )
+
+    def _abort_all(self) -> None:
+        for choice in self._choices:
+            choice.abandon()
+
+    def _usage(self) -> sampling_pb2.Usage:
+        # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
+        # the others found what the first one had just computed.
+        firsts = {id(choice.plan.prompt_token_ids): choice for choice in reversed(self._choices)}.values()
+        return sampling_pb2.Usage(
+            prompt_tokens=sum(len(choice.plan.prompt_token_ids) for choice in firsts),
+            completion_tokens=sum(choice.pipeline.completion_tokens for choice in self._choices),
+            cached_tokens=sum(choice.cached_tokens for choice in firsts),
+            reasoning_tokens=sum(choice.pipeline.reasoning_tokens for choice in self._choices),
+        )
+
+
+class Choice:
+    """One choice: a submission to a worker and the pipeline that turns its ids into events."""
+
+    __slots__ = (
+        "_answer",
+        "_choose",
+        "_deadline",
+        "_handle",
+        "_index",
+        "_pending_ids",
+        "_pending_logprobs",
+        "_priority",
+        "_session",
+        "_text_ended",
+        "_tool_call_ids",
+        "_tracked",
+        "_tried",
+        "cached_tokens",
+        "pipeline",
+        "plan",
+    )
+
+    def __init__(
+        self,
+        answer: Answer,
+        index: int,
+        plan: ChoicePlan,
+        choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
+        priority: int,
+        deadline: float,
+    ) -> None:
+        self.plan = plan
+        self.pipeline = plan.pipeline
+        self.cached_tokens = 0
+        self._answer = answer
+        self._index = index
+        self._choose = choose
+        self._priority = priority
+        self._deadline = deadline
+        self._session: WorkerSession | None = None
+        self._handle = 0
+        self._tried: frozenset[str] = frozenset()
+        self._text_ended = False
+        # Tokens whose event has not been sent yet, kept only where the caller wants them reported.
+        self._tracked = answer.want_token_ids or plan.sampling.HasField("top_logprobs")
+        self._pending_ids: deque[int] = deque()
+        self._pending_logprobs: deque[sampling_pb2.TokenLogprob] = deque()
+        self._tool_call_ids: list[str] = []
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that has it."""
+        return self._session.name if self._session is not None else ""
+
+    def submit(self) -> None:
+        """Sends the request to the best worker not tried yet. Raises Unavailable."""
+        session = self._choose(self.plan.prompt_token_ids, self._tried)
+        self._tried |= {session.address}
+        self._session = session
+        self._handle = session.submit(
+            self,
+            self.plan.prompt_token_ids,
+            self.plan.sampling,
+            request_id=self._answer.call.request_id,
+            priority=self._priority,
+            deadline=self._deadline,
+        )
+
+    def abandon(self) -> None:
+        """Stops the engine's work for this choice, and listening to it."""
+        if self._handle and self._session is not None:
+            self._session.abort(self._handle)
+            self._session.forget(self._handle)
+            self._handle = 0
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Turns new ids into events. The hot path of the whole tier."""
+        if self._text_ended:
+            return
+        try:
+            answer = self._answer
+            events: list[chat_pb2.ChatEvent] = []
+            # The answer's clock is read once a step for each stream: it is what the metrics are made of.
+            answer.last_token = time.monotonic()
+            if not answer.first_token:
+                answer.first_token = answer.last_token
+            if self._tracked:
+                self._track(ids, logprobs)
+            pipeline = self.pipeline
+            if not pipeline.completion_tokens and self.plan.lead:
+                events.append(ChatEvent(choice_index=self._index, content_delta=self.plan.lead))
+            events += map(self._to_event, pipeline.push(ids))
+            if pipeline.wants_stop:
+                self._end_text(events, None)
+                if self._session is not None:
+                    self._session.abort(self._handle)
+            if events:
+                answer.emit(events)
+        except Exception as defect:  # one stream's defect must not end its neighbours in the reader
+            self._defect(defect)
+
+    def finished(self, finish: worker_pb2.Finish) -> None:
+        """Takes the worker's end of the request."""
+        self._handle = 0
+        if finish.error_reason:
+            self._failed(finish)
+            return
+        try:
+            self.cached_tokens = finish.cached_tokens
+            if not self._text_ended:
+                events: list[chat_pb2.ChatEvent] = []
+                self._end_text(events, finish)
+                self._answer.emit(events)
+            self._answer.choice_ended()
+        except Exception as defect:
+            self._defect(defect)
+
+    def lost(self, error: ServiceError) -> None:
+        """Goes to another worker where nothing was generated yet; else fails."""
+        self._handle = 0
+        if self._text_ended:
+            self._answer.choice_ended()
+        else:
+            self._retry(error)
+
+    def _failed(self, finish: worker_pb2.Finish) -> None:
+        error_class = by_reason(finish.error_reason)
+        error = error_class(finish.error_message, retry_after_s=1.0 if error_class.http_status in (429, 503) else None)
+        if finish.error_reason in ("DRAINING", "QUEUE_FULL", "WORKER_LOST"):
+            self._retry(error)
+        else:
+            self._answer.fail(error)
+
+    def _retry(self, error: ServiceError) -> None:
+        if self._answer.ended:
+            return
+        if self.pipeline.completion_tokens:
+            self._answer.fail(error)
+            return
+        try:
+            self.submit()
+        except ServiceError:
+            self._answer.fail(error)
+
+    def _defect(self, defect: Exception) -> None:
+        _log.error("answer_failed", request_id=self._answer.call.request_id, exc_info=defect)
+        self._answer.fail(InternalError("internal error; the router's log has the details"))
+
+    def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
+        self._text_ended = True
+        pipeline = self.pipeline
+        events += map(self._to_event, pipeline.finish())
+        ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
+        if pipeline.stop_string is not None:
+            ending.reason = _STOP
+            ending.stop_string = pipeline.stop_string
+        elif finish is not None and finish.HasField("stop_token_id"):
+            ending.stop_token_id = finish.stop_token_id
+        if pipeline.has_tool_calls and ending.reason == _STOP and pipeline.stop_string is None:
+            ending.reason = _TOOL_CALLS
+        last = ChatEvent(choice_index=self._index, finish=ending)
+        if self._tracked:
+            self._attach(last, len(self._pending_ids))
+        events.append(last)
+
+    def _to_event(self, event: TextEvent) -> chat_pb2.ChatEvent:
+        if isinstance(event, Content):
+            made = ChatEvent(choice_index=self._index, content_delta=event.text)
+        elif isinstance(event, Reasoning):
+            made = ChatEvent(choice_index=self._index, reasoning_delta=event.text)
+        elif isinstance(event, ToolCallStart):
+            self._tool_call_ids.append(f"call_{os.urandom(12).hex()}")
+            start = chat_pb2.ToolCallStart(index=event.call, id=self._tool_call_ids[-1], name=event.name)
+            made = ChatEvent(choice_index=self._index, tool_call_start=start)
+        else:
+            arguments = chat_pb2.ToolCallArguments(index=event.call, delta=event.text)
+            made = ChatEvent(choice_index=self._index, tool_call_arguments=arguments)
+        if self._tracked:
+            self._attach(made, event.tokens)
+        return made
+
+    def _track(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        self._pending_ids.extend(ids)
+        tokenizer = self._answer.tokenizer
+        for item in logprobs:
+            item.token = tokenizer.token_text(item.token_id)
+            item.token_bytes = tokenizer.token_bytes(item.token_id)
+            for top in item.top_logprobs:
+                top.token = tokenizer.token_text(top.token_id)
+                top.token_bytes = tokenizer.token_bytes(top.token_id)
+            self._pending_logprobs.append(item)
+
+    def _attach(self, event: chat_pb2.ChatEvent, count: int) -> None:
+        """Moves the next `count` tokens to the event that accounts for them."""
+        count = min(count, len(self._pending_ids))
+        ids = [self._pending_ids.popleft() for _ in range(count)]
+        if self._answer.want_token_ids:
+            event.token_ids.extend(ids)
+        if self._pending_logprobs:
+            event.logprobs.extend(
+                [self._pending_logprobs.popleft() for _ in range(min(count, len(self._pending_logprobs)))]
+            )

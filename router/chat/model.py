@@ -1,0 +1,96 @@
+"""The model that a router serves: text assets, names, limits, sampling defaults."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.type.v1 import sampling_pb2
+from runtime.config import Config, SamplingDefaults
+from runtime.errors import ModelNotFound
+from text.assets import ModelAssets, load_assets
+
+# What "unset everywhere" means: no filter, no penalty.
+_NEUTRAL = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model. `max_model_len` is what assets and configuration allow; a worker may allow less."""
+
+    name: str
+    assets: ModelAssets
+    max_model_len: int
+    enable_thinking: bool
+    thinking_defaults: sampling_pb2.SamplingParams
+    non_thinking_defaults: sampling_pb2.SamplingParams
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def load(cls, path: Path, config: Config) -> ServedModel:
+        """Reads tokenizer and template from a model directory or GGUF file. Raises text.assets.AssetError."""
+        assets = load_assets(path)
+        limit = assets.max_model_len
+        if config.model.max_model_len:
+            limit = min(limit, config.model.max_model_len) if limit else config.model.max_model_len
+        published = assets.generation_defaults
+        thinks = assets.template.supports_thinking
+        return cls(
+            name=config.model_name,
+            assets=assets,
+            max_model_len=limit,
+            enable_thinking=config.model.enable_thinking,
+            thinking_defaults=_defaults(published, config.model.thinking_defaults),
+            # A model that never thinks publishes its own values; the ones configured for "not thinking" are for
+            # models that can do both.
+            non_thinking_defaults=_defaults(published, config.model.non_thinking_defaults if thinks else None),
+        )
+
+    def check_name(self, name: str) -> None:
+        """Accepts this model's name in any case, and an empty one. Raises ModelNotFound."""
+        if name and name.lower() != self.name.lower():
+            raise ModelNotFound(
+                f"model {name!r} does not exist; this deployment serves {self.name!r}",
+                param="model",
+                metadata={"served": self.name},
+            )
+
+    def defaults(self, thinking: bool) -> sampling_pb2.SamplingParams:
+        """Sampling defaults of an answer that thinks or does not."""
+        return self.thinking_defaults if thinking else self.non_thinking_defaults
+
+    def describe(self, *, max_model_len: int, ready_workers: int, simulated: bool) -> chat_pb2.Model:
+        """Returns the public description."""
+        return chat_pb2.Model(
+            name=self.name,
+            created=self.created,
+            max_model_len=max_model_len,
+            vocab_size=self.assets.tokenizer.vocab_size,
+            supports_thinking=self.assets.template.supports_thinking,
+            tool_call_format=self.assets.template.tool_call_format,
+            thinking_defaults=self.thinking_defaults,
+            non_thinking_defaults=self.non_thinking_defaults,
+            ready_workers=ready_workers,
+            simulated=simulated,
+        )
+
+
+def _defaults(published: object, configured: SamplingDefaults | None) -> sampling_pb2.SamplingParams:
+    values = dict(_NEUTRAL)
+    if isinstance(published, dict) or hasattr(published, "items"):
+        values.update({key: value for key, value in published.items() if key in _NEUTRAL})
+    if configured is not None:
+        values.update(configured.model_dump(exclude_none=True))
+    return sampling_pb2.SamplingParams(**values)  # type: ignore[arg-type]

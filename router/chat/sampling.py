@@ -1,0 +1,161 @@
+"""Checks a request's sampling parameters and fills in what it left unset. Pure."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from qwenserve.type.v1 import sampling_pb2
+from runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+
+MAX_CHOICES = 16
+MAX_STOP_STRINGS = 16
+MAX_LOGIT_BIAS = 300
+MAX_TOP_LOGPROBS = 20
+
+_DEFAULTED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+)
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    low_excluded: bool = False
+
+    def holds(self, value: float) -> bool:
+        return (self.low < value if self.low_excluded else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.low_excluded else f"{self.low:g}"
+        return f"{low} to {self.high:g}" if math.isfinite(self.high) else f"{low} or more"
+
+
+_RANGES = {
+    "temperature": _Range(0, 2),
+    "top_p": _Range(0, 1, low_excluded=True),
+    "top_k": _Range(0, math.inf),
+    "min_p": _Range(0, 1),
+    "presence_penalty": _Range(-2, 2),
+    "frequency_penalty": _Range(-2, 2),
+    "repetition_penalty": _Range(0, 2, low_excluded=True),
+    "max_tokens": _Range(1, math.inf),
+    "min_tokens": _Range(0, math.inf),
+    "top_logprobs": _Range(0, MAX_TOP_LOGPROBS),
+}
+
+
+def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> None:
+    """Raises InvalidRequest naming the first field out of range."""
+    for name, allowed in _RANGES.items():
+        if sampling.HasField(name):
+            value = getattr(sampling, name)
+            if not allowed.holds(value):
+                raise InvalidRequest(f"{name} must be {allowed}, got {value:g}", param=name)
+    if len(sampling.logit_bias) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias has {len(sampling.logit_bias)} entries; at most {MAX_LOGIT_BIAS} are allowed",
+            param="logit_bias",
+        )
+    for token_id, bias in sampling.logit_bias.items():
+        _check_id(token_id, vocab_size, "logit_bias")
+        if not -100 <= bias <= 100:
+            raise InvalidRequest(f"logit_bias must be -100 to 100, got {bias:g} for {token_id}", param="logit_bias")
+    for token_id in sampling.stop_token_ids:
+        _check_id(token_id, vocab_size, "stop_token_ids")
+
+
+def check_prompt_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Raises InvalidRequest for an empty prompt or an id outside the vocabulary."""
+    if not ids:
+        raise InvalidRequest("the prompt is empty; send at least one token", param=param)
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        bad = next(i for i in ids if not 0 <= i < vocab_size)
+        raise InvalidRequest(f"token id {bad} is outside the vocabulary (0 to {vocab_size - 1})", param=param)
+
+
+def check_counts(n: int, stop_strings: Sequence[str]) -> None:
+    """Raises InvalidRequest for too many choices or bad stop strings."""
+    if not 0 <= n <= MAX_CHOICES:
+        raise InvalidRequest(f"n must be 1 to {MAX_CHOICES}, got {n}", param="n")
+    if len(stop_strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"stop has {len(stop_strings)} strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
+        )
+    if any(not stop for stop in stop_strings):
+        raise InvalidRequest("stop must not contain an empty string", param="stop")
+
+
+def complete(
+    asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams
+) -> tuple[sampling_pb2.SamplingParams, list[str]]:
+    """Returns the parameters with `defaults` filled in, and the names of the fields so filled."""
+    full = sampling_pb2.SamplingParams()
+    full.CopyFrom(asked)
+    filled = [name for name in _DEFAULTED if not asked.HasField(name)]
+    for name in filled:
+        setattr(full, name, getattr(defaults, name))
+    return full, filled
+
+
+def fit_window(sampling: sampling_pb2.SamplingParams, prompt_tokens: int, window: int, default_max: int) -> bool:
+    """Sets `max_tokens` to what the window leaves, where unset or larger. Returns whether an asked value shrank.
+
+    Raises ContextLengthExceeded where not even one token fits.
+    """
+    room = window - prompt_tokens
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"this model's context window is {window} tokens, and the prompt has {prompt_tokens}; "
+            f"shorten it to {window - 1} tokens or fewer",
+            param="messages",
+            metadata={"max_model_len": str(window), "prompt_tokens": str(prompt_tokens)},
+        )
+    asked = sampling.max_tokens if sampling.HasField("max_tokens") else 0
+    sampling.max_tokens = min(asked or default_max or room, room)
+    if sampling.min_tokens > sampling.max_tokens:
+        raise InvalidRequest(
+            f"min_tokens ({sampling.min_tokens}) is above max_tokens ({sampling.max_tokens})", param="min_tokens"
+        )
+    return asked > room
+
+
+def seeds(asked: sampling_pb2.SamplingParams, count: int) -> list[int]:
+    """One seed per choice: derived from the request's, or fresh."""
+    if asked.HasField("seed"):
+        return [(asked.seed + i) & 0x7FFFFFFF for i in range(count)]
+    return [random.getrandbits(31) for _ in range(count)]
+
+
+def drop_unsupported(
+    asked: sampling_pb2.SamplingParams, unsupported: Collection[str], *, strict: bool, engine: str
+) -> list[str]:
+    """Returns the fields that the request set and the engine cannot honour. Raises Unsupported if strict."""
+    names = []
+    for name in sorted(unsupported):
+        field = asked.DESCRIPTOR.fields_by_name.get(name)
+        if field is None:
+            continue
+        is_set = asked.HasField(name) if field.has_presence else bool(getattr(asked, name))
+        if is_set:
+            names.append(name)
+    if names and strict:
+        raise Unsupported(f"the {engine} engine cannot apply {names[0]}; leave it out", param=names[0])
+    return names
+
+
+def _check_id(token_id: int, vocab_size: int, param: str) -> None:
+    if not 0 <= token_id < vocab_size:
+        raise InvalidRequest(
+            f"{param}: token id {token_id} is outside the vocabulary (0 to {vocab_size - 1})", param=param
+        )

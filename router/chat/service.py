@@ -1,0 +1,407 @@
+"""The use case: a request comes in, is checked, rendered, routed, answered. Both faces call this.
+
+`stream_chat` and `stream_completion` are the only ways to generate; whole answers are a fold over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.tokenizer.v1 import tokenizer_pb2
+from qwenserve.type.v1 import sampling_pb2
+from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink
+from router.chat.fold import Fold
+from router.chat.model import ServedModel
+from router.chat.sampling import (
+    check_counts,
+    check_prompt_ids,
+    check_sampling,
+    complete,
+    drop_unsupported,
+    fit_window,
+    seeds,
+)
+from router.clients.directory import WorkerDirectory
+from router.clients.session import WorkerSession
+from router.clients.text_service import TextService
+from runtime.call import Call
+from runtime.config import RouterConfig
+from runtime.conversation import TemplateInput, conversation_to_template
+from runtime.errors import Draining, InvalidRequest, ServiceError, Unsupported
+from runtime.metrics import RouterMetrics
+from text.markers import starts_in_reasoning
+from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from text.tool_calls import tool_schemas
+
+_MAX_PROMPTS = 128
+_COMPLETION_MAX_TOKENS = 16
+# A character has at most four bytes, so at most its last three tokens can be cut off before its end.
+_CONTEXT_IDS = 8
+
+
+class _Prepared(NamedTuple):
+    """A checked request, ready to submit."""
+
+    prompts: Sequence[Sequence[int]]
+    rendered: str
+    sampling: sampling_pb2.SamplingParams
+    filled: Sequence[str]
+    ignored: list[str]
+    new_pipeline: Callable[[Sequence[int]], AnswerPipeline | CompletionPipeline]
+    starts_in_reasoning: bool
+    choices: int
+
+
+class ChatCore:
+    """What a router does, behind both faces. Implements `router.http.backend.Backend`."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        workers: WorkerDirectory,
+        text: TextService,
+        config: RouterConfig,
+        metrics: RouterMetrics,
+        on_outcome: Callable[[AnswerOutcome], None],
+    ) -> None:
+        self._model = model
+        self._tokenizer = model.assets.tokenizer
+        self._workers = workers
+        self._text = text
+        self._config = config
+        self._metrics = metrics
+        self._on_outcome = on_outcome
+        self._draining = False
+        self._running: set[Answer] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink) -> Answer:
+        """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
+        began = time.monotonic()
+        prepared = await self._prepare_chat(request, call)
+        start = self._start("chatcmpl", prepared, request.return_token_ids)
+        answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
+        return self._begin(answer, prepared, request.priority)
+
+    async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
+        """The fold of `stream_chat`."""
+        fold = Fold()
+        await _until_done(await self.stream_chat(request, call, fold), fold)
+        return fold.chat_completion()
+
+    async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink) -> Answer:
+        """Like `stream_chat`, for texts or token ids."""
+        began = time.monotonic()
+        prepared = await self._prepare_completion(request, call)
+        start = self._start("cmpl", prepared, request.return_token_ids)
+        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
+        leads = self._echoed(request, prepared) if request.echo else None
+        return self._begin(answer, prepared, request.priority, leads)
+
+    async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
+        """The fold of `stream_completion`."""
+        fold = Fold()
+        await _until_done(await self.stream_completion(request, call, fold), fold)
+        return fold.completion(max(1, request.n))
+
+    async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
+        """Shows what would be done; generates nothing."""
+        kind = request.WhichOneof("request")
+        if kind == "chat":
+            prepared = await self._prepare_chat(request.chat, call, need_prompt=True)
+        elif kind == "completion":
+            prepared = await self._prepare_completion(request.completion, call)
+        else:
+            raise InvalidRequest("set either chat or completion", param="request")
+        return chat_pb2.ExplainResponse(
+            model=self._model.name,
+            prompt=prepared.rendered or self._tokenizer.decode(prepared.prompts[0]),
+            token_ids=prepared.prompts[0],
+            starts_in_reasoning=prepared.starts_in_reasoning,
+            sampling=prepared.sampling,
+            defaulted_fields=prepared.filled,
+            ignored_params=prepared.ignored,
+            candidates=[
+                chat_pb2.CandidateWorker(
+                    name=candidate.name,
+                    score=candidate.score,
+                    running=candidate.running,
+                    queued=candidate.queued,
+                    expected_cached_tokens=candidate.expected_cached_tokens,
+                    ready=candidate.ready,
+                )
+                for candidate in self._workers.candidates(prepared.prompts[0])
+            ],
+            tool_call_format=self._model.assets.template.tool_call_format,
+            max_model_len=self.max_model_len,
+        )
+
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+        """Texts to ids."""
+        self._model.check_name(request.model)
+        results = [
+            self._token_ids(await self._text.tokenize(text), with_tokens=request.return_tokens)
+            for text in request.texts
+        ]
+        return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self.max_model_len)
+
+    async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
+        """Conversations to rendered prompts and ids."""
+        self._model.check_name(request.model)
+        results = []
+        for conversation in request.conversations:
+            given = self._template_input(conversation)
+            rendered = await self._text.render_chat(conversation, given, need_prompt=request.return_prompt)
+            results.append(
+                tokenizer_pb2.TokenizedChat(
+                    token_ids=self._token_ids(rendered.token_ids, with_tokens=request.return_tokens),
+                    prompt=rendered.prompt if request.return_prompt else "",
+                    starts_in_reasoning=starts_in_reasoning(self._tokenizer, rendered.token_ids),
+                )
+            )
+        return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=self.max_model_len)
+
+    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+        """Ids to texts."""
+        self._model.check_name(request.model)
+        for index, batch in enumerate(request.batches):
+            if batch.ids:
+                check_prompt_ids(batch.ids, self._tokenizer.vocab_size, f"batches[{index}].ids")
+        texts = [self._tokenizer.decode(batch.ids, request.skip_special_tokens) for batch in request.batches]
+        return tokenizer_pb2.DetokenizeResponse(texts=texts)
+
+    def list_models(self) -> chat_pb2.ListModelsResponse:
+        """The models that this router serves."""
+        return chat_pb2.ListModelsResponse(models=[self.get_model("")])
+
+    def get_model(self, name: str) -> chat_pb2.Model:
+        """One model by name, in any case. Raises ModelNotFound."""
+        self._model.check_name(name)
+        ready = self._workers.ready_sessions
+        return self._model.describe(
+            max_model_len=self.max_model_len,
+            ready_workers=len(ready),
+            simulated=any(session.info is not None and session.info.simulated for session in ready),
+        )
+
+    def ready(self) -> str:
+        """Empty when a worker can answer now and the router does not drain; else the reason why not."""
+        if self._draining:
+            return "draining"
+        return "" if self._workers.ready_sessions else "no worker is ready"
+
+    @property
+    def max_model_len(self) -> int:
+        """The context window in tokens: the least of model, configuration and connected workers."""
+        limits = [s.info.max_model_len for s in self._workers.sessions if s.info is not None and s.info.max_model_len]
+        return min([limit for limit in (self._model.max_model_len, *limits) if limit], default=0)
+
+    def drain(self) -> None:
+        """Refuses new requests; running ones go on."""
+        self._draining = True
+
+    async def wait_idle(self) -> None:
+        """Returns when no request is under way."""
+        await self._idle.wait()
+
+    def cancel_all(self) -> None:
+        """Ends what still runs: its callers get DRAINING."""
+        for answer in list(self._running):
+            answer.fail(Draining("the router is shutting down"))
+
+    async def _prepare_chat(
+        self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False
+    ) -> _Prepared:
+        self._check_common(request.model, request.n, request.stop_strings, request.sampling)
+        if request.tool_choice == chat_pb2.TOOL_CHOICE_REQUIRED:
+            raise Unsupported(
+                "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
+            )
+        # A copy: the caller's message stays as it was, whatever is settled here.
+        conversation = message_pb2.Conversation()
+        conversation.CopyFrom(request.conversation)
+        if request.tool_choice == chat_pb2.TOOL_CHOICE_NONE:
+            # The only sure way to no call: a model that sees no tools calls none.
+            del conversation.tools[:]
+        given = self._template_input(conversation)
+        stage = time.monotonic()
+        rendered = await self._text.render_chat(conversation, given, need_prompt=need_prompt)
+        self._metrics.stage.labels("prompt").observe(time.monotonic() - stage)
+        thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
+        sampling, filled = complete(request.sampling, self._model.defaults(thinking))
+        ignored = self._fit(request.sampling, sampling, rendered.token_ids, self._config.default_max_tokens, call)
+        in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
+        separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
+        settings = PipelineSettings(
+            stop_strings=tuple(request.stop_strings),
+            separate_reasoning=self._config.separate_reasoning if separate is None else separate,
+            parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
+            tools=tool_schemas(given.tools) if given.tools else None,
+            parallel_tool_calls=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            eos_token_ids=self._hidden_ids(request.sampling),
+        )
+        return _Prepared(
+            prompts=[rendered.token_ids],
+            rendered=rendered.prompt,
+            sampling=sampling,
+            filled=filled,
+            ignored=ignored,
+            new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
+            starts_in_reasoning=in_reasoning,
+            choices=max(1, request.n),
+        )
+
+    async def _prepare_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> _Prepared:
+        self._check_common(request.model, request.n, request.stop_strings, request.sampling)
+        if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
+            raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
+        prompts: list[Sequence[int]] = []
+        for index, prompt in enumerate(request.prompts):
+            is_ids = prompt.WhichOneof("prompt") == "token_ids"
+            ids = prompt.token_ids.ids if is_ids else await self._text.tokenize(prompt.text)
+            param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
+            check_prompt_ids(ids, self._tokenizer.vocab_size, param)
+            prompts.append(ids)
+        # A raw text is nothing that thinks: the values for answers without thinking apply.
+        sampling, filled = complete(request.sampling, self._model.defaults(False))
+        longest = max(prompts, key=len)
+        ignored = self._fit(request.sampling, sampling, longest, _COMPLETION_MAX_TOKENS, call)
+        settings = PipelineSettings(
+            stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
+        )
+        return _Prepared(
+            prompts=prompts,
+            rendered="",
+            sampling=sampling,
+            filled=filled,
+            ignored=ignored,
+            new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
+            starts_in_reasoning=False,
+            choices=max(1, request.n),
+        )
+
+    def _check_common(
+        self, model: str, n: int, stop_strings: Sequence[str], sampling: sampling_pb2.SamplingParams
+    ) -> None:
+        if self._draining:
+            raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
+        self._model.check_name(model)
+        check_counts(n, stop_strings)
+        check_sampling(sampling, self._tokenizer.vocab_size)
+
+    def _template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
+        """Converts a conversation, with the deployment's thinking default filled in on both forms."""
+        given = conversation_to_template(conversation)
+        thinking = given.variables.setdefault("enable_thinking", self._model.enable_thinking)
+        conversation.enable_thinking = bool(thinking)
+        return given
+
+    def _fit(
+        self,
+        asked: sampling_pb2.SamplingParams,
+        sampling: sampling_pb2.SamplingParams,
+        prompt: Sequence[int],
+        default_max: int,
+        call: Call,
+    ) -> list[str]:
+        """Fits `sampling` to window and engines. Returns the fields that could not be applied as asked."""
+        strict = self._config.strict if call.strict is None else call.strict
+        infos = [session.info for session in self._workers.ready_sessions if session.info is not None]
+        window = self.max_model_len
+        ignored: list[str] = []
+        if window and fit_window(sampling, len(prompt), window, default_max):
+            if strict:
+                raise InvalidRequest(
+                    f"max_tokens {asked.max_tokens} and {len(prompt)} prompt tokens exceed the window of {window}",
+                    param="max_tokens",
+                )
+            ignored.append("max_tokens")
+        unsupported = {name for info in infos for name in info.unsupported_fields}
+        if unsupported:
+            ignored += drop_unsupported(asked, unsupported, strict=strict, engine=infos[0].engine)
+        return ignored
+
+    def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
+        eos = self._model.assets.eos_token_ids
+        return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
+
+    def _start(self, prefix: str, prepared: _Prepared, return_ids: bool) -> chat_pb2.StreamStart:
+        start = chat_pb2.StreamStart(
+            id=f"{prefix}-{os.urandom(12).hex()}",
+            created=int(time.time()),
+            model=self._model.name,
+            ignored_params=prepared.ignored,
+        )
+        if return_ids:
+            for prompt in prepared.prompts:
+                start.prompt_token_ids.add(ids=prompt)
+        return start
+
+    def _answer(
+        self, kind: str, call: Call, start: chat_pb2.StreamStart, sink: Sink, began: float, want_ids: bool
+    ) -> Answer:
+        return Answer(
+            kind,
+            call,
+            start,
+            sink,
+            self._tokenizer,
+            began=began,
+            want_token_ids=want_ids,
+            on_end=self._ended,
+        )
+
+    def _begin(self, answer: Answer, prepared: _Prepared, priority: int, leads: Sequence[str] | None = None) -> Answer:
+        plans = []
+        for index, prompt in enumerate(prepared.prompts):
+            for seed in seeds(prepared.sampling, prepared.choices):
+                sampling = sampling_pb2.SamplingParams()
+                sampling.CopyFrom(prepared.sampling)
+                sampling.seed = seed
+                lead = leads[index] if leads else ""
+                plans.append(ChoicePlan(prompt, sampling, prepared.new_pipeline(prompt), lead))
+        self._running.add(answer)
+        self._idle.clear()
+        self._metrics.running.set(len(self._running))
+        try:
+            answer.begin(plans, self._choose, priority=priority, timeout_s=self._config.request_timeout_s)
+        except ServiceError:
+            self._release(answer)
+            raise
+        return answer
+
+    def _choose(self, prompt: Sequence[int], tried: frozenset[str]) -> WorkerSession:
+        return self._workers.choose(prompt, excluding=tried)
+
+    def _ended(self, answer: Answer, outcome: AnswerOutcome) -> None:
+        self._release(answer)
+        self._on_outcome(outcome)
+
+    def _release(self, answer: Answer) -> None:
+        self._running.discard(answer)
+        self._metrics.running.set(len(self._running))
+        if not self._running:
+            self._idle.set()
+
+    def _echoed(self, request: chat_pb2.CompletionRequest, prepared: _Prepared) -> list[str]:
+        return [
+            given.text if given.WhichOneof("prompt") == "text" else self._tokenizer.decode(ids)
+            for given, ids in zip(request.prompts, prepared.prompts, strict=True)
+        ]
+
+    def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
+        texts = [self._tokenizer.token_text(token_id) for token_id in ids] if with_tokens else ()
+        return tokenizer_pb2.TokenIds(ids=ids, tokens=texts)
+
+
+async def _until_done(answer: Answer, fold: Fold) -> None:
+    try:
+        await fold.done
+    finally:
+        answer.cancel()

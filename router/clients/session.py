@@ -1,0 +1,221 @@
+"""One token session to one worker: packed messages both ways, redialled when it breaks.
+
+Requests are plain method calls here: `submit` and `abort` note what to send and return; one writer task sends
+whatever has been noted since its last write, one reader task hands every message's tokens to their streams
+directly, without waking a task per stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
+from runtime.config import GrpcConfig
+from runtime.errors import ServiceError, WorkerLost
+from runtime.grpc_setup import from_rpc_error, make_channel
+from runtime.logs import EventLog
+
+_log = EventLog("session")
+
+_CONNECT_TIMEOUT_S = 5.0
+_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class TokenStream(Protocol):
+    """Receives what a worker does for one request. Called on the event loop; must not raise."""
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Takes new token ids, and their log-probabilities if asked for."""
+
+    def finished(self, finish: worker_pb2.Finish) -> None:
+        """The worker ended the request; nothing follows."""
+
+    def lost(self, error: ServiceError) -> None:
+        """The session broke; nothing follows."""
+
+
+class WorkerSession:
+    """The router's side of one worker's session. `run` keeps it connected until cancelled."""
+
+    def __init__(self, address: str, config: GrpcConfig, on_change: Callable[[], None]) -> None:
+        self.address = address
+        self.info: worker_pb2.WorkerInfo | None = None
+        self.load = worker_pb2.Load()
+        # Submitted since the last load stamp: the stamp cannot know of them yet.
+        self.submitted_requests = 0
+        self.submitted_tokens = 0
+        self.draining = False
+        self._config = config
+        self._on_change = on_change
+        self._connected = False
+        self._streams: dict[int, TokenStream] = {}
+        self._next_handle = 1
+        self._outbox = worker_pb2.SessionRequest()
+        self._wake = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """The worker's name, or its address while nothing is known of it."""
+        return self.info.name if self.info is not None else self.address
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests now."""
+        return self._connected and not self.draining
+
+    @property
+    def active(self) -> int:
+        """Requests of ours that have not ended."""
+        return len(self._streams)
+
+    def submit(
+        self,
+        stream: TokenStream,
+        prompt_token_ids: Sequence[int],
+        sampling: sampling_pb2.SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> int:
+        """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected."""
+        if not self._connected:
+            raise WorkerLost(f"worker {self.name} is not connected")
+        handle = self._next_handle
+        self._next_handle = handle % 0xFFFFFFFF + 1
+        self._streams[handle] = stream
+        # At least 1: 0 would read as "no deadline".
+        deadline_ms = 0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000))
+        self._outbox.submits.add(
+            handle=handle,
+            prompt_token_ids=prompt_token_ids,
+            sampling=sampling,
+            request_id=request_id,
+            priority=priority,
+            deadline_ms=deadline_ms,
+        )
+        self.submitted_requests += 1
+        self.submitted_tokens += len(prompt_token_ids)
+        self._wake.set()
+        return handle
+
+    def abort(self, handle: int) -> None:
+        """Asks the worker to stop; `finished` still follows unless `forget` is called too."""
+        if handle in self._streams and self._connected:
+            self._outbox.aborts.append(handle)
+            self._wake.set()
+
+    def forget(self, handle: int) -> None:
+        """Stops deliveries to a stream."""
+        self._streams.pop(handle, None)
+
+    async def run(self) -> None:
+        """Connects, and again after every break, until cancelled."""
+        attempt = 0
+        async with make_channel(self.address, self._config) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            while True:
+                began = time.monotonic()
+                try:
+                    await self._serve(stub)
+                    error: ServiceError = WorkerLost(f"worker {self.name} ended the session")
+                except grpc.aio.AioRpcError as failure:
+                    error = from_rpc_error(failure)
+                except ServiceError as failure:
+                    error = failure
+                except Exception as failure:  # a defect must not leave this worker unused for ever
+                    _log.error("session_failed", worker=self.name, exc_info=failure)
+                    error = WorkerLost(f"session with worker {self.name} failed")
+                finally:
+                    self._connected = False
+                if time.monotonic() - began > _RETRY_S[-1]:
+                    attempt = 0
+                if attempt == 0 or self._streams:
+                    _log.warning("worker_lost", worker=self.name, address=self.address, error=error.message)
+                self._drop(error)
+                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                attempt += 1
+
+    async def _serve(self, stub: Any) -> None:
+        info = await stub.GetWorkerInfo(worker_pb2.GetWorkerInfoRequest(), timeout=_CONNECT_TIMEOUT_S)
+        call = stub.Session()
+        writer: asyncio.Task[None] | None = None
+        try:
+            # The first answer shows that the session really stands.
+            await asyncio.wait_for(call.write(worker_pb2.SessionRequest(ping=True)), _CONNECT_TIMEOUT_S)
+            first = await asyncio.wait_for(call.read(), _CONNECT_TIMEOUT_S)
+            if first is grpc.aio.EOF:
+                await _raise_status(call)
+                return
+            self._outbox = worker_pb2.SessionRequest()
+            self._wake.clear()
+            self.info = info
+            self.draining = info.draining
+            self._connected = True
+            self._dispatch(first)
+            _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
+            self._on_change()
+            writer = asyncio.get_running_loop().create_task(self._write(call), name=f"session-writer {self.address}")
+            while (message := await call.read()) is not grpc.aio.EOF:
+                self._dispatch(message)
+            await _raise_status(call)
+        except asyncio.TimeoutError:
+            raise WorkerLost(f"worker at {self.address} did not answer within {_CONNECT_TIMEOUT_S:.0f} s") from None
+        finally:
+            call.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            message, self._outbox = self._outbox, worker_pb2.SessionRequest()
+            await call.write(message)
+
+    def _dispatch(self, message: worker_pb2.SessionResponse) -> None:
+        streams = self._streams
+        logprobs = {run.handle: run.tokens for run in message.logprobs} if message.logprobs else None
+        token_ids = message.token_ids
+        position = 0
+        for handle, count in zip(message.handles, message.counts, strict=True):
+            end = position + count
+            stream = streams.get(handle)
+            if stream is not None:
+                stream.tokens(token_ids[position:end], logprobs.get(handle, ()) if logprobs else ())
+            position = end
+        for finish in message.finishes:
+            stream = streams.pop(finish.handle, None)
+            if finish.error_reason == "DRAINING" and not self.draining:
+                self.draining = True
+                self._on_change()
+            if stream is not None:
+                stream.finished(finish)
+        if message.load.sequence >= self.load.sequence:
+            self.load = message.load
+            self.submitted_requests = self.submitted_tokens = 0
+
+    def _drop(self, error: ServiceError) -> None:
+        # A restarted worker counts its stamps from the beginning.
+        self.load = worker_pb2.Load()
+        self.submitted_requests = self.submitted_tokens = 0
+        streams, self._streams = self._streams, {}
+        self._on_change()
+        lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
+        for stream in streams.values():
+            stream.lost(lost)
+
+
+async def _raise_status(call: Any) -> None:
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+        )

@@ -1,0 +1,161 @@
+"""ChatService and ModelService over gRPC: thin methods over `router.chat.service.ChatCore`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from router.chat.answer import Answer
+from router.chat.service import ChatCore
+from router.grpc_api.chat_session import ChatSessionWriter
+from runtime.call import Call, request_id
+from runtime.errors import ServiceError, SlowReader
+
+# Events kept for a client that reads slowly: at a token an event, minutes of text.
+_MAX_UNREAD_EVENTS = 16_384
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
+    """The public chat API."""
+
+    def __init__(self, core: ChatCore) -> None:
+        self._core = core
+
+    async def CreateChatCompletion(  # noqa: N802  # the proto's name
+        self, request: chat_pb2.ChatCompletionRequest, context: Context
+    ) -> chat_pb2.ChatCompletion:
+        """Answers whole."""
+        call = _call(request.request_id, context)
+        answer = await self._core.create_chat(request, call)
+        _list_ignored(context, answer.ignored_params)
+        return answer
+
+    async def StreamChatCompletion(  # noqa: N802
+        self, request: chat_pb2.ChatCompletionRequest, context: Context
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        """Answers as events."""
+        sink = EventQueue()
+        answer = await self._core.stream_chat(request, _call(request.request_id, context), sink)
+        async for event in sink.read(answer, context):
+            yield event
+
+    async def CreateCompletion(  # noqa: N802
+        self, request: chat_pb2.CompletionRequest, context: Context
+    ) -> chat_pb2.Completion:
+        """Continues a text, whole."""
+        answer = await self._core.create_completion(request, _call(request.request_id, context))
+        _list_ignored(context, answer.ignored_params)
+        return answer
+
+    async def StreamCompletion(  # noqa: N802
+        self, request: chat_pb2.CompletionRequest, context: Context
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        """Continues a text as events."""
+        sink = EventQueue()
+        answer = await self._core.stream_completion(request, _call(request.request_id, context), sink)
+        async for event in sink.read(answer, context):
+            yield event
+
+    async def ChatSession(  # noqa: N802
+        self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: Context
+    ) -> AsyncIterator[chat_pb2.ChatSessionResponse]:
+        """Carries many chats, packed."""
+        writer = ChatSessionWriter(self._core, _call("", context))
+        async for response in writer.serve(requests):
+            yield response
+
+    async def Explain(  # noqa: N802
+        self, request: chat_pb2.ExplainRequest, context: Context
+    ) -> chat_pb2.ExplainResponse:
+        """Shows what would be done."""
+        given = request.chat.request_id or request.completion.request_id
+        return await self._core.explain(request, _call(given, context))
+
+
+class ModelServicer(chat_pb2_grpc.ModelServiceServicer):
+    """The public list of models."""
+
+    def __init__(self, core: ChatCore) -> None:
+        self._core = core
+
+    async def ListModels(  # noqa: N802
+        self, request: chat_pb2.ListModelsRequest, context: Context
+    ) -> chat_pb2.ListModelsResponse:
+        """Lists the models."""
+        return self._core.list_models()
+
+    async def GetModel(  # noqa: N802
+        self, request: chat_pb2.GetModelRequest, context: Context
+    ) -> chat_pb2.Model:
+        """Returns one model."""
+        return self._core.get_model(request.name)
+
+
+class EventQueue:
+    """A sink that a streaming call reads from. Bounded: a client that stops reading loses its answer."""
+
+    def __init__(self) -> None:
+        self._events: list[chat_pb2.ChatEvent] = []
+        self._wake = asyncio.Event()
+        self._error: ServiceError | None = None
+        self._answer: Answer | None = None
+
+    def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
+        """Takes new events."""
+        self._events += events
+        self._wake.set()
+        if len(self._events) > _MAX_UNREAD_EVENTS and self._answer is not None:
+            self._answer.fail(SlowReader(f"{len(self._events)} events were not read; read faster"))
+
+    def failed(self, error: ServiceError) -> None:
+        """The answer ended early."""
+        self._error = error
+        self._wake.set()
+
+    async def read(self, answer: Answer, context: Context) -> AsyncIterator[chat_pb2.ChatEvent]:
+        """Yields the events up to the usage. Leaving early cancels the answer. Raises the answer's error."""
+        self._answer = answer
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                batch, self._events = self._events, []
+                for event in batch:
+                    if event.HasField("start"):
+                        _list_ignored(context, event.start.ignored_params)
+                    yield event
+                if self._error is not None:
+                    raise self._error
+                if batch and batch[-1].HasField("usage"):
+                    return
+        finally:
+            answer.cancel()
+
+
+def _call(given_id: str, context: Context) -> Call:
+    metadata = dict(context.invocation_metadata() or ())
+    remaining = context.time_remaining()
+    call = Call(
+        request_id=request_id(given_id or _text(metadata.get("x-request-id"))),
+        deadline=None if remaining is None else time.monotonic() + remaining,
+        traceparent=_text(metadata.get("traceparent")),
+        strict={"true": True, "false": False}.get(_text(metadata.get("x-strict")).lower()),
+    )
+    context.set_trailing_metadata((("x-request-id", call.request_id),))
+    return call
+
+
+def _list_ignored(context: Context, ignored: Sequence[str]) -> None:
+    if ignored:
+        context.set_trailing_metadata((*context.trailing_metadata(), ("x-ignored-params", ", ".join(ignored))))
+
+
+def _text(value: str | bytes | None) -> str:
+    return value if isinstance(value, str) else ""

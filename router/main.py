@@ -1,0 +1,156 @@
+"""A router process: `python -m router --config FILE --set key=value`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from router.chat.model import ServedModel
+from router.chat.service import ChatCore
+from router.clients.directory import WorkerDirectory
+from router.clients.session import WorkerSession
+from router.clients.text_service import LocalTextService, RemoteTextService, TextService
+from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
+from router.http.app import make_app
+from router.http.server import HttpServer
+from router.outcomes import OutcomeRecorder
+from runtime.auth import KeyRing
+from runtime.config import Config, ConfigError, load_config
+from runtime.grpc_setup import Health, make_server
+from runtime.lifecycle import Shutdown, TaskOwner, run
+from runtime.logs import EventLog, configure_logs
+from runtime.metrics import RouterMetrics
+from text.assets import AssetError
+
+_log = EventLog("router")
+
+SERVICES = tuple(chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService"))
+
+
+class Router:
+    """Everything of one router process. `serving` starts it for a block and drains it at the end."""
+
+    def __init__(self, config: Config, model: ServedModel, *, share_ports: bool = False) -> None:
+        keys = KeyRing.from_config(config.auth)
+        self.metrics = RouterMetrics()
+        self._config = config
+        self._workers = WorkerDirectory(config.router.workers, config.grpc, config.router.policy)
+        self._text: TextService = (
+            RemoteTextService(config.router.tokenizers, model.name, config.grpc)
+            if config.router.tokenizers
+            else LocalTextService(model.assets)
+        )
+        self.core = ChatCore(
+            model, self._workers, self._text, config.router, self.metrics, OutcomeRecorder(self.metrics)
+        )
+        self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core), self._server)
+        chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.core), self._server)
+        self._health = Health(self._server, SERVICES)
+        self._http = (
+            HttpServer(
+                make_app(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
+                config.http,
+                share_port=share_ports,
+            )
+            if config.http.enabled
+            else None
+        )
+        self.grpc_port = 0
+
+    @property
+    def http_port(self) -> int:
+        """The HTTP port in use; 0 without HTTP."""
+        return self._http.port if self._http is not None else 0
+
+    @property
+    def sessions(self) -> Sequence[WorkerSession]:
+        """The sessions to its workers."""
+        return self._workers.sessions
+
+    @contextlib.asynccontextmanager
+    async def serving(self, shutdown: Shutdown) -> AsyncIterator[None]:
+        """Serves inside the block; leaving it drains, bounded in time. Raises ConfigError for a taken port."""
+        tasks = TaskOwner()
+        address = f"{self._config.router.host}:{self._config.router.port}"
+        try:
+            self.grpc_port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise ConfigError(f"router.port: {address} is taken; choose another with --set router.port=…") from None
+        try:
+            await self._health.set(False)
+            self._workers.start()
+            await self._server.start()
+            if self._http is not None:
+                await self._http.start()
+            tasks.start(self._follow_health(), name="health")
+            yield
+        finally:
+            await self._drain(shutdown)
+            await tasks.close()
+            await self._workers.close()
+            await self._text.close()
+            await self._server.stop(1.0)
+            if self._http is not None:
+                await self._http.close()
+
+    async def _follow_health(self) -> None:
+        was = False
+        while True:
+            now = self.core.ready() == ""
+            if now != was:
+                await self._health.set(now)
+                _log.info("ready" if now else "not_ready", reason=self.core.ready())
+            was = now
+            await self._workers.changed()
+
+    async def _drain(self, shutdown: Shutdown) -> None:
+        self.core.drain()
+        await self._health.set(False)
+        if self._http is not None:
+            await self._http.drain()
+        if not await shutdown.drained(self.core.wait_idle(), self._config.drain_timeout_s):
+            _log.warning("drain_cut_short")
+            self.core.cancel_all()
+
+
+async def serve(config: Config, model_path: Path, *, share_ports: bool = False) -> int:
+    """Runs a router until a signal. Returns the exit code."""
+    shutdown = Shutdown()
+    with shutdown.on_signals():
+        model = await asyncio.to_thread(ServedModel.load, model_path, config)
+        router = Router(config, model, share_ports=share_ports)
+        async with router.serving(shutdown):
+            _log.info(
+                "serving",
+                http_port=router.http_port,
+                grpc_port=router.grpc_port,
+                model=config.model_name,
+                workers=list(config.router.workers),
+            )
+            await shutdown.drain.wait()
+            _log.info("draining")
+    _log.info("stopped")
+    return shutdown.exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Reads the command line, runs, returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m router", description="Runs one router process.")
+    parser.add_argument("--config", type=Path, help="configuration file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    parser.add_argument("--share-ports", action="store_true", help="let other routers listen on the same ports")
+    given = parser.parse_args(arguments)
+    try:
+        overrides = dict(item.split("=", 1) for item in given.set if "=" in item)
+        config = load_config(given.config, overrides=overrides).config
+        configure_logs(config.log.level, config.log.format, "router")
+        return run(serve(config, Path(config.model.reference).expanduser(), share_ports=given.share_ports))
+    except (ConfigError, AssetError) as error:
+        print(f"router: {error}", file=sys.stderr)  # noqa: T201  # before there are logs
+        return 2

@@ -1,0 +1,67 @@
+"""One log event and one set of metrics for every answer that ends. Never any text of prompt or answer."""
+
+from __future__ import annotations
+
+import time
+
+from router.chat.answer import AnswerOutcome
+from runtime.logs import EventLog
+from runtime.metrics import RouterMetrics
+
+
+class OutcomeRecorder:
+    """Called once per answer, however it ended."""
+
+    def __init__(self, metrics: RouterMetrics) -> None:
+        self._metrics = metrics
+        self._log = EventLog("answer")
+
+    def __call__(self, outcome: AnswerOutcome) -> None:
+        """Records an outcome."""
+        now = time.monotonic()
+        self._count(outcome, now)
+        usage = outcome.usage
+        fields = {
+            "request_id": outcome.call.request_id,
+            "kind": outcome.kind,
+            "outcome": _name(outcome),
+            "workers": list(outcome.workers),
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "first_token_ms": round((outcome.first_token - outcome.began) * 1000, 2) if outcome.first_token else None,
+            "duration_ms": round((now - outcome.began) * 1000, 2),
+        }
+        if outcome.call.traceparent:
+            fields["traceparent"] = outcome.call.traceparent
+        if outcome.call.key_id:
+            fields["key"] = outcome.call.key_id
+        if outcome.error is not None:
+            self._log.warning("answer", **fields, error=outcome.error.message)
+        else:
+            self._log.info("answer", **fields)
+
+    def _count(self, outcome: AnswerOutcome, now: float) -> None:
+        metrics, usage = self._metrics, outcome.usage
+        metrics.requests.labels(outcome.kind, _name(outcome)).inc()
+        if outcome.error is not None:
+            metrics.errors.labels(outcome.error.reason).inc()
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.cached_tokens.inc(usage.cached_tokens)
+        metrics.completion_tokens.inc(usage.completion_tokens)
+        metrics.reasoning_tokens.inc(usage.reasoning_tokens)
+        if outcome.broken_tool_calls:
+            metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
+        metrics.duration.observe(now - outcome.began)
+        if outcome.first_token:
+            metrics.first_token.observe(outcome.first_token - outcome.began)
+            if usage.completion_tokens > 1:
+                gap = (outcome.last_token - outcome.first_token) / (usage.completion_tokens - 1)
+                metrics.token_gap.observe(gap)
+
+
+def _name(outcome: AnswerOutcome) -> str:
+    if outcome.cancelled:
+        return "cancelled"
+    return "ok" if outcome.error is None else outcome.error.reason.lower()

@@ -1,0 +1,60 @@
+"""Which worker has probably cached which prefix: recorded when a prompt is routed, bounded, forgotten oldest first.
+
+Blocks are hashed in a chain, so an equal hash means an equal prefix. The index only guides: a wrong entry costs a
+prefill, never an answer.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+
+BLOCK_TOKENS = 32
+_MAX_BLOCKS = 200_000
+
+
+class PrefixIndex:
+    """Block hash to the workers that were given it."""
+
+    def __init__(self, max_blocks: int = _MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
+        self._holders: OrderedDict[int, frozenset[str]] = OrderedDict()
+
+    def match(self, token_ids: Sequence[int]) -> Mapping[str, int]:
+        """Returns for each worker how many leading tokens it has probably cached."""
+        found: dict[str, int] = {}
+        for position, block in enumerate(block_hashes(token_ids), start=1):
+            holders = self._holders.get(block)
+            if holders is None:
+                break
+            # Only workers that hold every earlier block as well.
+            extended = [w for w in holders if position == 1 or found.get(w) == (position - 1) * BLOCK_TOKENS]
+            if not extended:
+                break
+            for worker in extended:
+                found[worker] = position * BLOCK_TOKENS
+        return found
+
+    def record(self, worker: str, token_ids: Sequence[int]) -> None:
+        """Notes that a worker computes this prompt."""
+        for block in block_hashes(token_ids):
+            holders = self._holders.get(block, frozenset())
+            if worker not in holders:
+                self._holders[block] = holders | {worker}
+            self._holders.move_to_end(block)
+        while len(self._holders) > self._max_blocks:
+            self._holders.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+
+def block_hashes(token_ids: Sequence[int], block_tokens: int = BLOCK_TOKENS) -> Iterator[int]:
+    """Yields the chained hash of every whole block."""
+    packed = array("i", token_ids).tobytes()
+    width = 4 * block_tokens
+    parent = 0
+    for start in range(0, len(packed) - width + 1, width):
+        parent = hash((parent, packed[start : start + width]))
+        yield parent

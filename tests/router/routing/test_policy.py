@@ -1,0 +1,104 @@
+"""Which worker is chosen, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.routing.policy import Candidate, PolicyName, make_policy
+from router.routing.prefix_index import BLOCK_TOKENS, PrefixIndex
+
+PROMPT = list(range(10 * BLOCK_TOKENS))
+
+
+def worker(name: str, *, ready: bool = True, running: int = 0, queued: int = 0, pending: int = 0) -> Candidate:
+    return Candidate(name, name, ready, running, queued, max_running=8, pending_prompt_tokens=pending)
+
+
+def names(ranked: list[Candidate]) -> list[str]:
+    return [candidate.name for candidate in ranked]
+
+
+def test_a_cached_prefix_wins_over_an_idle_worker() -> None:
+    policy = make_policy("prefix")
+    policy.chosen("b", PROMPT)
+
+    ranked = policy.rank([worker("a"), worker("b")], PROMPT)
+
+    assert names(ranked) == ["b", "a"]
+    assert ranked[0].expected_cached_tokens == len(PROMPT)
+    assert ranked[1].expected_cached_tokens == 0
+
+
+def test_a_long_queue_outweighs_a_cached_prefix() -> None:
+    policy = make_policy("prefix")
+    policy.chosen("b", PROMPT)
+
+    assert names(policy.rank([worker("a"), worker("b", queued=5)], PROMPT)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["prefix", "least_loaded"])
+def test_less_load_wins_where_nothing_is_cached(name: PolicyName) -> None:
+    candidates = [worker("a", running=3), worker("b", running=1), worker("c", running=1, pending=10)]
+
+    assert names(make_policy(name).rank(candidates, PROMPT)) == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("name", ["prefix", "least_loaded", "round_robin"])
+def test_a_worker_that_is_not_ready_comes_last(name: PolicyName) -> None:
+    candidates = [worker("a", ready=False), worker("b", running=8, queued=100)]
+
+    assert names(make_policy(name).rank(candidates, PROMPT)) == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", ["least_loaded", "round_robin"])
+def test_ties_go_round(name: PolicyName) -> None:
+    policy = make_policy(name)
+    candidates = [worker("a"), worker("b"), worker("c")]
+    order = []
+    for _ in range(6):
+        best = policy.rank(candidates, PROMPT)[0]
+        policy.chosen(best.address, PROMPT)
+        order.append(best.name)
+
+    assert order == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_a_match_ends_at_the_first_block_that_differs() -> None:
+    index = PrefixIndex()
+    index.record("a", PROMPT)
+    other = [*PROMPT[: 3 * BLOCK_TOKENS + 5], *([7] * 200)]
+
+    assert index.match(other) == {"a": 3 * BLOCK_TOKENS}
+
+
+def test_equal_blocks_after_different_ones_are_no_match() -> None:
+    index = PrefixIndex()
+    index.record("a", PROMPT)
+
+    assert index.match([9999, *PROMPT[1:]]) == {}
+
+
+def test_each_worker_matches_as_far_as_it_was_given() -> None:
+    index = PrefixIndex()
+    index.record("a", PROMPT)
+    index.record("b", PROMPT[: 2 * BLOCK_TOKENS])
+
+    assert index.match(PROMPT) == {"a": 10 * BLOCK_TOKENS, "b": 2 * BLOCK_TOKENS}
+
+
+def test_a_part_of_a_block_is_not_indexed() -> None:
+    index = PrefixIndex()
+    index.record("a", PROMPT[: BLOCK_TOKENS - 1])
+
+    assert len(index) == 0
+
+
+def test_the_index_forgets_the_oldest_blocks_first() -> None:
+    index = PrefixIndex(max_blocks=4)
+    index.record("a", PROMPT[: 2 * BLOCK_TOKENS])
+    fresh = [i + 5000 for i in range(4 * BLOCK_TOKENS)]
+    index.record("b", fresh)
+
+    assert len(index) == 4
+    assert index.match(PROMPT) == {}
+    assert index.match(fresh) == {"b": 4 * BLOCK_TOKENS}
