@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from text.call_reader import CallPiece, CallReader
 from text.detokenizer import Detokenizer
 from text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
-from text.markers import Marker, Section, markers_of, next_section
+from text.markers import Marker, Section, markers_of, next_section, starts_in_reasoning
 from text.stop_strings import StopMatcher
 from text.tokenizer import Tokenizer
 from text.tool_calls import ToolSchemas
+
+__all__ = ["AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class CompletionPipeline:
         "_fast",
         "_hidden",
         "_owed",
+        "_quick",
         "_stops",
         "_thinking",
         "broken_tool_calls",
@@ -85,12 +88,9 @@ class CompletionPipeline:
         self._hidden = settings.eos_token_ids | special
         self._detokenizer = Detokenizer(tokenizer, context)
         self._stops = StopMatcher(settings.stop_strings, include=settings.include_stop_string)
-        # Ids whose text can go out at once while nothing is held. Added tokens are never among them, so only ids
-        # hidden for this request alone rule it out.
-        careful = not settings.eos_token_ids <= tokenizer.added_text.keys()
-        self._content_fast: Mapping[int, str | None] = tokenizer.plain_text
-        if careful or settings.stop_strings:
-            self._content_fast = _NOTHING
+        # Added tokens never take the quick path, so only ids hidden for this request alone rule it out.
+        self._quick = settings.eos_token_ids <= tokenizer.added_text.keys()
+        self._content_fast = self._stops.screened(tokenizer.plain_text) if self._quick else _NOTHING
         self._event: type[Content] | type[Reasoning] = Content
         self._fast: Mapping[int, str | None] = _NOTHING
         self._settle()
@@ -146,7 +146,7 @@ class CompletionPipeline:
         self._release(self._stops.flush())
 
     def _settle(self) -> None:
-        ready = not (self.wants_stop or self._owed or self._detokenizer.holding)
+        ready = not (self.wants_stop or self._owed or self._detokenizer.holding or self._stops.holding)
         self._fast = self._content_fast if ready else _NOTHING
 
     def _content(self, text: str) -> None:
@@ -210,10 +210,10 @@ class AnswerPipeline(CompletionPipeline):
         self._calls = 0
         self._reasoning_fast: Mapping[int, str | None] = _NOTHING
         super().__init__(tokenizer, settings, context=context)
-        if settings.eos_token_ids <= tokenizer.added_text.keys():
+        if self._quick:
             self._reasoning_fast = tokenizer.text_before_newlines if self._separate else tokenizer.plain_text
-            if self._parse_tools and not settings.stop_strings:
-                self._content_fast = tokenizer.text_before_space
+            if self._parse_tools:
+                self._content_fast = self._stops.screened(tokenizer.text_before_space)
         if starts_in_reasoning:
             self._open_reasoning()
             if not self._separate:
@@ -363,7 +363,7 @@ class AnswerPipeline(CompletionPipeline):
 
     def _settle(self) -> None:
         held = self.wants_stop or self._owed or self._events or self._space or self._lead != ""
-        if held or self._call is not None or self._detokenizer.holding:
+        if held or self._call is not None or self._detokenizer.holding or self._stops.holding:
             self._fast = _NOTHING
         else:
             self._fast = self._reasoning_fast if self._thinking else self._content_fast

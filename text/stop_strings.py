@@ -7,7 +7,7 @@ cut at the same place. Only text that may still become a match is held back.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class StopMatcher:
@@ -23,6 +23,13 @@ class StopMatcher:
         self._first = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
         self._held = ""
         self.matched: str | None = None
+
+    def screened(self, plain: Mapping[int, str | None]) -> Mapping[int, str | None]:
+        """`plain` without the tokens that hold a character that a stop string begins with.
+
+        While nothing is held, the others can neither match nor be the beginning of a match.
+        """
+        return _Screened(plain, self._first) if self._stops else plain
 
     @property
     def holding(self) -> bool:
@@ -65,3 +72,19 @@ class StopMatcher:
             if any(stop.startswith(ending) for stop in self._stops):
                 return place.start()
         return len(text)
+
+
+class _Screened(dict[int, str | None]):
+    """Filled as ids are met."""
+
+    def __init__(self, plain: Mapping[int, str | None], first: re.Pattern[str]) -> None:
+        super().__init__()
+        self._plain = plain
+        self._first = first
+
+    def __missing__(self, token_id: int) -> str | None:
+        text = self._plain[token_id]
+        if text is not None and self._first.search(text) is not None:
+            text = None
+        self[token_id] = text
+        return text
