@@ -22,7 +22,7 @@ class ModelFacts(NamedTuple):
     """A GGUF model before it is loaded. `context_length` is the length it was trained for.
 
     `replaced_token_ids` are the tokens whose text was made safe (see `vocabulary`), and `prepared` says that
-    this was done at all.
+    this was done at all. `kv_elements_per_token` are the numbers that the KV cache keeps for a token.
     """
 
     name: str
@@ -32,6 +32,7 @@ class ModelFacts(NamedTuple):
     end_token_ids: tuple[int, ...]
     replaced_token_ids: tuple[int, ...]
     prepared: bool
+    kv_elements_per_token: int
 
 
 def packed(replaced: Sequence[int], ends: Sequence[int]) -> dict[str, bytes]:
@@ -60,7 +61,17 @@ def read_facts(path: Path) -> ModelFacts:
         end_token_ids=tuple(header.integers(_ENDS_KEY) or find_ends(header, texts)),
         replaced_token_ids=tuple(header.integers(_REPLACED_KEY)),
         prepared=is_prepared(header),
+        kv_elements_per_token=_kv_elements(header, arch),
     )
+
+
+def _kv_elements(header: Header, arch: str) -> int:
+    heads = header.integer(f"{arch}.attention.head_count", 1)
+    head_dim = header.integer(f"{arch}.embedding_length") // heads
+    key = header.integer(f"{arch}.attention.key_length", head_dim)
+    value = header.integer(f"{arch}.attention.value_length", head_dim)
+    kv_heads = header.integer(f"{arch}.attention.head_count_kv", heads)
+    return header.integer(f"{arch}.block_count") * kv_heads * (key + value)
 
 
 def find_ends(header: Header, texts: Sequence[str]) -> list[int]:

@@ -1,0 +1,103 @@
+"""Settings of the embedded engine, and what they come to on this machine and for this model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from worker.engines.gguf_files import ModelFacts
+from worker.engines.interface import EngineError
+
+# llama.cpp rounds each slot's context up to this.
+_CONTEXT_STEP = 256
+# Where nobody says how long contexts may be, the KV cache takes at most this share of the free memory.
+_MEMORY_SHARE = 0.5
+_KV_BYTES = {"f16": 2, "f32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppConfig:
+    """How to run one model.
+
+    `gguf` is a file that `gguf_files.engine_file` has prepared. `max_model_len` counts the tokens of prompt
+    and answer together, for each of the `max_running` slots; 0 takes the model's own length, or what half of
+    the free memory has room for. `batch_tokens` is the most that one step computes: a smaller number lets
+    running answers move more often while a long prompt is read. `end_token_ids` empty takes the model's own.
+    `kv_type` f32 makes results exact and takes twice the memory. `threads` 0 takes all cores.
+    """
+
+    gguf: Path
+    max_running: int = 8
+    max_model_len: int = 0
+    threads: int = 0
+    kv_type: Literal["f16", "f32"] = "f16"
+    batch_tokens: int = 512
+    gpu_layers: int = -1
+    end_token_ids: frozenset[int] = frozenset()
+    start_timeout_s: float = 600.0
+    stop_timeout_s: float = 60.0
+
+
+class Dimensions(NamedTuple):
+    """What is really set up: `slot_tokens` is `max_model_len` as llama.cpp rounds it."""
+
+    max_model_len: int
+    slot_tokens: int
+    threads: int
+    end_token_ids: frozenset[int]
+
+
+def llamacpp_environment() -> Mapping[str, str]:
+    """Returns the variables to set before a process loads OpenMP.
+
+    With the default, idle OpenMP threads spin, and on shared cores they then take the time that the others
+    need. The engine sets them itself where OpenMP is not loaded yet.
+    """
+    return {"OMP_WAIT_POLICY": "passive"}
+
+
+def dimensions(config: LlamaCppConfig, facts: ModelFacts, free_memory_bytes: int) -> Dimensions:
+    """Works out lengths and threads. Raises EngineError where the model or the memory does not allow them."""
+    if config.max_running < 1 or config.batch_tokens < 1:
+        raise EngineError("max_running and batch_tokens of the embedded engine must be 1 or more")
+    if config.max_model_len > facts.context_length:
+        raise EngineError(
+            f"max_model_len is {config.max_model_len} ; {facts.name} was made for {facts.context_length} at most"
+        )
+    ends = config.end_token_ids or frozenset(facts.end_token_ids)
+    if not ends or max(ends) >= facts.vocab_size or min(ends) < 0:
+        raise EngineError(f"end tokens {sorted(ends)} do not fit a vocabulary of {facts.vocab_size}")
+    token_bytes = facts.kv_elements_per_token * _KV_BYTES[config.kv_type] * config.max_running
+    length = config.max_model_len or facts.context_length
+    if token_bytes * _rounded(length) > _MEMORY_SHARE * free_memory_bytes:
+        room = int(_MEMORY_SHARE * free_memory_bytes / token_bytes) // _CONTEXT_STEP * _CONTEXT_STEP
+        if config.max_model_len or room < _CONTEXT_STEP:
+            raise EngineError(
+                f"the KV cache for {config.max_running} requests of {length} tokens takes "
+                f"{token_bytes * length >> 20} MiB, more than half of the {free_memory_bytes >> 20} MiB that are free; "
+                f"lower max_running, or max_model_len to {room}"
+            )
+        length = room
+    return Dimensions(length, _rounded(length), config.threads or _cores(), ends)
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that can be had without swapping; a large number where nobody tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 1 << 60
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _CONTEXT_STEP) * _CONTEXT_STEP
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,83 @@
+"""Drives one request through its calls, in the thread of its slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from worker.engines.interface import Chunk, EngineError, EngineRequest
+from worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
+from worker.engines.llamacpp.generation import Generation
+from worker.engines.llamacpp.native import NativeServer
+
+
+def drive(
+    server: NativeServer,
+    request: EngineRequest,
+    generation: Generation,
+    slot: int,
+    *,
+    reuse_prefix: bool,
+    cancelled: Callable[[], bool],
+    emit: Callable[[Chunk], None],
+) -> Chunk:
+    """Blocks until the request is over; returns its last chunk, after `emit` got the others.
+
+    Raises EngineError where llama.cpp does not behave as this adapter knows it.
+    """
+    call = _Call(generation, request.sampling.top_logprobs, cancelled, emit)
+    while not cancelled() and (body := generation.next_call(slot, reuse_prefix=reuse_prefix)) is not None:
+        call.begin()
+        try:
+            server.complete(body, call.on_chunk)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EngineError(f"llama.cpp answered in a form that is not known: {error!r}") from error
+        if call.failed is not None:
+            return generation.failed(call.failed.message)
+        if call.ended is not None:
+            generation.call_ended(at_end_token=call.ended.at_end_token)
+        elif not call.left:
+            raise EngineError("llama.cpp ended a call without saying so")
+    return generation.finished()
+
+
+class _Call:
+    """The callback of one call after the other."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        top_logprobs: int | None,
+        cancelled: Callable[[], bool],
+        emit: Callable[[Chunk], None],
+    ) -> None:
+        self._generation = generation
+        self._top_logprobs = top_logprobs
+        self._cancelled = cancelled
+        self._emit = emit
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets how the call before ended."""
+        self.ended: Ended | None = None
+        self.failed: Failed | None = None
+        self.left = False
+
+    def on_chunk(self, raw: Mapping[str, Any]) -> bool:
+        """Returns True to abort the call."""
+        event = read_chunk(raw, self._top_logprobs)
+        if isinstance(event, Generated):
+            taken = self._generation.take(event)
+            if taken.chunk is not None:
+                self._emit(taken.chunk)
+            self.left = taken.leave or self._cancelled()
+            return self.left
+        if isinstance(event, Ended):
+            self.ended = event
+            return False
+        if isinstance(event, Prefilled):
+            self._generation.prefilled(event.cached)
+            self.left = self._cancelled()
+            return self.left
+        self.failed = event
+        return True

@@ -1,0 +1,246 @@
+"""`LlamaCppEngine`: the engine interface over llama.cpp's server in this process.
+
+One thread per slot; a request occupies a slot, and its thread, from submit to finish. Never more requests than
+slots, because llama.cpp cannot abort a request that waits for one. All state here belongs to the event loop;
+threads get a job and answer through the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from worker.engines.gguf_files import ModelFacts, read_facts
+from worker.engines.interface import (
+    Chunk,
+    Deliver,
+    EngineError,
+    EngineInfo,
+    EngineLoad,
+    EngineRefusal,
+    EngineRequest,
+    KvEvent,
+)
+from worker.engines.llamacpp.checks import check_request
+from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions, free_memory
+from worker.engines.llamacpp.drive import drive
+from worker.engines.llamacpp.generation import Generation
+from worker.engines.llamacpp.native import NativeServer
+from worker.engines.llamacpp.outbox import Outbox
+from worker.engines.llamacpp.self_check import check_ids
+from worker.engines.llamacpp.slots import Slot, choose_slot
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request in its slot. `aborted` is set by the loop and read by the slot's thread."""
+
+    request: EngineRequest
+    generation: Generation
+    slot: Slot
+    reuse_prefix: bool
+    aborted: bool = False
+
+
+_Inbox = queue.SimpleQueue["_Job | None"]
+
+
+class _Loaded:
+    """All that exists between start and stop."""
+
+    def __init__(self, server: NativeServer, info: EngineInfo, slots: int, outbox: Outbox) -> None:
+        self.server = server
+        self.info = info
+        self.outbox = outbox
+        self.slots = [Slot(n) for n in range(slots)]
+        self.inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(slots)]
+        self.threads: list[threading.Thread] = []
+
+
+class LlamaCppEngine:
+    """Runs one GGUF model. See `worker.engines.interface.Engine` for the methods."""
+
+    def __init__(self, config: LlamaCppConfig) -> None:
+        self._config = config
+        self._loaded: _Loaded | None = None
+        self._jobs: dict[int, _Job] = {}
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._deliver: Deliver = _nowhere
+        self._on_failure: Callable[[EngineError], None] | None = None
+
+    async def start(self, deliver: Deliver, on_failure: Callable[[EngineError], None]) -> EngineInfo:
+        """Loads the model and proves that ids come through. Raises EngineError."""
+        if self._loaded is not None:
+            raise EngineError("the engine has been started already")
+        loading = asyncio.ensure_future(asyncio.to_thread(_load, self._config))
+        try:
+            server, facts, sizes = await asyncio.wait_for(asyncio.shield(loading), self._config.start_timeout_s)
+        except asyncio.TimeoutError as error:
+            loading.add_done_callback(_close_late)
+            raise EngineError(
+                f"{self._config.gguf.name} was not loaded within {self._config.start_timeout_s:.0f} s; "
+                "is the machine swapping?"
+            ) from error
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_late)
+            raise
+        self._deliver, self._on_failure = deliver, on_failure
+        info = _info(self._config, server, facts, sizes)
+        outbox = Outbox(asyncio.get_running_loop(), self._hand_over)
+        self._loaded = _Loaded(server, info, self._config.max_running, outbox)
+        for slot, inbox in zip(self._loaded.slots, self._loaded.inboxes, strict=True):
+            thread = threading.Thread(
+                target=self._serve, args=(self._loaded, inbox), name=f"llamacpp-slot-{slot.number}", daemon=True
+            )
+            self._loaded.threads.append(thread)
+            thread.start()
+        self._idle.set()
+        return info
+
+    def submit(self, request: EngineRequest) -> None:
+        """Starts a request. Raises EngineRefusal: a field is wrong, or no slot is free."""
+        loaded = self._running()
+        if request.key in self._jobs:
+            raise EngineRefusal(f"key {request.key} is in use")
+        check_request(request, loaded.info)
+        slot = choose_slot(loaded.slots, request.prompt_token_ids, request.cache_salt)
+        if slot is None:
+            raise EngineRefusal(f"all {loaded.info.max_running} slots are taken")
+        generation = Generation(request, loaded.info.eos_token_ids, loaded.info.max_model_len)
+        job = _Job(request, generation, slot, slot.cache_salt == request.cache_salt)
+        self._requests += 1
+        slot.busy, slot.cache_salt, slot.last_used = True, request.cache_salt, self._requests
+        self._jobs[request.key] = job
+        self._idle.clear()
+        loaded.inboxes[slot.number].put(job)
+
+    def abort(self, key: int) -> None:
+        """Asks a request to stop; it does within one step, in the prompt's prefill too. Unknown: no-op."""
+        job = self._jobs.get(key)
+        if job is not None:
+            job.aborted = True
+
+    def load(self) -> EngineLoad:
+        """Returns the number of requests in slots; llama.cpp's slots have no KV blocks to count."""
+        return EngineLoad(running=len(self._jobs))
+
+    def kv_events(self) -> Sequence[KvEvent]:
+        """Returns nothing: llama.cpp does not tell."""
+        return ()
+
+    async def stop(self) -> None:
+        """Aborts what runs, waits for it, releases the model. Raises EngineError where a request hangs."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        for key in list(self._jobs):
+            self.abort(key)
+        for inbox in loaded.inboxes:
+            inbox.put(None)
+        try:
+            await asyncio.wait_for(self._idle.wait(), self._config.stop_timeout_s)
+        except asyncio.TimeoutError as error:
+            # Releasing the model under a running call would end the process on the spot.
+            raise EngineError(
+                f"{len(self._jobs)} requests did not stop within {self._config.stop_timeout_s:.0f} s"
+            ) from error
+        await asyncio.to_thread(_release, loaded)
+
+    def _running(self) -> _Loaded:
+        if self._loaded is None:
+            raise EngineRefusal("the engine is not running")
+        return self._loaded
+
+    def _serve(self, loaded: _Loaded, inbox: _Inbox) -> None:
+        """The life of a slot's thread: one request after the other until None comes."""
+        while (job := inbox.get()) is not None:
+            try:
+                last = self._generate(loaded, job)
+            except Exception as error:
+                _log.exception("request %d broke the engine", job.request.key)
+                last = job.generation.failed(f"the engine failed: {error}")
+                loaded.outbox.fail(EngineError(f"llama.cpp failed: {error}; restart the worker"))
+            loaded.outbox.put(last)
+
+    def _generate(self, loaded: _Loaded, job: _Job) -> Chunk:
+        return drive(
+            loaded.server,
+            job.request,
+            job.generation,
+            job.slot.number,
+            reuse_prefix=job.reuse_prefix,
+            cancelled=lambda: job.aborted,
+            emit=loaded.outbox.put,
+        )
+
+    def _hand_over(self, chunks: list[Chunk], failure: EngineError | None) -> None:
+        """Frees the slots of finished requests, then delivers: `deliver` may submit the next ones."""
+        for chunk in chunks:
+            if chunk.finish is not None:
+                job = self._jobs.pop(chunk.key)
+                job.slot.busy = False
+                job.slot.token_ids = [*job.request.prompt_token_ids, *job.generation.produced]
+        if not self._jobs:
+            self._idle.set()
+        if chunks:
+            self._deliver(chunks)
+        if failure is not None and self._on_failure is not None:
+            report, self._on_failure = self._on_failure, None
+            report(failure)
+
+
+def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]:
+    """Blocks until the model is loaded and checked."""
+    if not config.gguf.is_file():
+        raise EngineError(f"{config.gguf} does not exist")
+    facts = read_facts(config.gguf)
+    if not facts.prepared:
+        raise EngineError(
+            f"{config.gguf} has not been prepared: llama.cpp would lose tokens that end inside a character. "
+            "Load the file that worker.engines.gguf_files.engine_file makes of it"
+        )
+    sizes = dimensions(config, facts, free_memory())
+    server = NativeServer(config, sizes)
+    try:
+        check_ids(server, facts, sizes.end_token_ids, sizes.max_model_len)
+    except BaseException:
+        server.close()
+        raise
+    _log.info(
+        "%s: %d slots of %d tokens, %d threads", facts.name, config.max_running, sizes.max_model_len, sizes.threads
+    )
+    return server, facts, sizes
+
+
+def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes: Dimensions) -> EngineInfo:
+    return EngineInfo(
+        name="llamacpp",
+        version=f"xllamacpp {server.version}",
+        max_model_len=sizes.max_model_len,
+        vocab_size=facts.vocab_size,
+        eos_token_ids=sizes.end_token_ids,
+        max_running=config.max_running,
+    )
+
+
+def _release(loaded: _Loaded) -> None:
+    for thread in loaded.threads:
+        thread.join()  # each has answered its last request and is on its way out
+    loaded.server.close()
+
+
+def _close_late(loading: asyncio.Future[tuple[NativeServer, ModelFacts, Dimensions]]) -> None:
+    """Releases a model that was loaded after nobody waited for it any more."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result()[0].close()
+
+
+def _nowhere(chunks: Sequence[Chunk]) -> None:
+    """Takes chunks before there is anybody to take them; there are none then."""

@@ -1,0 +1,107 @@
+"""xllamacpp, the only module that touches it: llama.cpp's server in this process. Calls block."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.engines.interface import EngineError
+from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, llamacpp_environment
+
+_log = logging.getLogger(__name__)
+
+
+class NativeServer:
+    """One loaded model. Use it from any thread; `close` only when no call is under way."""
+
+    def __init__(self, config: LlamaCppConfig, dimensions: Dimensions) -> None:
+        """Loads the model. Raises EngineError."""
+        xllamacpp = _import_xllamacpp()
+        self.version: str = xllamacpp.__version__
+        # The server insists on a listener: a Unix socket that only this user reaches, behind a key that
+        # nobody knows. mkdtemp makes the directory with mode 0700.
+        self._directory = Path(tempfile.mkdtemp(prefix="qwenserve-"))
+        params = _parameters(xllamacpp, config, dimensions)
+        params.hostnames = [str(self._directory / "engine.sock")]
+        params.api_keys = [secrets.token_urlsafe(32)]
+        try:
+            self._server: Any = xllamacpp.Server(params)
+        except RuntimeError as error:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise EngineError(
+                f"llama.cpp cannot load {config.gguf} ({error}): is there memory for the model and for "
+                f"{config.max_running} x {dimensions.slot_tokens} tokens of KV cache, and is the file whole?"
+            ) from error
+
+    def complete(self, body: Mapping[str, Any], on_chunk: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Runs one completion call to its end; `on_chunk` returns True to abort it and may raise."""
+        raised: list[BaseException] = []
+
+        def guarded(chunk: Mapping[str, Any]) -> bool:
+            # llama.cpp's side would swallow the exception and end the request without a word.
+            try:
+                return on_chunk(chunk)
+            except BaseException as error:
+                raised.append(error)
+                return True
+
+        self._server.handle_completions(dict(body), guarded)
+        if raised:
+            raise raised[0]
+
+    def close(self) -> None:
+        """Releases the model and the socket. A call still under way would end the process."""
+        self._server = None
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _import_xllamacpp() -> Any:
+    """Imports xllamacpp with OpenMP told not to spin; OpenMP reads its variables when it is loaded."""
+    wanted = llamacpp_environment()
+    missing = {k: v for k, v in wanted.items() if os.environ.get(k, "").lower() != v}
+    if missing and _openmp_loaded():
+        names = " ".join(f"{k}={v}" for k, v in missing.items())
+        _log.warning("set %s before the process starts: OpenMP threads will spin and take time from others", names)
+    os.environ.update(missing)
+    try:
+        import xllamacpp
+    except ImportError as error:
+        remedy = "apt-get install libgomp1" if "libgomp" in str(error) else "pip install xllamacpp"
+        raise EngineError(f"xllamacpp cannot be imported ({error}); {remedy}") from error
+    return xllamacpp
+
+
+def _openmp_loaded() -> bool:
+    try:
+        return "libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _parameters(xllamacpp: Any, config: LlamaCppConfig, dimensions: Dimensions) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(config.gguf)
+    params.verbosity = 0
+    params.ui = False
+    params.endpoint_slots = False
+    params.n_threads_http = 1
+    params.n_parallel = config.max_running
+    params.n_ctx = config.max_running * dimensions.slot_tokens
+    params.fit_params = False  # lengths are ours to choose
+    params.n_gpu_layers = config.gpu_layers
+    params.n_batch = params.n_ubatch = config.batch_tokens
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = dimensions.threads
+    # Slots are the only prefix cache: a second one in memory (8 GiB by default) is not worth it.
+    params.cache_ram_mib = 0
+    params.cache_idle_slots = False
+    if config.kv_type == "f32":
+        kind = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.cache_type_k = params.cache_type_v = kind
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return params
