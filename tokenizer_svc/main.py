@@ -1,0 +1,73 @@
+"""The tokenizer tier's process: `python -m tokenizer_svc [--config FILE] [--set KEY=VALUE …]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
+from runtime.config import Config, ConfigError, load_config
+from runtime.grpc_setup import Health, make_server
+from runtime.lifecycle import Shutdown, run
+from runtime.logs import EventLog, configure_logs
+from text.assets import AssetError, load_assets
+from tokenizer_svc.service import SERVICE, TokenizerServicer
+
+_log = EventLog("tokenizer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs until told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tokenizer_svc", description="Tokenizer tier.")
+    parser.add_argument("--config", type=Path, help="configuration file (YAML)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    arguments = parser.parse_args(argv)
+    try:
+        overrides = dict(_pair(item) for item in arguments.set)
+        config = load_config(arguments.config, overrides=overrides).config
+    except ConfigError as error:
+        print(f"tokenizer: {error}", file=sys.stderr)  # noqa: T201 - logs need a configuration
+        return 2
+    configure_logs(config.log.level, config.log.format, "tokenizer")
+    return run(serve(config, Shutdown()))
+
+
+async def serve(config: Config, shutdown: Shutdown) -> int:
+    """Serves until `shutdown` asks for a drain; returns the exit code."""
+    with shutdown.on_signals():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.tokenizer.threads, "tokenize"))
+        try:
+            assets = await asyncio.to_thread(load_assets, Path(config.model.reference).expanduser())
+        except AssetError as error:
+            _log.error("model_not_loaded", model=config.model.reference, reason=str(error))
+            return 1
+        server = make_server(config.grpc)
+        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
+        health = Health(server, [SERVICE])
+        address = f"{config.tokenizer.host}:{config.tokenizer.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            _log.error("port_taken", address=address, remedy="stop what listens there, or set tokenizer.port")
+            return 1
+        await server.start()
+        await health.set(True)
+        _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
+        await shutdown.drain.wait()
+        await health.set(False)
+        finished = await shutdown.drained(server.stop(config.drain_timeout_s), config.drain_timeout_s)
+        if not finished:
+            await server.stop(None)
+        _log.info("stopped", drained=finished)
+        return shutdown.exit_code
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {item}: expected KEY=VALUE, such as tokenizer.port=50071")
+    return key.strip(), value

@@ -1,0 +1,130 @@
+"""tokenizer.v1.TokenizerService: a thin face over the text library.
+
+Long texts are encoded in threads that let go of the interpreter lock; what must run on the event loop runs one item
+at a time, so that a large batch does not hold up the calls beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from qwenserve.chat.v1 import message_pb2
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from runtime.config import Config
+from runtime.conversation import conversation_to_template
+from runtime.errors import InvalidRequest, ModelNotFound
+from text.assets import ModelAssets
+from text.chat_template import TemplateError
+from text.markers import starts_in_reasoning
+
+SERVICE = "qwenserve.tokenizer.v1.TokenizerService"
+
+MAX_TEXTS = 1024
+MAX_CONVERSATIONS = 256
+
+# Ids that are decoded on the event loop in one go, about 2 ms; more are decoded in a thread.
+_INLINE_IDS = 16_384
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
+    """Answers for one model."""
+
+    def __init__(self, assets: ModelAssets, config: Config) -> None:
+        self._assets = assets
+        self._tokenizer = assets.tokenizer
+        self._model = config.model_name
+        self._enable_thinking = config.model.enable_thinking
+        limits = (config.model.max_model_len, assets.max_model_len)
+        self._max_model_len = min((limit for limit in limits if limit), default=0)
+
+    async def Tokenize(  # noqa: N802 - the name is the proto's
+        self, request: tokenizer_pb2.TokenizeRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeResponse:
+        """Texts to ids."""
+        self._check(request.model, "texts", len(request.texts), MAX_TEXTS)
+        response = tokenizer_pb2.TokenizeResponse(max_model_len=self._max_model_len)
+        for text in request.texts:
+            ids = await self._tokenizer.encode_async(text)
+            response.results.append(self._token_ids(ids, request.return_tokens))
+            await asyncio.sleep(0)  # encoding a short text never yields by itself
+        return response
+
+    async def TokenizeChat(  # noqa: N802
+        self, request: tokenizer_pb2.TokenizeChatRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeChatResponse:
+        """Conversations to prompts and ids."""
+        self._check(request.model, "conversations", len(request.conversations), MAX_CONVERSATIONS)
+        response = tokenizer_pb2.TokenizeChatResponse(max_model_len=self._max_model_len)
+        for index, conversation in enumerate(request.conversations):
+            prompt = self._render(conversation, f"conversations[{index}]")
+            ids = await self._tokenizer.encode_async(prompt)
+            response.results.add(
+                token_ids=self._token_ids(ids, request.return_tokens),
+                prompt=prompt if request.return_prompt else "",
+                starts_in_reasoning=starts_in_reasoning(self._tokenizer, ids),
+            )
+            await asyncio.sleep(0)
+        return response
+
+    async def Detokenize(  # noqa: N802
+        self, request: tokenizer_pb2.DetokenizeRequest, context: Context
+    ) -> tokenizer_pb2.DetokenizeResponse:
+        """Ids to texts."""
+        self._check(request.model, "batches", len(request.batches), MAX_TEXTS)
+        response = tokenizer_pb2.DetokenizeResponse()
+        for index, batch in enumerate(request.batches):
+            self._check_ids(batch.ids, f"batches[{index}].ids")
+            response.texts.append(await self._decode(batch.ids, request.skip_special_tokens))
+            await asyncio.sleep(0)
+        return response
+
+    def _check(self, model: str, field: str, size: int, limit: int) -> None:
+        if model and model.lower() != self._model.lower():
+            raise ModelNotFound(
+                f"model {model!r} does not exist; this deployment serves {self._model!r}",
+                param="model",
+                metadata={"served": self._model},
+            )
+        if not 1 <= size <= limit:
+            raise InvalidRequest(f"{field}: send 1 to {limit:,} in one call, not {size:,}", param=field)
+
+    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+        size = self._tokenizer.vocab_size
+        if ids and (min(ids) < 0 or max(ids) >= size):
+            at = next(n for n, i in enumerate(ids) if not 0 <= i < size)
+            path = f"{field}[{at}]"
+            raise InvalidRequest(f"{path}: {ids[at]} is not in the vocabulary of {size:,} tokens", param=path)
+
+    def _render(self, conversation: message_pb2.Conversation, path: str) -> str:
+        try:
+            given = conversation_to_template(conversation)
+        except InvalidRequest as error:
+            param = f"{path}.{error.param}"
+            raise InvalidRequest(f"{path}: {error.message}", param=param) from None
+        given.variables.setdefault("enable_thinking", self._enable_thinking)
+        try:
+            return self._assets.template.render(
+                given.messages,
+                given.tools,
+                add_generation_prompt=given.add_generation_prompt,
+                continue_final_message=given.continue_final_message,
+                **given.variables,
+            )
+        except TemplateError as error:
+            where = f"{path}.messages" + (f"[{error.message_index}]" if error.message_index is not None else "")
+            raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None
+
+    async def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        if len(ids) <= _INLINE_IDS:
+            return self._tokenizer.decode(ids, skip_special_tokens)
+        return await asyncio.to_thread(self._tokenizer.decode, list(ids), skip_special_tokens)
+
+    def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
+        tokens = map(self._tokenizer.token_text, ids) if with_tokens else ()
+        return tokenizer_pb2.TokenIds(ids=ids, tokens=tokens)
