@@ -50,7 +50,7 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self.tool_source = tool_source
-        self._special_tokens = dict(special_tokens or {})
+        self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         self._template = _compile(source)
         self._tool_template = self._template if tool_source is None else _compile(tool_source)
 
@@ -77,7 +77,7 @@ class ChatTemplate:
         documents = variables.pop("documents", None)
         try:
             text = (self._template if tools is None else self._tool_template).render(
-                **{**self._special_tokens, **variables},
+                **{**self.special_tokens, **variables},
                 messages=prepared,
                 tools=None if tools is None else list(tools),
                 documents=documents,
