@@ -48,7 +48,8 @@ class KeyRing:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    # A header may hold any bytes; such a key is wrong, not an error.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def _read_keys(file: Path) -> list[str]:

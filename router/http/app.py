@@ -1,0 +1,196 @@
+"""The shim as an aiohttp application: its endpoints, and the one wrapper around all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
+
+from aiohttp import web
+from prometheus_client import Counter
+
+from router.http.backend import Backend
+from router.http.errors import defect
+from router.http.exchange import Exchange
+from router.http.generation import GenerationEndpoints
+from router.http.pages import Operation, PageEndpoints
+from router.http.texts import TextEndpoints
+from runtime.auth import KeyRing
+from runtime.config import HttpConfig
+from runtime.errors import MethodNotAllowed, NotFound, ServiceError
+from runtime.logs import EventLog
+from runtime.metrics import RouterMetrics
+
+_log = EventLog("http")
+
+
+class _Endpoint(NamedTuple):
+    """One endpoint. `quiet` ones are logged for developers only: probes and scrapes come every few seconds."""
+
+    method: str
+    path: str
+    kind: str
+    answer: Callable[[Exchange], Awaitable[web.StreamResponse]]
+    guarded: bool
+    quiet: bool
+
+
+class Shim:
+    """Serves every request: key, headers, endpoint, error shape, log line, count."""
+
+    def __init__(
+        self, backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
+    ) -> None:
+        self._strict = strict
+        self._keys = keys
+        self._replies = Counter(
+            "qwenserve_http_requests",
+            "Finished HTTP requests; status 499 is a client that went away, reason is empty without an error.",
+            ["kind", "status", "reason"],
+            registry=metrics.registry,
+        )
+        self._draining = False
+        operations: list[Operation] = []
+        generation = GenerationEndpoints(backend, config)
+        texts = TextEndpoints(backend, config)
+        pages = PageEndpoints(backend, metrics, operations)
+        self.endpoints = (
+            _guarded("POST", "/v1/chat/completions", "chat", generation.chat),
+            _guarded("POST", "/v1/completions", "completion", generation.completion),
+            _guarded("GET", "/v1/models", "models", texts.list_models),
+            _guarded("GET", "/v1/models/{name}", "models", texts.get_model),
+            _guarded("POST", "/tokenize", "tokenize", texts.tokenize),
+            _guarded("POST", "/detokenize", "detokenize", texts.detokenize),
+            _guarded("POST", "/explain", "explain", texts.explain),
+            _guarded("GET", "/openapi.json", "pages", pages.openapi),
+            _guarded("GET", "/docs", "pages", pages.docs),
+            _guarded("GET", "/", "pages", pages.root),
+            _open("/healthz", pages.healthz),
+            _open("/readyz", pages.readyz),
+            _open("/metrics", pages.metrics),
+        )
+        operations += [
+            Operation(e.method, e.path, (e.answer.__doc__ or "").partition("\n")[0], e.guarded) for e in self.endpoints
+        ]
+        self._elsewhere = _Endpoint("*", "", "other", self._no_such_endpoint, guarded=False, quiet=False)
+
+    def add_routes(self, app: web.Application) -> None:
+        """Registers the endpoints, and last what answers for all other paths and verbs."""
+        for endpoint in self.endpoints:
+            # Model names contain slashes.
+            path = endpoint.path.replace("{name}", "{name:.+}")
+            serve = partial(self._serve, endpoint)
+            app.router.add_route(endpoint.method, path, serve)
+            if endpoint.method == "GET":
+                app.router.add_route("HEAD", path, serve)
+        app.router.add_route("*", "/{path:.*}", partial(self._serve, self._elsewhere))
+
+    def drain(self) -> None:
+        """From now on every reply closes its connection."""
+        self._draining = True
+
+    async def _serve(self, endpoint: _Endpoint, request: web.Request) -> web.StreamResponse:
+        exchange = Exchange(request, endpoint.kind, strict=self._strict)
+        status = 499  # the client went away, unless something better is known
+        try:
+            response = await self._answer(endpoint, exchange)
+            status = response.status
+            return response
+        finally:
+            self._record(endpoint, exchange, status)
+
+    async def _answer(self, endpoint: _Endpoint, exchange: Exchange) -> web.StreamResponse:
+        response: web.StreamResponse
+        try:
+            if endpoint.guarded:
+                exchange.key_id = self._keys.check(exchange.request.headers.get("Authorization"))
+            exchange.read_headers()
+            response = await endpoint.answer(exchange)
+        except ServiceError as error:
+            response = exchange.refuse(error, _allow(error))
+        except ConnectionError:
+            raise  # the client went away; aiohttp closes up
+        except Exception as fault:
+            _log.error("request_failed", request_id=exchange.request_id, exc_info=fault)
+            response = exchange.refuse(defect())
+        if self._draining:
+            response.force_close()
+        return response
+
+    async def _no_such_endpoint(self, exchange: Exchange) -> web.Response:
+        """404, 405 with the allowed verbs, or the verbs alone for OPTIONS. No CORS headers: browsers stay out."""
+        path = exchange.request.path
+        allowed = sorted({verb for endpoint in self.endpoints if _matches(endpoint, path) for verb in _verbs(endpoint)})
+        if not allowed:
+            raise NotFound(f"no such path: {path[:200]}")
+        if exchange.request.method == "OPTIONS":
+            response = exchange.reply(b"", status=204)
+            response.headers["Allow"] = ", ".join([*allowed, "OPTIONS"])
+            return response
+        raise MethodNotAllowed(
+            f"{exchange.request.method} is not possible here; use {' or '.join(allowed)}",
+            metadata={"allow": ", ".join([*allowed, "OPTIONS"])},
+        )
+
+    def _record(self, endpoint: _Endpoint, exchange: Exchange, status: int) -> None:
+        error = exchange.error
+        reason = "" if error is None else error.reason
+        self._replies.labels(endpoint.kind, str(status), reason).inc()
+        fields = {
+            "request_id": exchange.request_id,
+            "kind": endpoint.kind,
+            "method": exchange.request.method,
+            "path": exchange.request.path[:200],
+            "status": status,
+            "duration_ms": round((time.monotonic() - exchange.began) * 1000, 3),
+        }
+        if endpoint.kind in ("chat", "completion"):
+            fields |= {"model": exchange.model[:200], "stream": exchange.stream}
+        if exchange.usage is not None:
+            fields["prompt_tokens"] = exchange.usage.prompt_tokens
+            fields["completion_tokens"] = exchange.usage.completion_tokens
+        if reason:
+            fields["error"] = reason
+        if exchange.key_id:
+            fields["key"] = exchange.key_id
+        if exchange.traceparent:
+            fields["traceparent"] = exchange.traceparent
+        write = _log.debug if endpoint.quiet else _log.info
+        write("request", **fields)
+
+
+SHIM: web.AppKey[Shim] = web.AppKey("shim", Shim)
+
+
+def make_app(
+    backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
+) -> web.Application:
+    """Returns the application. All endpoints but health, readiness and metrics want a key where keys are set."""
+    app = web.Application(client_max_size=config.max_body_bytes)
+    app[SHIM] = shim = Shim(backend, config, strict=strict, keys=keys, metrics=metrics)
+    shim.add_routes(app)
+    return app
+
+
+def _guarded(
+    method: str, path: str, kind: str, answer: Callable[[Exchange], Awaitable[web.StreamResponse]]
+) -> _Endpoint:
+    return _Endpoint(method, path, kind, answer, guarded=True, quiet=False)
+
+
+def _open(path: str, answer: Callable[[Exchange], Awaitable[web.StreamResponse]]) -> _Endpoint:
+    return _Endpoint("GET", path, "pages", answer, guarded=False, quiet=True)
+
+
+def _verbs(endpoint: _Endpoint) -> tuple[str, ...]:
+    return ("GET", "HEAD") if endpoint.method == "GET" else (endpoint.method,)
+
+
+def _matches(endpoint: _Endpoint, path: str) -> bool:
+    stem, has_name, _ = endpoint.path.partition("{name}")
+    return path.startswith(stem) and len(path) > len(stem) if has_name else path == endpoint.path
+
+
+def _allow(error: ServiceError) -> dict[str, str]:
+    return {"Allow": error.metadata["allow"]} if isinstance(error, MethodNotAllowed) else {}

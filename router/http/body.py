@@ -1,0 +1,57 @@
+"""Request bodies: read whole, within a size and a time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from aiohttp import http_exceptions, web
+
+from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+
+
+async def read_body(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
+    """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise _too_large(max_bytes)
+    if request.content.is_eof():
+        return await _read(request, max_bytes)  # already here, as small bodies mostly are: no timer needed
+    return await _read_in_time(request, max_bytes, timeout_s)
+
+
+async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
+    # asyncio.wait_for would start a task per request, and asyncio.timeout needs Python 3.11.
+    task = asyncio.current_task()
+    assert task is not None
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(timeout_s, give_up)
+    try:
+        return await _read(request, max_bytes)
+    except asyncio.CancelledError:
+        if not late:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise RequestTimeout(f"the body was not complete after {timeout_s:g} s") from None
+    finally:
+        timer.cancel()
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(max_bytes) from None
+    except (web.RequestPayloadError, http_exceptions.BadHttpMessage) as error:
+        raise InvalidRequest(f"the body's framing is broken: {type(error).__name__}") from None
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is over the limit of {max_bytes} bytes")

@@ -1,0 +1,221 @@
+"""Events as server-sent chunks in OpenAI's form: `render` takes events and returns text, ready to send.
+
+What is the same in every chunk of an answer is put together once, at its start; a token then costs one escape
+and one join. Deltas of one kind that arrive together leave as one chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
+from typing import Any, NamedTuple
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.type.v1 import sampling_pb2
+from router.http import parts
+
+DONE = "data: [DONE]\n\n"
+
+
+class ChunkPlan(NamedTuple):
+    """What a stream is to contain. `choices` counts all of them, over all prompts."""
+
+    choices: int
+    prompts: int
+    include_usage: bool
+    logprobs: bool
+    token_ids: bool
+
+
+class Chunks:
+    """Renders one answer's events. The first one must be `start`; `usage` is the last.
+
+    Nothing is sized by the plan before `start`: until then nobody has checked its numbers.
+    """
+
+    object_name = ""
+
+    def __init__(self, plan: ChunkPlan) -> None:
+        self._plan = plan
+        self._plain = not (plan.logprobs or plan.token_ids)
+        self._opening = ""
+        # Text deltas by kind and choice: what stands before the text.
+        self._heads: dict[str, list[str]] = {}
+        self._tail = ""
+        self._choice_tail = '}],"usage":null}\n\n' if plan.include_usage else "}]}\n\n"
+        self.started: chat_pb2.StreamStart | None = None
+        self.usage: sampling_pb2.Usage | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event was rendered."""
+        return self.usage is not None
+
+    def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
+        """Returns the chunks of these events; empty where they have none."""
+        heads = self._heads
+        plain = self._plain
+        pieces: list[str] = []
+        text = ""
+        head = ""
+        kind_before = ""
+        for event in events:
+            kind = event.WhichOneof("event")
+            if plain and (kind == "content_delta" or kind == "reasoning_delta"):
+                next_head = heads[kind][event.choice_index]
+                if next_head is not head:
+                    if text:
+                        pieces.append(self._text_chunk(kind_before, head, text))
+                        text = ""
+                    head = next_head
+                    kind_before = kind
+                text += event.content_delta if kind == "content_delta" else event.reasoning_delta
+                continue
+            if text:
+                pieces.append(self._text_chunk(kind_before, head, text))
+                text = head = ""
+            pieces.append(self._chunk(kind, event))
+            heads = self._heads  # `start` has just made them
+        if text:
+            last = self._text_chunk(kind_before, head, text)
+            return "".join([*pieces, last]) if pieces else last
+        return "".join(pieces)
+
+    def _text_chunk(self, kind: str, head: str, text: str) -> str:
+        raise NotImplementedError
+
+    def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
+        """Returns the members of a choice that carry an event's own payload."""
+        raise NotImplementedError
+
+    def _begin(self, start: chat_pb2.StreamStart) -> str:
+        """Prepares the heads and returns the chunks that come before any token."""
+        raise NotImplementedError
+
+    def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _chunk(self, kind: str | None, event: chat_pb2.ChatEvent) -> str:
+        if kind == "start":
+            self.started = start = event.start
+            self._opening = (
+                f'data: {{"id":{quoted(start.id)},"object":"{self.object_name}",'
+                f'"created":{start.created},"model":{quoted(start.model)},"choices":['
+            )
+            self._tail = ',"logprobs":null,"finish_reason":null' + self._choice_tail
+            return self._begin(start)
+        if kind == "usage":
+            self.usage = event.usage
+            if not self._plan.include_usage:
+                return DONE
+            return f'{self._opening}],"usage":{json.dumps(parts.usage(event.usage))}}}\n\n{DONE}'
+        if kind is None:
+            return ""
+        reason = "null"
+        if kind == "finish":
+            reason = json.dumps(parts.FINISH_REASONS[event.finish.reason])
+            stopped_by = parts.stop_reason(event.finish)
+            if stopped_by is not None:
+                reason += f',"stop_reason":{json.dumps(stopped_by)}'
+        delta = self._delta(kind, event)
+        logprobs = "null"
+        if self._plan.logprobs and event.logprobs:
+            logprobs = json.dumps(self._logprobs(event), ensure_ascii=False)
+        extra = f',"token_ids":{list(event.token_ids)}' if self._plan.token_ids else ""
+        return self._choice_chunk(event.choice_index, delta, logprobs, reason, extra)
+
+    def _choice_chunk(
+        self, index: int, delta: str, logprobs: str = "null", reason: str = "null", extra: str = ""
+    ) -> str:
+        return (
+            f'{self._opening}{{"index":{index},{delta},"logprobs":{logprobs},"finish_reason":{reason}'
+            f"{extra}{self._choice_tail}"
+        )
+
+
+class ChatChunks(Chunks):
+    """Chunks of a chat."""
+
+    object_name = "chat.completion.chunk"
+
+    def _begin(self, start: chat_pb2.StreamStart) -> str:
+        choices = range(self._plan.choices)
+        self._heads = {
+            "content_delta": [f'{self._opening}{{"index":{i},"delta":{{"content":' for i in choices],
+            "reasoning_delta": [f'{self._opening}{{"index":{i},"delta":{{"reasoning_content":' for i in choices],
+        }
+        role = [self._choice_chunk(index, '"delta":{"role":"assistant","content":""}') for index in choices]
+        if self._plan.token_ids and start.prompt_token_ids:
+            ids = f',"prompt_token_ids":{list(start.prompt_token_ids[0].ids)}'
+            role[0] = role[0].removesuffix("}\n\n") + ids + "}\n\n"
+        return "".join(role)
+
+    def _text_chunk(self, kind: str, head: str, text: str) -> str:
+        shown = quoted(text)
+        if kind == "reasoning_delta":
+            # Both names are in use among clients.
+            return f'{head}{shown},"reasoning":{shown}}}{self._tail}'
+        return f"{head}{shown}}}{self._tail}"
+
+    def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
+        if kind == "content_delta":
+            delta = f'"content":{quoted(event.content_delta)}'
+        elif kind == "reasoning_delta":
+            shown = quoted(event.reasoning_delta)
+            delta = f'"reasoning_content":{shown},"reasoning":{shown}'
+        elif kind == "tool_call_start":
+            call = event.tool_call_start
+            delta = (
+                f'"tool_calls":[{{"index":{call.index},"id":{quoted(call.id)},"type":"function",'
+                f'"function":{{"name":{quoted(call.name)},"arguments":""}}}}]'
+            )
+        elif kind == "tool_call_arguments":
+            piece = event.tool_call_arguments
+            delta = f'"tool_calls":[{{"index":{piece.index},"function":{{"arguments":{quoted(piece.delta)}}}}}]'
+        else:
+            delta = ""
+        return f'"delta":{{{delta}}}'
+
+    def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
+        return parts.chat_logprobs(event.logprobs)
+
+
+class CompletionChunks(Chunks):
+    """Chunks of a completion."""
+
+    object_name = "text_completion"
+
+    def __init__(self, plan: ChunkPlan) -> None:
+        super().__init__(plan)
+        self._sent: list[int] = []
+
+    def _begin(self, start: chat_pb2.StreamStart) -> str:
+        choices = range(self._plan.choices)
+        self._sent = [0] * self._plan.choices
+        heads = [f'{self._opening}{{"index":{i},"text":' for i in choices]
+        # A raw text is not split into reasoning and answer; all of it is text.
+        self._heads = {"content_delta": heads, "reasoning_delta": heads}
+        if not self._plan.token_ids:
+            return ""
+        per_prompt = self._plan.choices // self._plan.prompts
+        return "".join(
+            self._choice_chunk(
+                index,
+                '"text":""',
+                extra=f',"token_ids":[],"prompt_token_ids":{list(start.prompt_token_ids[index // per_prompt].ids)}',
+            )
+            for index in choices
+        )
+
+    def _text_chunk(self, kind: str, head: str, text: str) -> str:
+        return f"{head}{quoted(text)}{self._tail}"
+
+    def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
+        text = event.content_delta or event.reasoning_delta
+        self._sent[event.choice_index] += len(text)
+        return f'"text":{quoted(text)}'
+
+    def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
+        before = self._sent[event.choice_index] - len(event.content_delta or event.reasoning_delta)
+        return parts.completion_logprobs(event.logprobs, before)

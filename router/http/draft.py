@@ -1,0 +1,184 @@
+"""Requests being put together: what the fields of an OpenAI request write into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwenserve.chat.v1 import chat_pb2
+from runtime.errors import InvalidRequest
+
+_INT32 = range(-(2**31), 2**31)
+
+
+class Draft:
+    """A request that is being read. `ignored` collects fields without effect, in order."""
+
+    __slots__ = (
+        "has_logprobs",
+        "ignored",
+        "include_usage",
+        "max_completion_tokens",
+        "max_tokens",
+        "request",
+        "request_id",
+        "sampling",
+        "stream",
+        "top_logprobs",
+    )
+
+    def __init__(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
+        self.request = request
+        self.sampling = request.sampling
+        self.ignored: list[str] = []
+        self.stream = False
+        self.include_usage = False
+        self.request_id = ""
+        self.has_logprobs = False
+        self.top_logprobs: int | None = None
+        self.max_tokens: int | None = None
+        self.max_completion_tokens: int | None = None
+
+    def finish(self) -> None:
+        """Writes what depends on more than one field. Raises InvalidRequest."""
+        if self.top_logprobs is not None and not self.has_logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+        if self.has_logprobs:
+            self.sampling.top_logprobs = self.top_logprobs or 0
+        limit = self.max_tokens
+        if self.max_completion_tokens is not None:
+            if limit is not None and limit != self.max_completion_tokens:
+                self.ignored.append("max_tokens")
+            limit = self.max_completion_tokens
+        if limit is not None:
+            self.sampling.max_tokens = limit
+        if self.include_usage and not self.stream:
+            self.ignored.append("stream_options")
+
+
+class ChatDraft(Draft):
+    """A chat request that is being read."""
+
+    __slots__ = ("conversation",)
+
+    request: chat_pb2.ChatCompletionRequest
+
+    def __init__(self) -> None:
+        super().__init__(chat_pb2.ChatCompletionRequest())
+        self.conversation = self.request.conversation
+
+
+class CompletionDraft(Draft):
+    """A completion request that is being read."""
+
+    __slots__ = ()
+
+    request: chat_pb2.CompletionRequest
+
+    def __init__(self) -> None:
+        super().__init__(chat_pb2.CompletionRequest())
+
+
+def write_stream(draft: Draft, value: bool) -> None:
+    """Whether the answer is streamed."""
+    draft.stream = value
+
+
+def write_stream_options(draft: Draft, value: Mapping[str, Any]) -> None:
+    """Reads `include_usage`; other options are ignored."""
+    for name, option in value.items():
+        if name == "include_usage":
+            if not isinstance(option, bool | None):
+                raise InvalidRequest("stream_options.include_usage must be true or false", param="stream_options")
+            draft.include_usage = bool(option)
+        elif option not in (None, False):
+            draft.ignored.append(f"stream_options.{name}")
+
+
+def write_request_id(draft: Draft, value: str) -> None:
+    """The caller's id for the request."""
+    draft.request_id = value
+
+
+def write_top_k(draft: Draft, value: int) -> None:
+    """-1 is the other common way to write off."""
+    draft.sampling.top_k = 0 if value == -1 else value
+
+
+def write_logit_bias(draft: Draft, value: Mapping[str, float]) -> None:
+    """JSON has no integer keys: OpenAI sends the ids as strings."""
+    for key, bias in value.items():
+        token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else -1
+        if token_id not in _INT32 or token_id < 0:
+            raise InvalidRequest(f"logit_bias: {key[:40]!r} is no token id", param="logit_bias")
+        draft.sampling.logit_bias[token_id] = bias
+
+
+def write_max_tokens(draft: Draft, value: int) -> None:
+    """The older of two names for the same limit."""
+    draft.max_tokens = value
+
+
+def write_max_completion_tokens(draft: Draft, value: int) -> None:
+    """The newer of two names for the same limit."""
+    draft.max_completion_tokens = value
+
+
+def write_stop_token_ids(draft: Draft, value: list[int]) -> None:
+    """Ids that end the answer."""
+    draft.sampling.stop_token_ids.extend(value)
+
+
+def write_stop(draft: Draft, value: Any) -> None:
+    """One string, or several."""
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
+        raise InvalidRequest("stop must be a string or a list of strings", param="stop")
+    draft.request.stop_strings.extend(strings)
+
+
+def write_chat_logprobs(draft: Draft, value: bool) -> None:
+    """A switch; the number of alternatives is a field of its own."""
+    draft.has_logprobs = value
+
+
+def write_completion_logprobs(draft: Draft, value: int) -> None:
+    """Switch and number in one."""
+    draft.has_logprobs = True
+    draft.top_logprobs = value
+
+
+def write_top_logprobs(draft: Draft, value: int) -> None:
+    """Number of alternatives."""
+    draft.top_logprobs = value
+
+
+def write_metadata(draft: ChatDraft, value: Mapping[str, str]) -> None:
+    """Labels."""
+    draft.request.metadata.update(value)
+
+
+def write_prompts(draft: CompletionDraft, value: Any) -> None:
+    """A text, texts, token ids, or lists of token ids."""
+    prompts = value if isinstance(value, list) and not _is_ids(value) else [value]
+    if not prompts:
+        raise InvalidRequest("prompt is empty", param="prompt")
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            draft.request.prompts.add(text=prompt)
+        elif _is_ids(prompt):
+            draft.request.prompts.add(token_ids=chat_pb2.TokenIdList(ids=prompt))
+        else:
+            param = "prompt" if prompts is not value else f"prompt[{index}]"
+            raise InvalidRequest(f"{param} must be a text or a list of token ids", param=param)
+
+
+def _is_ids(value: Any) -> bool:
+    # `type(…) is int`: true and false are ints to isinstance.
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(item) is int for item in value)
+        and min(value) in _INT32
+        and max(value) in _INT32
+    )

@@ -1,0 +1,122 @@
+"""One request and its reply: identity, headers, outcome. What the access log and the metrics are made of."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from aiohttp import web
+
+from qwenserve.type.v1 import sampling_pb2
+from router.http.errors import error_body, error_headers
+from runtime.call import Call, request_id
+from runtime.errors import InvalidRequest, ServiceError
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
+_JSON = "application/json"
+_MAX_LISTED = 32
+
+
+class Exchange:
+    """The state of one request while it is served."""
+
+    __slots__ = (
+        "began",
+        "error",
+        "ignored",
+        "key_id",
+        "kind",
+        "model",
+        "request",
+        "request_id",
+        "stream",
+        "strict",
+        "traceparent",
+        "usage",
+    )
+
+    def __init__(self, request: web.Request, kind: str, *, strict: bool) -> None:
+        headers = request.headers
+        self.request = request
+        self.kind = kind
+        self.began = time.monotonic()
+        self.request_id = request_id(headers.get("x-request-id"))
+        traceparent = headers.get("traceparent", "")
+        self.traceparent = traceparent if _TRACEPARENT.match(traceparent) else ""
+        self.strict = strict
+        self.key_id = ""
+        self.stream = False
+        self.model = ""
+        self.error: ServiceError | None = None
+        self.usage: sampling_pb2.Usage | None = None
+        self.ignored: tuple[str, ...] = ()
+
+    def read_headers(self) -> None:
+        """Reads the headers that can be wrong. Raises InvalidRequest."""
+        given = self.request.headers.get("x-strict")
+        if given is not None:
+            self.strict = _flag(given)
+
+    def call(self) -> Call:
+        """Returns what travels with the call. Raises InvalidRequest for a deadline that is none."""
+        given = self.request.headers.get("x-request-timeout")
+        deadline = None if given is None else self.began + _seconds(given)
+        return Call(self.request_id, deadline, self.traceparent, self.key_id, self.strict)
+
+    def ignore(self, names: Sequence[str]) -> None:
+        """Notes fields without effect. Raises InvalidRequest where the caller wants none."""
+        if names and self.strict:
+            listed = ", ".join(names[:_MAX_LISTED])
+            raise InvalidRequest(f"unknown or not applied, and the request is strict: {listed}", param=names[0])
+        self.note_ignored(names)
+
+    def note_ignored(self, names: Sequence[str]) -> None:
+        """Notes fields that the router could not apply as asked."""
+        self.ignored += tuple(name for name in names if name not in self.ignored)
+
+    def headers(self, content_type: str = _JSON) -> dict[str, str]:
+        """Returns the headers of a reply."""
+        headers = {"Content-Type": content_type, "Server": "qwenserve", "x-request-id": self.request_id}
+        if self.traceparent:
+            headers["traceparent"] = self.traceparent
+        if self.ignored:
+            # Names come from the caller and may hold anything.
+            names = [quote(name[:80], safe="[].-_") for name in self.ignored[:_MAX_LISTED]]
+            if len(self.ignored) > _MAX_LISTED:
+                names.append(f"and-{len(self.ignored) - _MAX_LISTED}-more")
+            headers["x-ignored-params"] = ",".join(names)
+        return headers
+
+    def reply(self, body: bytes, *, status: int = 200, content_type: str = _JSON) -> web.Response:
+        """Returns a whole reply."""
+        return web.Response(body=body, status=status, headers=self.headers(content_type))
+
+    def refuse(self, error: ServiceError, more: Mapping[str, str] | None = None) -> web.Response:
+        """Returns the reply for an error."""
+        self.error = error
+        headers = {**self.headers(), **error_headers(error), **(more or {})}
+        return web.Response(body=error_body(error), status=error.http_status, headers=headers)
+
+
+def _flag(text: str) -> bool:
+    value = text.strip().lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off", ""):
+        return False
+    raise InvalidRequest("the header x-strict must be true or false", param="x-strict")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(
+            "the header x-request-timeout must be a number of seconds above 0", param="x-request-timeout"
+        )
+    return seconds

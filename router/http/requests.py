@@ -1,0 +1,140 @@
+"""From the bytes of a body to a checked request message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import Required, TypedDict
+
+from qwenserve.chat.v1 import chat_pb2
+from router.http.draft import ChatDraft, CompletionDraft, Draft
+from router.http.fields import Face, Field, fields_of
+from runtime.errors import InvalidRequest
+
+R = TypeVar("R", chat_pb2.ChatCompletionRequest, chat_pb2.CompletionRequest)
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed(Generic[R]):
+    """A request and what the shim itself needs of it. `ignored` names the fields without effect."""
+
+    message: R
+    stream: bool
+    include_usage: bool
+    request_id: str
+    ignored: tuple[str, ...]
+
+
+class BodyModel:
+    """A JSON object of known fields: checks types in one pass over the bytes, and leaves unknown fields in."""
+
+    def __init__(self, name: str, kinds: Mapping[str, Any], required: str = "") -> None:
+        optional = {field: kind if field == required else kind | None for field, kind in kinds.items()}
+        if required:
+            optional[required] = Required[optional[required]]
+        make: Any = TypedDict  # built from the table: no static type to give
+        body = make(name, optional, total=False)
+        # Strict: "0.5" is no number and true is no count.
+        body.__pydantic_config__ = ConfigDict(extra="allow", strict=True)
+        self._names = optional.keys()
+        self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(body)
+
+    def read(self, body: bytes) -> dict[str, Any]:
+        """Returns the fields. A name in the wrong case is taken where the right one is absent.
+
+        Raises InvalidRequest naming the place: the position for broken JSON, else the field's path.
+        """
+        if body.startswith(_BYTE_ORDER_MARK):
+            body = body[len(_BYTE_ORDER_MARK) :]
+        try:
+            values = self._adapter.validate_json(body)
+        except ValidationError as error:
+            values = self._in_lower_case(body, error)
+        if not values.keys() <= self._names:
+            renamed = self._renamed(values)
+            if renamed.keys() != values.keys():
+                values = self._checked(renamed)
+        return values
+
+    def json_schema(self) -> dict[str, Any]:
+        """The object's JSON schema."""
+        return self._adapter.json_schema(ref_template="#/components/schemas/{model}")
+
+    def _in_lower_case(self, body: bytes, error: ValidationError) -> dict[str, Any]:
+        # The one required field may itself be spelt in another case.
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "missing" and len(first["loc"]) == 1 and isinstance(first["input"], dict):
+            renamed = self._renamed(first["input"])
+            if renamed.keys() != first["input"].keys():
+                return self._checked(renamed)
+        raise invalid(first)
+
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._adapter.validate_python(values)
+        except ValidationError as error:
+            raise invalid(error.errors(include_url=False, include_context=False)[0]) from None
+
+    def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        renamed: dict[str, Any] = {}
+        for name, value in values.items():
+            lower = name.lower()
+            wanted = name not in self._names and lower in self._names and lower not in values
+            renamed[lower if wanted else name] = value
+        return renamed
+
+
+def invalid(problem: Mapping[str, Any]) -> InvalidRequest:
+    """Returns a validation problem of pydantic's as an error that names the place."""
+    message: str = problem["msg"]
+    path = ""
+    for part in problem["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    if problem["type"] == "json_invalid":
+        return InvalidRequest(f"the body is no valid JSON: {message.removeprefix('Invalid JSON: ')}")
+    if not path:
+        return InvalidRequest("the body must be a JSON object")
+    if problem["type"] == "missing":
+        return InvalidRequest(f"{path} is missing", param=path)
+    return InvalidRequest(f"{path}: {message[:1].lower()}{message[1:]}", param=path)
+
+
+def _kinds(face: Face) -> dict[str, Any]:
+    return {name: field.kind for name, field in fields_of(face).items()}
+
+
+_CHAT_FIELDS = fields_of(Face.CHAT)
+_COMPLETION_FIELDS = fields_of(Face.COMPLETION)
+CHAT_BODY = BodyModel("ChatCompletionRequest", _kinds(Face.CHAT), required="messages")
+COMPLETION_BODY = BodyModel("CompletionRequest", _kinds(Face.COMPLETION), required="prompt")
+
+
+def read_chat(values: Mapping[str, Any]) -> Parsed[chat_pb2.ChatCompletionRequest]:
+    """Turns the checked fields of a chat into its message. Raises InvalidRequest or Unsupported naming the field."""
+    draft = ChatDraft()
+    _fill(draft, _CHAT_FIELDS, values)
+    return Parsed(draft.request, draft.stream, draft.include_usage, draft.request_id, tuple(draft.ignored))
+
+
+def read_completion(values: Mapping[str, Any]) -> Parsed[chat_pb2.CompletionRequest]:
+    """Like `read_chat`, for a completion."""
+    draft = CompletionDraft()
+    _fill(draft, _COMPLETION_FIELDS, values)
+    return Parsed(draft.request, draft.stream, draft.include_usage, draft.request_id, tuple(draft.ignored))
+
+
+def _fill(draft: Draft, fields: Mapping[str, Field], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if value is None:
+            continue
+        field = fields.get(name)
+        if field is None:
+            draft.ignored.append(name)
+        else:
+            field.take(draft, value)
+    draft.finish()

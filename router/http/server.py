@@ -1,0 +1,89 @@
+"""The listening side of the shim: start, drain, close."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from router.http.app import SHIM
+from runtime.config import HttpConfig
+
+# A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
+_LINGER_S = 2.0
+_CLOSE_S = 2.0
+_BACKLOG = 1024
+
+
+class HttpServer:
+    """Serves one application on one address. `share_port` lets several processes listen on the same port; the
+    kernel spreads connections over them.
+    """
+
+    def __init__(self, app: web.Application, config: HttpConfig, *, share_port: bool = False) -> None:
+        self._shim = app[SHIM]
+        self._config = config
+        self._share_port = share_port
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,  # a client that goes away ends its request
+            access_log=None,  # the shim writes its own line
+            logger=_parser_log(),
+            keepalive_timeout=config.keepalive_timeout_s,
+            lingering_time=_LINGER_S,
+            shutdown_timeout=_CLOSE_S,
+        )
+        self._site: web.TCPSite | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port in use; 0 before `start`."""
+        return self._port
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises OSError where the address cannot be had."""
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner,
+            self._config.host,
+            self._config.port,
+            backlog=_BACKLOG,
+            reuse_port=self._share_port or None,
+        )
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self._site = site
+        self._port = site.port
+        return site.port
+
+    async def drain(self) -> None:
+        """Takes no more connections and closes idle ones. Requests under way go on; their replies are the last."""
+        site, self._site = self._site, None
+        if site is not None:
+            await site.stop()
+        self._shim.drain()
+        if self._runner.server is not None:
+            self._runner.server.pre_shutdown()
+
+    async def close(self) -> None:
+        """Lets replies leave for a moment, ends what still runs, and frees the port."""
+        self._site = None
+        await self._runner.cleanup()
+
+
+def _parser_log() -> logging.Logger:
+    """Returns the logger for aiohttp's own troubles, without the noise of clients that speak no HTTP."""
+    logger = logging.getLogger("qwenserve.http.server")
+    if not logger.filters:
+        logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    fault = record.exc_info[1] if record.exc_info else None
+    return not isinstance(fault, HttpProcessingError | ConnectionError)

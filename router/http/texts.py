@@ -1,0 +1,209 @@
+"""`/tokenize`, `/detokenize`, `/explain` and `/v1/models`: what a deployment would do, and with what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import Field
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.tokenizer.v1 import tokenizer_pb2
+from qwenserve.type.v1 import sampling_pb2
+from router.http.backend import Backend
+from router.http.body import read_body
+from router.http.draft import ChatDraft
+from router.http.exchange import Exchange
+from router.http.fields import Face, Int32, Objects, fields_of
+from router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel, read_chat, read_completion
+from router.http.whole import to_json
+from runtime.config import HttpConfig
+from runtime.errors import InvalidRequest
+
+_CHAT_FIELDS = fields_of(Face.CHAT)
+# The fields of a chat that decide its prompt.
+_PROMPT_FIELDS = {name: field for name, field in _CHAT_FIELDS.items() if field.target.startswith("conversation.")}
+_ANY_OBJECT = BodyModel("AnyObject", {})
+
+TOKENIZE_BODY = BodyModel(
+    "TokenizeRequest",
+    {
+        "model": str,
+        "prompt": str,
+        "return_token_strs": bool,
+        "return_prompt": bool,
+        "add_special_tokens": bool,
+        **{name: field.kind for name, field in _PROMPT_FIELDS.items()},
+        "messages": Objects,
+    },
+)
+DETOKENIZE_BODY = BodyModel(
+    "DetokenizeRequest",
+    {
+        "model": str,
+        "tokens": list[Annotated[Int32, Field(ge=0)]],
+        "skip_special_tokens": bool,
+    },
+    required="tokens",
+)
+
+
+class TextEndpoints:
+    """The endpoints that generate nothing."""
+
+    def __init__(self, backend: Backend, config: HttpConfig) -> None:
+        self._backend = backend
+        self._config = config
+
+    async def tokenize(self, exchange: Exchange) -> web.Response:
+        """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""
+        values = _given(TOKENIZE_BODY.read(await self._body(exchange)))
+        model = values.pop("model", "")
+        with_tokens = values.pop("return_token_strs", False)
+        if values.pop("add_special_tokens", False):
+            exchange.ignore(["add_special_tokens"])
+        if "messages" in values:
+            return await self._tokenize_chat(exchange, values, model, with_tokens)
+        prompt = values.pop("prompt", None)
+        if prompt is None:
+            raise InvalidRequest("send prompt or messages", param="prompt")
+        exchange.ignore(list(values))
+        reply = await self._backend.tokenize(
+            tokenizer_pb2.TokenizeRequest(model=model, texts=[prompt], return_tokens=with_tokens)
+        )
+        return exchange.reply(to_json(_token_ids(reply.results[0], reply.max_model_len, with_tokens)))
+
+    async def _tokenize_chat(
+        self, exchange: Exchange, values: dict[str, Any], model: str, with_tokens: bool
+    ) -> web.Response:
+        with_prompt = values.pop("return_prompt", False)
+        draft = ChatDraft()
+        for name, value in values.items():
+            field = _PROMPT_FIELDS.get(name)
+            if field is None:
+                draft.ignored.append(name)
+            else:
+                field.take(draft, value)
+        exchange.ignore(draft.ignored)
+        reply = await self._backend.tokenize_chat(
+            tokenizer_pb2.TokenizeChatRequest(
+                model=model, conversations=[draft.conversation], return_prompt=with_prompt, return_tokens=with_tokens
+            )
+        )
+        chat = reply.results[0]
+        body = _token_ids(chat.token_ids, reply.max_model_len, with_tokens)
+        body["starts_in_reasoning"] = chat.starts_in_reasoning
+        if with_prompt:
+            body["prompt"] = chat.prompt
+        return exchange.reply(to_json(body))
+
+    async def detokenize(self, exchange: Exchange) -> web.Response:
+        """Text of token ids (`tokens`)."""
+        values = _given(DETOKENIZE_BODY.read(await self._body(exchange)))
+        request = tokenizer_pb2.DetokenizeRequest(
+            model=values.pop("model", ""),
+            batches=[tokenizer_pb2.TokenIds(ids=values.pop("tokens", []))],
+            skip_special_tokens=values.pop("skip_special_tokens", False),
+        )
+        exchange.ignore(list(values))
+        reply = await self._backend.detokenize(request)
+        return exchange.reply(to_json({"prompt": reply.texts[0]}))
+
+    async def explain(self, exchange: Exchange) -> web.Response:
+        """What would be done with a chat or completion request; generates nothing."""
+        body = await self._body(exchange)
+        request = chat_pb2.ExplainRequest()
+        if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
+            chat = read_chat(CHAT_BODY.read(body))
+            request.chat.CopyFrom(chat.message)
+            exchange.ignore(chat.ignored)
+        else:
+            completion = read_completion(COMPLETION_BODY.read(body))
+            request.completion.CopyFrom(completion.message)
+            exchange.ignore(completion.ignored)
+        reply = await self._backend.explain(request, exchange.call())
+        exchange.note_ignored(reply.ignored_params)
+        return exchange.reply(to_json({**_explained(reply), "ignored_params": list(exchange.ignored)}))
+
+    async def list_models(self, exchange: Exchange) -> web.Response:
+        """The models that this router serves."""
+        models = [_model(model) for model in self._backend.list_models().models]
+        return exchange.reply(to_json({"object": "list", "data": models}))
+
+    async def get_model(self, exchange: Exchange) -> web.Response:
+        """One model and its limits."""
+        model = self._backend.get_model(exchange.request.match_info["name"])
+        return exchange.reply(to_json(_model(model)))
+
+    async def _body(self, exchange: Exchange) -> bytes:
+        return await read_body(exchange.request, self._config.max_body_bytes, self._config.body_timeout_s)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _token_ids(tokens: tokenizer_pb2.TokenIds, max_model_len: int, with_tokens: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"count": len(tokens.ids), "max_model_len": max_model_len, "tokens": list(tokens.ids)}
+    if with_tokens:
+        body["token_strs"] = list(tokens.tokens)
+    return body
+
+
+def _sampling(sampling: sampling_pb2.SamplingParams) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for field, value in sampling.ListFields():
+        if field.name == "logit_bias":
+            shown[field.name] = {str(token_id): _short(bias) for token_id, bias in value.items()}
+        elif field.name == "stop_token_ids":
+            shown[field.name] = list(value)
+        else:
+            shown[field.name] = _short(value)
+    return shown
+
+
+def _short(value: Any) -> Any:
+    # The messages hold single precision: 0.7 comes back as 0.699999988.
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _explained(reply: chat_pb2.ExplainResponse) -> dict[str, Any]:
+    return {
+        "model": reply.model,
+        "prompt": reply.prompt,
+        "token_ids": list(reply.token_ids),
+        "prompt_tokens": len(reply.token_ids),
+        "max_model_len": reply.max_model_len,
+        "starts_in_reasoning": reply.starts_in_reasoning,
+        "tool_call_format": reply.tool_call_format,
+        "sampling": _sampling(reply.sampling),
+        "defaulted_fields": list(reply.defaulted_fields),
+        "candidates": [
+            {
+                "name": candidate.name,
+                "score": candidate.score,
+                "running": candidate.running,
+                "queued": candidate.queued,
+                "expected_cached_tokens": candidate.expected_cached_tokens,
+                "ready": candidate.ready,
+            }
+            for candidate in reply.candidates
+        ],
+    }
+
+
+def _model(model: chat_pb2.Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "qwenserve",
+        "max_model_len": model.max_model_len,
+        "vocab_size": model.vocab_size,
+        "supports_thinking": model.supports_thinking,
+        "tool_call_format": model.tool_call_format,
+        "thinking_defaults": _sampling(model.thinking_defaults),
+        "non_thinking_defaults": _sampling(model.non_thinking_defaults),
+        "ready_workers": model.ready_workers,
+        "simulated": model.simulated,
+    }
