@@ -1,0 +1,126 @@
+"""Configuration: sources, precedence, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runtime.config import Config, ConfigError, annotated_yaml, load_config
+
+
+def load(
+    text: str | None = None,
+    *,
+    tmp_path: Path | None = None,
+    environment: dict[str, str] | None = None,
+    **overrides: Any,
+):
+    file = None
+    if text is not None:
+        assert tmp_path is not None
+        file = tmp_path / "qwenserve.yaml"
+        file.write_text(text, encoding="utf-8")
+    return load_config(file, environment=environment or {}, overrides=overrides)
+
+
+def test_defaults_listen_on_loopback_with_the_documented_ports() -> None:
+    config = load().config
+
+    assert (config.http.host, config.http.port) == ("127.0.0.1", 8000)
+    assert (config.router.host, config.router.port) == ("127.0.0.1", 50051)
+    assert config.worker.host == config.tokenizer.host == "127.0.0.1"
+
+
+def test_later_sources_win_and_are_named(tmp_path: Path) -> None:
+    loaded = load(
+        "http:\n  port: 1001\n  host: 0.0.0.0\nworker:\n  max_running: 4\n",
+        tmp_path=tmp_path,
+        environment={"QWENSERVE_HTTP__PORT": "1002", "QWENSERVE_WORKER__MAX_RUNNING": "5", "OTHER": "x"},
+        **{"http.port": "1003"},
+    )
+
+    assert (loaded.config.http.port, loaded.config.http.host, loaded.config.worker.max_running) == (1003, "0.0.0.0", 5)
+    sources = {setting.key: setting.source for setting in loaded.settings()}
+    assert sources["http.port"] == "--set"
+    assert sources["http.host"] == f"file {tmp_path / 'qwenserve.yaml'}"
+    assert sources["worker.max_running"] == "environment QWENSERVE_WORKER__MAX_RUNNING"
+    assert sources["worker.engine"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http:\n  prot: 1\n", ["'http.prot'", "did you mean 'http.port'"]),
+        ("htp:\n  port: 1\n", ["'htp'", "did you mean"]),
+        ("http: 8000\n", ["http is a section"]),
+        ("http:\n  port: eight\n", ["http.port", "'eight'"]),
+        ("http:\n  port: 99999\n", ["http.port", "65535"]),
+        ("worker:\n  engine: magic\n", ["worker.engine", "llamacpp"]),
+        ("- a\n- b\n", ["expected sections"]),
+        ("http: [\n", ["no valid YAML"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, told: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text, tmp_path=tmp_path)
+
+    for part in told:
+        assert part in str(caught.value)
+    assert str(tmp_path / "qwenserve.yaml") in str(caught.value)
+
+
+def test_an_unknown_variable_stops_start_up_and_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"QWENSERVE_HTTP__PROT.*did you mean 'http.port'"):
+        load(environment={"QWENSERVE_HTTP__PROT": "1"})
+
+
+def test_variables_of_the_command_line_are_no_settings() -> None:
+    environment = {"QWENSERVE_CONFIG": "/x.yaml", "QWENSERVE_STATE_DIR": "/y"}
+
+    assert load(environment=environment).config == Config()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml", environment={})
+
+
+def test_setting_one_sampling_default_keeps_the_others() -> None:
+    defaults = load(**{"model.non_thinking_defaults.top_k": "5"}).config.model.non_thinking_defaults
+
+    assert (defaults.top_k, defaults.temperature, defaults.top_p) == (5, 0.7, 0.8)
+
+
+def test_lists_can_be_given_as_text() -> None:
+    config = load(environment={"QWENSERVE_ROUTER__WORKERS": "[a:1, b:2]"}).config
+
+    assert config.router.workers == ("a:1", "b:2")
+
+
+def test_the_annotated_file_has_every_key_and_loads_to_the_same_value(tmp_path: Path) -> None:
+    text = annotated_yaml()
+
+    assert load(text, tmp_path=tmp_path).config == Config()
+    keys = {setting.key.rsplit(".", 1)[-1] for setting in load().settings()}
+    assert all(f"{key}:" in text for key in keys)
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [setting.key for setting in load().settings() if not setting.description.endswith(".")] == []
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().http.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [("models/qwen3-tiny/", "qwen3-tiny"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("/data/m.gguf", "m")],
+)
+def test_the_model_is_named_after_its_reference(reference: str, name: str) -> None:
+    assert load(**{"model.reference": reference}).config.model_name == name
