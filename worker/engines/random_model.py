@@ -78,11 +78,11 @@ def _write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], seed: int
         offset = end
     head = json.dumps(entries, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    random = np.random.Generator(np.random.PCG64(seed))
+    random = np.random.RandomState(seed)  # the one numpy generator whose numbers are promised never to change
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for shape in shapes.values():
-            values = np.float32(_SPREAD) * random.standard_normal(shape, dtype=np.float32)
+            values = (_SPREAD * random.standard_normal(shape)).astype(np.float32)
             if len(shape) == 1:
                 values += np.float32(1)  # norms
             file.write(values.tobytes() if dtype == "F32" else _bf16(values).tobytes())

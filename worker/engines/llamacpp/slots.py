@@ -15,7 +15,7 @@ class Slot:
     """One of llama.cpp's sequences. `token_ids` are those it last computed, `last_used` counts requests."""
 
     number: int
-    token_ids: Sequence[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     cache_salt: str = ""
     last_used: int = 0
     busy: bool = False
@@ -31,17 +31,19 @@ def choose_slot(slots: Iterable[Slot], prompt: Sequence[int], cache_salt: str) -
     if not free:
         return None
 
+    wanted = list(prompt)  # slices of lists equal slices of lists only
+
     def gain(slot: Slot) -> float:
         if slot.cache_salt != cache_salt:
             return 0.0
-        common = common_prefix(slot.token_ids, prompt)
+        common = common_prefix(slot.token_ids, wanted)
         return common - (len(slot.token_ids) - common) / 4
 
     best_gain, best = max(((gain(s), -s.last_used, -s.number), s) for s in free)
     return best if best_gain[0] > 0 else min(free, key=lambda s: (s.last_used, s.number))
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
     """Returns the length of the common prefix; by halving, so that the comparing is done by slices."""
     low, high = 0, min(len(a), len(b))
     while low < high:

@@ -1,0 +1,26 @@
+"""The embedded engine keeps the engine contract; real llama.cpp, a small random model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contract.engine_contract import EngineContract
+from tests.worker.engines.model_directories import write_model
+from worker.engines.gguf_files import WeightType, engine_file
+from worker.engines.interface import Engine
+from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+
+
+class TestLlamaCppEngine(EngineContract):
+    prompt = tuple(range(100, 112))
+
+    @pytest.fixture(autouse=True)
+    def _model(self, tmp_path: Path) -> None:
+        self._gguf = engine_file(write_model(tmp_path / "model"), WeightType.F32, tmp_path / "cache")
+
+    def make_engine(self) -> Engine:
+        return LlamaCppEngine(
+            LlamaCppConfig(self._gguf, max_running=4, max_model_len=512, threads=1, kv_type="f32", batch_tokens=128)
+        )
