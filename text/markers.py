@@ -19,8 +19,6 @@ class Marker(Enum):
     THINK_CLOSE = "</think>"
     CALL_OPEN = "<tool_call>"
     CALL_CLOSE = "</tool_call>"
-    TURN_OPEN = "<|im_start|>"
-    TURN_CLOSE = "<|im_end|>"
 
 
 class Section(Enum):
@@ -39,12 +37,13 @@ _NEXT = {
     (Section.CALL, Marker.CALL_OPEN): Section.CALL,
     (Section.CALL, Marker.CALL_CLOSE): Section.CONTENT,
 }
-_TURNS = (Marker.TURN_OPEN, Marker.TURN_CLOSE)
+# What was opened in an earlier turn is closed.
+_TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 def next_section(section: Section, marker: Marker) -> Section | None:
     """The section that `marker` leads to from `section`; None where the marker means nothing there."""
-    return Section.CONTENT if marker in _TURNS else _NEXT.get((section, marker))
+    return _NEXT.get((section, marker))
 
 
 def markers_of(tokenizer: Tokenizer) -> Mapping[int, Marker]:
@@ -60,8 +59,9 @@ def starts_in_reasoning(tokenizer: Tokenizer, prompt_ids_tail: Sequence[int]) ->
     for templates that open `<think>` themselves; false for the empty thought that switches thinking off.
     """
     markers = markers_of(tokenizer)
+    turns = {tokenizer.added_ids.get(token) for token in _TURN_TOKENS}
     start = len(prompt_ids_tail)
-    while start and markers.get(prompt_ids_tail[start - 1]) not in _TURNS:
+    while start and prompt_ids_tail[start - 1] not in turns:
         start -= 1
     section = Section.CONTENT
     for token_id in prompt_ids_tail[start:]:

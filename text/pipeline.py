@@ -256,11 +256,12 @@ class AnswerPipeline(CompletionPipeline):
             self._close_call(marker)
         elif self._section is Section.REASONING:
             self._close_reasoning()
-        else:
-            self._release(self._stops.flush())
         if self.wants_stop:
             return
         self._section = target
+        if target is not Section.CONTENT:
+            # A stop string does not reach over a marker.
+            self._release(self._stops.flush())
         if target is Section.REASONING:
             self._flush_space()
             if not self._separate:
@@ -348,6 +349,9 @@ class AnswerPipeline(CompletionPipeline):
         self._tell(call.end(closed=marker is not None, tag=marker is Marker.CALL_CLOSE))
         self.broken_tool_calls += call.broken
         if call.started:
+            # White space on either side of the closing tag is none of the content's.
+            self._release(self._stops.flush())
+            self._space = ""
             self._lead = None
             if call.complete and not self._parallel:
                 self.wants_stop = True

@@ -78,7 +78,8 @@ FEATURES = {
         "{{ x is defined }}"
     ),
     "tojson": (
-        "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ {'b': 1, 'a': '<é>'} | tojson(sort_keys=true) }}{{ messages[-1].content }}"
+        "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}"
+        "{{ {'b': 1, 'a': '<é>'} | tojson(sort_keys=true) }}{{ messages[-1].content }}"
     ),
     "trimming": "  {% if true %}  \n  x\n  {% endif %}\n\n  {#- c #}  y  {%- set z = 1 %}\n{{ messages[-1].content }}",
     "special tokens": "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ documents }}|{{ tools }}|{{ unk_token }}",

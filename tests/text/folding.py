@@ -1,0 +1,70 @@
+"""One answer run through a pipeline in different pieces, and folded to what a client ends up with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
+from text.pipeline import CompletionPipeline, merged
+
+
+class Call(NamedTuple):
+    name: str
+    arguments: str
+
+
+class Answer(NamedTuple):
+    content: str = ""
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    stop_string: str | None = None
+    broken: int = 0
+
+
+def run(pipeline: CompletionPipeline, pieces: Sequence[Sequence[int]]) -> list[TextEvent]:
+    events: list[TextEvent] = []
+    for piece in pieces:
+        events += pipeline.push(piece)
+    return events + pipeline.finish()
+
+
+def fold(events: Sequence[TextEvent], pipeline: CompletionPipeline) -> Answer:
+    calls: list[Call] = []
+    for event in events:
+        if isinstance(event, ToolCallStart):
+            assert event.call == len(calls)
+            calls.append(Call(event.name, ""))
+        elif isinstance(event, ToolCallArguments):
+            assert event.call == len(calls) - 1
+            calls[-1] = Call(calls[-1].name, calls[-1].arguments + event.text)
+    assert pipeline.has_tool_calls == bool(calls)
+    return Answer(
+        content="".join(event.text for event in events if isinstance(event, Content)),
+        reasoning="".join(event.text for event in events if isinstance(event, Reasoning)),
+        calls=tuple(calls),
+        stop_string=pipeline.stop_string,
+        broken=pipeline.broken_tool_calls,
+    )
+
+
+def splits(ids: Sequence[int]) -> Iterator[list[Sequence[int]]]:
+    """Whole, one id at a time, and in two at every place."""
+    yield [ids]
+    yield [[token_id] for token_id in ids]
+    for at in range(len(ids) + 1):
+        yield [ids[:at], ids[at:]]
+
+
+def every_way(new: Callable[[], CompletionPipeline], ids: Sequence[int]) -> Answer:
+    """The answer, having checked that no split changes it, its events' order, or their token counts."""
+    first: tuple[list[TextEvent], Answer, int, int] | None = None
+    for pieces in splits(ids):
+        pipeline = new()
+        events = run(pipeline, pieces)
+        assert sum(event.tokens for event in events) == pipeline.completion_tokens
+        seen = (merged(events), fold(events, pipeline), pipeline.completion_tokens, pipeline.reasoning_tokens)
+        first = first or seen
+        assert seen == first, pieces
+    assert first is not None
+    return first[1]

@@ -1,0 +1,453 @@
+"""Answers as models write them, and what becomes of them however their ids are split."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.text.folding import Answer, Call, every_way, run
+from text.assets import ModelAssets
+from text.events import Content, Reasoning, ToolCallArguments, ToolCallStart
+from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from text.tool_calls import tool_schemas
+
+TOOLS = tool_schemas(
+    [
+        {
+            "type": "function",
+            "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}},
+        },
+        {
+            "type": "function",
+            "function": {
+                "name": "add",
+                "parameters": {"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}},
+            },
+        },
+    ]
+)
+
+
+def answer(assets: ModelAssets, text: str, *, reasoning: bool = False, **settings: Any) -> Answer:
+    given = PipelineSettings(eos_token_ids=assets.eos_token_ids, **settings)
+    return every_way(
+        lambda: AnswerPipeline(assets.tokenizer, given, starts_in_reasoning=reasoning), assets.tokenizer.encode(text)
+    )
+
+
+REASONING = {
+    "usual form": ("<think>\nABC\n</think>\n\nXYZ", Answer("XYZ", "ABC")),
+    "no newlines": ("<think>ABC</think>XYZ", Answer("XYZ", "ABC")),
+    "newlines inside stay": ("<think>\n\nA\n\nB\n\n</think>\n\nX\n\nY\n", Answer("X\n\nY\n", "A\n\nB")),
+    "spaces stay": ("<think>\n A \n</think>\n\n  X", Answer("  X", " A ")),
+    "empty thought": ("<think>\n\n</think>\n\nXYZ", Answer("XYZ")),
+    "no thought": ("\nXYZ", Answer("\nXYZ")),
+    "cut inside": ("<think>\nABC\n", Answer("", "ABC")),
+    "only opened": ("<think>\n", Answer()),
+    "nothing": ("", Answer()),
+    "end id has no text": ("<think>\nA\n</think>\n\nX<|im_end|>", Answer("X", "A")),
+    "chinese and emoji": ("<think>\n用户👩‍👩‍👧。\n</think>\n\n你好🌦️！", Answer("你好🌦️！", "用户👩‍👩‍👧。")),
+    "opened inside a thought": ("<think>\nA <think> B\n</think>\n\nX", Answer("X", "A <think> B")),
+    "closed without opening": ("A</think>\n\nB", Answer("A</think>\n\nB")),
+    "two thoughts": ("<think>A</think>X<think>B</think>Y", Answer("XY", "AB")),
+    "a call in a thought is none": (
+        '<think>\n<tool_call>\n{"name": "weather"}\n</tool_call>\n</think>\n\nX',
+        Answer("X", '<tool_call>\n{"name": "weather"}\n</tool_call>'),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_reasoning(assets, name):
+    """Thoughts and content come apart at their markers, without the newlines of the form."""
+    text, expected = REASONING[name]
+
+    assert expected == answer(assets, text, parse_tools="hermes", tools=TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ABC\n</think>\n\nXYZ", Answer("XYZ", "ABC")),
+        ("<think>\nABC\n</think>\n\nXYZ", Answer("XYZ", "ABC")),
+        ("ABC", Answer("", "ABC")),
+        ("\n</think>\n\nXYZ", Answer("XYZ")),
+    ],
+)
+def test_reasoning_that_the_prompt_opened(assets, text, expected):
+    """An answer may begin inside its thought, also where the model opens it once more."""
+    assert expected == answer(assets, text, reasoning=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "expected"),
+    [
+        ("<think>\nABC\n\n</think>\n\nXYZ", False, "<think>\nABC\n\n</think>\n\nXYZ"),
+        ("ABC\n</think>\n\nXYZ", True, "<think>\nABC\n</think>\n\nXYZ"),
+        ("ABC", True, "<think>\nABC"),
+    ],
+)
+def test_reasoning_left_in_the_content(assets, text, reasoning, expected):
+    """Unseparated thoughts stay in the content between their tags, and are still counted."""
+    assert Answer(expected) == answer(assets, text, reasoning=reasoning, separate_reasoning=False)
+
+
+def test_reasoning_tokens_exclude_the_markers(assets):
+    """The tokens between the markers are the reasoning's."""
+    text = "A thought of some words."
+    settings = PipelineSettings(eos_token_ids=assets.eos_token_ids)
+    pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+    run(pipeline, [assets.tokenizer.encode(f"<think>{text}</think>X")])
+
+    assert len(assets.tokenizer.encode(text)) == pipeline.reasoning_tokens
+
+
+STOPS = {
+    "in the middle": ("one STOP two", ("STOP",), Answer("one ", stop_string="STOP")),
+    "first of several": ("a END b STOP", ("STOP", "END"), Answer("a ", stop_string="END")),
+    "ends first wins": ("abcdef", ("bcde", "cd"), Answer("ab", stop_string="cd")),
+    "longest of those that end together": ("abcdef", ("cd", "bcd"), Answer("a", stop_string="bcd")),
+    "only a beginning": ("one STO", ("STOP",), Answer("one STO")),
+    "beginning again": ("aab aaab", ("aaab",), Answer("aab ", stop_string="aaab")),
+    "across characters": ("你好世界。", ("世界",), Answer("你好", stop_string="世界")),
+    "newlines": ("a\nb\n\nc", ("\n\n",), Answer("a\nb", stop_string="\n\n")),
+    "at once": ("STOP", ("STOP",), Answer(stop_string="STOP")),
+    "not in a thought": (
+        "<think>\nSTOP\n</think>\n\nX STOP",
+        ("STOP",),
+        Answer("X ", "STOP", stop_string="STOP"),
+    ),
+    "not the newlines of the form": (
+        "<think>\nA\n\nB\n</think>\n\nX\n\nY",
+        ("\n\n",),
+        Answer("X", "A\n\nB", stop_string="\n\n"),
+    ),
+    "not in a call": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "STOP"}}\n</tool_call>\nSTOP',
+        ("STOP",),
+        Answer(calls=(Call("weather", '{"city": "STOP"}'),), stop_string="STOP"),
+    ),
+    "white space before it is content": ("a \n STOP", ("STOP",), Answer("a \n ", stop_string="STOP")),
+    "not over a marker": (
+        'ST<tool_call>\n{"name": "weather"}\n</tool_call>OP',
+        ("STOP",),
+        Answer("STOP", calls=(Call("weather", "{}"),)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_stop_strings(assets, name):
+    """An answer ends before the first stop string of its content."""
+    text, stops, expected = STOPS[name]
+
+    assert expected == answer(assets, text, stop_strings=stops, parse_tools="hermes", tools=TOOLS)
+
+
+def test_a_stop_string_may_be_included(assets):
+    """With `include_stop_string` the answer ends after it."""
+    assert Answer("one STOP", stop_string="STOP") == answer(
+        assets, "one STOP two", stop_strings=("STOP",), include_stop_string=True
+    )
+
+
+def test_stop_strings_beside_unseparated_thoughts(assets):
+    """The newlines after a thought do not match, even where they are kept."""
+    assert Answer("<think>\nA\n\nB\n</think>\n\nX", stop_string="\n\n") == answer(
+        assets, "<think>\nA\n\nB\n</think>\n\nX\n\nY", stop_strings=("\n\n",), separate_reasoning=False
+    )
+
+
+def test_after_a_stop_string_nothing_comes_and_nothing_counts(assets):
+    """The caller may be late with its abort."""
+    ids = assets.tokenizer.encode("one STOP")
+    settings = PipelineSettings(stop_strings=("STOP",))
+    pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+    for token_id in ids:
+        pipeline.push([token_id])
+
+    assert pipeline.wants_stop
+    assert pipeline.push(assets.tokenizer.encode(" and more")) == []
+    assert len(ids) == pipeline.completion_tokens
+
+
+def call(body: str) -> str:
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+HERMES = {
+    "one": (
+        call('{"name": "weather", "arguments": {"city": "Oslo"}}'),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "after content": (
+        "Let me look.\n\n" + call('{"name": "weather", "arguments": {"city": "北京 🌦️"}}') + "<|im_end|>",
+        Answer("Let me look.", calls=(Call("weather", '{"city": "北京 🌦️"}'),)),
+    ),
+    "after a thought": (
+        "<think>\nHm.\n</think>\n\n" + call('{"name": "weather", "arguments": {}}'),
+        Answer("", "Hm.", (Call("weather", "{}"),)),
+    ),
+    "two": (
+        call('{"name": "weather", "arguments": {"city": "A"}}')
+        + "\n"
+        + call('{"name": "add", "arguments": {"a": 1}}')
+        + "\n",
+        Answer(calls=(Call("weather", '{"city": "A"}'), Call("add", '{"a": 1}'))),
+    ),
+    "text after": (call('{"name": "weather"}') + "\n\nDone.", Answer("Done.", calls=(Call("weather", "{}"),))),
+    "no arguments": (call('{"name": "weather"}'), Answer(calls=(Call("weather", "{}"),))),
+    "null arguments": (call('{"name": "weather", "arguments": null}'), Answer(calls=(Call("weather", "{}"),))),
+    "arguments first": (
+        call('{"arguments": {"city": "Oslo"}, "name": "weather"}'),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "arguments as text": (
+        call('{"name": "weather", "arguments": "{\\"city\\": \\"Os\\\\u006co\\"}"}'),
+        Answer(calls=(Call("weather", '{"city": "Os\\u006co"}'),)),
+    ),
+    "other keys": (
+        call(
+            '{"id": [1, {"x": "}"}], "type": "function", "name": "weather", "n": 1e3, '
+            '"arguments": {"city": "A"}, "ok": true}'
+        ),
+        Answer(calls=(Call("weather", '{"city": "A"}'),)),
+    ),
+    "arguments keep their spelling": (
+        call('{"name":"add","arguments":{ "a" :1.50,\n "b":[{"}":"\\\\\\"]"}] }}'),
+        Answer(calls=(Call("add", '{ "a" :1.50,\n "b":[{"}":"\\\\\\"]"}] }'),)),
+    ),
+    "no white space": (
+        '<tool_call>{"name":"weather","arguments":{}}</tool_call>',
+        Answer(calls=(Call("weather", "{}"),)),
+    ),
+    "closing tag missing at the end": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "A"}}',
+        Answer(calls=(Call("weather", '{"city": "A"}'),)),
+    ),
+    "closing tag missing before the next": (
+        '<tool_call>\n{"name": "weather"}\n' + call('{"name": "add"}'),
+        Answer(calls=(Call("weather", "{}"), Call("add", "{}"))),
+    ),
+    "last brace missing": (
+        call('{"name": "weather", "arguments": {"city": "A"}'),
+        Answer(calls=(Call("weather", '{"city": "A"}'),)),
+    ),
+    "markers of thoughts inside": (
+        call('{"name": "weather", "arguments": {"city": "<think>"}}'),
+        Answer(calls=(Call("weather", '{"city": "<think>"}'),)),
+    ),
+    # From here on: calls that break.
+    "unknown function": (
+        "A\n" + call('{"name": "rm", "arguments": {}}'),
+        Answer("A\n" + call('{"name": "rm", "arguments": {}}'), broken=1),
+    ),
+    "no JSON": (call("weather(Oslo)") + "\nB", Answer(call("weather(Oslo)") + "\nB", broken=1)),
+    "a list": (call('["weather"]'), Answer(call('["weather"]'), broken=1)),
+    "no name": (call('{"arguments": {"city": "A"}}'), Answer(call('{"arguments": {"city": "A"}}'), broken=1)),
+    "name is no text": (call('{"name": 3}'), Answer(call('{"name": 3}'), broken=1)),
+    "empty": (call(""), Answer(call(""), broken=1)),
+    "cut before the name": ('A\n<tool_call>\n{"name": "wea', Answer('A\n<tool_call>\n{"name": "wea', broken=1)),
+    "bad arguments before the name": (
+        call('{"arguments": {"a": [1}, "name": "add"}'),
+        Answer(call('{"arguments": {"a": [1}, "name": "add"}'), broken=1),
+    ),
+    "broken, then good": (
+        call("x") + "\n" + call('{"name": "add"}'),
+        Answer(call("x"), calls=(Call("add", "{}"),), broken=1),
+    ),
+    "cut in the arguments": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Os',
+        Answer(calls=(Call("weather", '{"city": "Os'),), broken=1),
+    ),
+    "brackets that do not match": (
+        call('{"name": "add", "arguments": {"a": [1}}'),
+        Answer("}}", calls=(Call("add", '{"a": [1'),), broken=1),
+    ),
+    "arguments that are no JSON": (
+        call('{"name": "add", "arguments": {"a": one}}'),
+        Answer(calls=(Call("add", '{"a": one}'),), broken=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HERMES)
+def test_hermes_calls(assets, name):
+    """Calls written as JSON; what breaks before its name is known is content again, as generated."""
+    text, expected = HERMES[name]
+
+    assert expected == answer(assets, text, parse_tools="hermes", tools=TOOLS)
+
+
+def xml(name: str, *parameters: tuple[str, str]) -> str:
+    inner = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in parameters)
+    return call(f"<function={name}>\n{inner}</function>")
+
+
+XML = {
+    "one": (xml("weather", ("city", "Oslo")), Answer(calls=(Call("weather", '{"city": "Oslo"}'),))),
+    "typed": (xml("add", ("a", "3"), ("b", "2.5")), Answer(calls=(Call("add", '{"a": 3, "b": 2.5}'),))),
+    "no parameters": (xml("weather"), Answer(calls=(Call("weather", "{}"),))),
+    "many lines": (
+        "Writing.\n" + xml("weather", ("city", '\n  def f():\n\treturn "<b>"\n')),
+        Answer("Writing.", calls=(Call("weather", json.dumps({"city": '\n  def f():\n\treturn "<b>"\n'})),)),
+    ),
+    "unicode": (xml("weather", ("city", "北京 🌦️")), Answer(calls=(Call("weather", '{"city": "北京 🌦️"}'),))),
+    "two": (
+        xml("add", ("a", "1")) + "\n" + xml("add", ("a", "x")),
+        Answer(calls=(Call("add", '{"a": 1}'), Call("add", '{"a": "x"}'))),
+    ),
+    "not described": (xml("add", ("c", "7")), Answer(calls=(Call("add", '{"c": "7"}'),))),
+    "in one line": (
+        "<tool_call><function=weather><parameter=city>Oslo</parameter></function></tool_call>",
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "function not closed": (
+        call("<function=weather>\n<parameter=city>\nOslo\n</parameter>"),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "unknown function": (xml("rm", ("path", "/")), Answer(xml("rm", ("path", "/")), broken=1)),
+    "JSON instead": (call('{"name": "weather"}'), Answer(call('{"name": "weather"}'), broken=1)),
+    "cut before the name": ("<tool_call>\n<function=wea", Answer("<tool_call>\n<function=wea", broken=1)),
+    "cut in a value": (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nOs",
+        Answer(calls=(Call("weather", '{"city": "Os'),), broken=1),
+    ),
+    "text between parameters": (
+        call("<function=weather>\n<parameter=city>A</parameter>\nhm\n</function>"),
+        Answer("hm\n</function>", calls=(Call("weather", '{"city": "A"'),), broken=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", XML)
+def test_xml_calls(assets, name):
+    """Calls written as tags; values become the JSON that the tool's schema asks for."""
+    text, expected = XML[name]
+
+    assert expected == answer(assets, text, parse_tools="xml", tools=TOOLS)
+
+
+def test_without_tools_calls_are_content(assets):
+    """A request without tools gets the text."""
+    text = "A\n" + call('{"name": "weather"}') + "\nB"
+
+    assert Answer(text) == answer(assets, text)
+
+
+def test_any_function_where_tools_are_not_named(assets):
+    """Without a list of tools every name is a call's."""
+    assert (Call("anything", "{}"),) == answer(assets, call('{"name": "anything"}'), parse_tools="hermes").calls
+
+
+def test_one_call_at_a_time(assets):
+    """Without parallel calls the answer ends with the first whole one."""
+    text = call("x") + call('{"name": "add"}') + "\n" + call('{"name": "weather"}') + "text"
+    settings: dict[str, Any] = {"parse_tools": "hermes", "tools": TOOLS, "parallel_tool_calls": False}
+
+    assert Answer(call("x"), calls=(Call("add", "{}"),), broken=1) == answer(assets, text, **settings)
+
+
+def test_arguments_are_streamed(assets):
+    """The name comes once, and arguments before the call is over."""
+    pipeline = AnswerPipeline(
+        assets.tokenizer, PipelineSettings(parse_tools="hermes", tools=TOOLS), starts_in_reasoning=False
+    )
+    whole = call('{"name": "weather", "arguments": {"city": "a long name of a place"}}')
+    events = [event for token_id in assets.tokenizer.encode(whole) for event in pipeline.push([token_id])]
+
+    assert ToolCallStart(0, "weather", events[0].tokens) == events[0]
+    assert len(events) > 5
+    assert all(isinstance(event, ToolCallArguments) for event in events[1:])
+
+
+def test_plain_content_is_never_held(assets):
+    """Text that can be nothing else comes out with its token."""
+    ids = assets.tokenizer.encode("Hello there, how are you today?")
+    settings = PipelineSettings(stop_strings=("\n\nUser:",), parse_tools="hermes", eos_token_ids=assets.eos_token_ids)
+    pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+
+    for token_id in ids:
+        assert [Content(assets.tokenizer.token_text(token_id), 1)] == pipeline.push([token_id])
+
+
+def test_ids_that_are_ordinary_tokens_can_be_hidden(assets):
+    """A stop token id of the request has no text, whatever token it is."""
+    ids = assets.tokenizer.encode("Hello!")
+    settings = PipelineSettings(eos_token_ids=frozenset(ids[-1:]))
+
+    assert Answer(assets.tokenizer.decode(ids[:-1])) == every_way(
+        lambda: AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False), ids
+    )
+
+
+def test_special_tokens_can_be_shown(assets):
+    """They are hidden unless asked for."""
+    assert Answer("A<|im_start|>B") == answer(assets, "A<|im_start|>B", skip_special_tokens=False)
+    assert Answer("AB") == answer(assets, "A<|im_start|>B")
+
+
+def test_finish_accounts_for_ids_without_text(assets):
+    """The end id is part of the answer's tokens, in the section that it ended."""
+    tokenizer = assets.tokenizer
+    pipeline = AnswerPipeline(tokenizer, PipelineSettings(eos_token_ids=assets.eos_token_ids), starts_in_reasoning=True)
+
+    assert pipeline.push(tokenizer.encode("<|im_end|>")) == []
+    assert [Reasoning("", 1)] == pipeline.finish()
+    assert pipeline.finish() == []
+    assert pipeline.push(tokenizer.encode("more")) == []
+
+
+COMPLETIONS = {
+    "plain": ("one two", (), Answer("one two")),
+    "markers are text": ("<think>a</think>\n<tool_call>", (), Answer("<think>a</think>\n<tool_call>")),
+    "stop string": ("one STOP two", ("STOP",), Answer("one ", stop_string="STOP")),
+    "end id": ("one<|endoftext|>", (), Answer("one")),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+def test_completions(assets, name):
+    """Raw completions know text and stop strings only."""
+    text, stops, expected = COMPLETIONS[name]
+    settings = PipelineSettings(stop_strings=stops, eos_token_ids=assets.eos_token_ids)
+
+    assert expected == every_way(lambda: CompletionPipeline(assets.tokenizer, settings), assets.tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("character", ["é", "你", "👩", "ᚙ"])
+def test_a_prompt_may_end_inside_a_character(assets, character):
+    """The first text completes the character; if the answer goes elsewhere, the prompt's half is not its text."""
+    tokenizer = assets.tokenizer
+    ids = byte_ids(tokenizer, character)
+    for at in range(1, len(ids)):
+        prompt = tokenizer.encode("x ") + ids[:at]
+
+        def new(prompt: list[int] = prompt) -> CompletionPipeline:
+            return CompletionPipeline(tokenizer, PipelineSettings(), context=prompt)
+
+        assert Answer(character + "!") == every_way(new, ids[at:] + tokenizer.encode("!"))
+        assert Answer("!") == every_way(new, tokenizer.encode("!"))
+        assert Answer("") == every_way(new, [])
+
+
+def test_half_a_character_at_the_end_is_dropped(assets):
+    """An answer cut inside a character ends before it; inside an answer, broken bytes show as U+FFFD."""
+    tokenizer = assets.tokenizer
+    half = byte_ids(tokenizer, "你")[:-1]
+    settings = PipelineSettings()
+
+    def new() -> AnswerPipeline:
+        return AnswerPipeline(tokenizer, settings, starts_in_reasoning=False)
+
+    assert Answer("a") == every_way(new, tokenizer.encode("a") + half)
+    assert Answer("a\ufffdb") == every_way(new, tokenizer.encode("a") + half + tokenizer.encode("b"))
+    assert Answer("a\ufffd", "b") == every_way(new, tokenizer.encode("a") + half + tokenizer.encode("<think>b"))
+
+
+def byte_ids(tokenizer: Any, text: str) -> list[int]:
+    """One id for each byte."""
+    of_byte = {tokenizer.token_bytes(i): i for i in range(400)}
+    return [of_byte[bytes([byte])] for byte in text.encode()]
