@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from prometheus_client import Counter
+
 from router.chat.answer import AnswerOutcome
 from runtime.logs import EventLog
 from runtime.metrics import RouterMetrics
@@ -15,11 +17,15 @@ class OutcomeRecorder:
     def __init__(self, metrics: RouterMetrics) -> None:
         self._metrics = metrics
         self._log = EventLog("answer")
+        # Looking a labelled counter up costs more than counting.
+        self._counters: dict[tuple[str, str], Counter] = {}
 
     def __call__(self, outcome: AnswerOutcome) -> None:
         """Records an outcome."""
         now = time.monotonic()
         self._count(outcome, now)
+        if not self._log.shows_info and outcome.error is None:
+            return
         usage = outcome.usage
         fields = {
             "request_id": outcome.call.request_id,
@@ -37,14 +43,21 @@ class OutcomeRecorder:
             fields["traceparent"] = outcome.call.traceparent
         if outcome.call.key_id:
             fields["key"] = outcome.call.key_id
-        if outcome.error is not None:
-            self._log.warning("answer", **fields, error=outcome.error.message)
-        else:
+        if outcome.error is None:
             self._log.info("answer", **fields)
+        elif outcome.error.http_status < 500:
+            # The caller's doing: nothing for an operator to look at.
+            self._log.info("answer", **fields, error=outcome.error.message)
+        else:
+            self._log.warning("answer", **fields, error=outcome.error.message)
 
     def _count(self, outcome: AnswerOutcome, now: float) -> None:
         metrics, usage = self._metrics, outcome.usage
-        metrics.requests.labels(outcome.kind, _name(outcome)).inc()
+        name = _name(outcome)
+        counter = self._counters.get((outcome.kind, name))
+        if counter is None:
+            counter = self._counters[outcome.kind, name] = metrics.requests.labels(outcome.kind, name)
+        counter.inc()
         if outcome.error is not None:
             metrics.errors.labels(outcome.error.reason).inc()
         metrics.prompt_tokens.inc(usage.prompt_tokens)

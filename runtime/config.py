@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 ENV_PREFIX = "QWENSERVE_"
 
 # Read by the command line before any configuration exists: the default file, and where running processes are noted.
-RESERVED_VARIABLES = frozenset({"QWENSERVE_CONFIG", "QWENSERVE_STATE_DIR"})
+RESERVED_VARIABLES = frozenset({"QWENSERVE_API_KEY", "QWENSERVE_CONFIG", "QWENSERVE_STATE_DIR"})
 
 
 class ConfigError(Exception):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -88,6 +89,17 @@ async def task_owner() -> AsyncIterator[TaskOwner]:
         yield owner
     finally:
         await owner.close()
+
+
+def settle_garbage_collector() -> None:
+    """Called once a process has loaded what it keeps. Later collections skip all of that and come less often.
+
+    Requests free what they use by reference counting; at the default threshold of 700 allocations the collector
+    walked the whole heap several times a second under load, for about 4 % of a router's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:

@@ -41,6 +41,11 @@ class EventLog:
         bound._fields = {**self._fields, **fields}
         return bound
 
+    @property
+    def shows_info(self) -> bool:
+        """Whether `info` writes anything: asked where putting the fields together is worth saving."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def debug(self, event: str, **fields: Any) -> None:
         """Writes an event for developers."""
         self._write(logging.DEBUG, event, fields)

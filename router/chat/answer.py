@@ -55,8 +55,8 @@ class ChoicePlan(NamedTuple):
 class AnswerOutcome(NamedTuple):
     """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock; 0 where none."""
 
-    call: Call
     kind: str
+    call: Call
     error: ServiceError | None
     cancelled: bool
     usage: sampling_pb2.Usage
@@ -65,6 +65,11 @@ class AnswerOutcome(NamedTuple):
     last_token: float
     broken_tool_calls: int
     workers: Sequence[str]
+
+
+def refused(kind: str, call: Call, error: ServiceError, began: float) -> AnswerOutcome:
+    """The outcome of a request that was refused before any engine work."""
+    return AnswerOutcome(kind, call, error, False, sampling_pb2.Usage(), began, 0.0, 0.0, 0, ())
 
 
 class Answer:
@@ -166,8 +171,8 @@ class Answer:
         self._on_end(
             self,
             AnswerOutcome(
-                call=self.call,
                 kind=self.kind,
+                call=self.call,
                 error=error,
                 cancelled=cancelled,
                 usage=self._usage(),

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink
+from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
 from router.chat.fold import Fold
 from router.chat.model import ServedModel
 from router.chat.sampling import (
@@ -75,6 +76,7 @@ class ChatCore:
         self._text = text
         self._config = config
         self._metrics = metrics
+        self._prompt_stage = metrics.stage.labels("prompt")
         self._on_outcome = on_outcome
         self._draining = False
         self._running: set[Answer] = set()
@@ -84,10 +86,11 @@ class ChatCore:
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
-        prepared = await self._prepare_chat(request, call)
-        start = self._start("chatcmpl", prepared, request.return_token_ids)
-        answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-        return self._begin(answer, prepared, request.priority)
+        with self._refusals_recorded("chat", call, began):
+            prepared = await self._prepare_chat(request, call)
+            start = self._start("chatcmpl", prepared, request.return_token_ids)
+            answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
+            return self._begin(answer, prepared, request.priority)
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -98,11 +101,12 @@ class ChatCore:
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
-        prepared = await self._prepare_completion(request, call)
-        start = self._start("cmpl", prepared, request.return_token_ids)
-        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
-        leads = self._echoed(request, prepared) if request.echo else None
-        return self._begin(answer, prepared, request.priority, leads)
+        with self._refusals_recorded("completion", call, began):
+            prepared = await self._prepare_completion(request, call)
+            start = self._start("cmpl", prepared, request.return_token_ids)
+            answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
+            leads = self._echoed(request, prepared) if request.echo else None
+            return self._begin(answer, prepared, request.priority, leads)
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
@@ -232,7 +236,7 @@ class ChatCore:
         given = self._template_input(conversation)
         stage = time.monotonic()
         rendered = await self._text.render_chat(conversation, given, need_prompt=need_prompt)
-        self._metrics.stage.labels("prompt").observe(time.monotonic() - stage)
+        self._prompt_stage.observe(time.monotonic() - stage)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling, filled = complete(request.sampling, self._model.defaults(thinking))
         ignored = self._fit(request.sampling, sampling, rendered.token_ids, self._config.default_max_tokens, call)
@@ -388,6 +392,15 @@ class ChatCore:
         self._metrics.running.set(len(self._running))
         if not self._running:
             self._idle.set()
+
+    @contextlib.contextmanager
+    def _refusals_recorded(self, kind: str, call: Call, began: float) -> Iterator[None]:
+        """Records a request that never became an answer, as an outcome like the others."""
+        try:
+            yield
+        except ServiceError as error:
+            self._on_outcome(refused(kind, call, error, began))
+            raise
 
     def _echoed(self, request: chat_pb2.CompletionRequest, prepared: _Prepared) -> list[str]:
         return [
