@@ -1,0 +1,201 @@
+"""Whole and streamed answers, byte for byte where it matters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from runtime.errors import InternalError, QueueFull
+from tests.router.http.conftest import Served
+from tests.router.http.fake_backend import Script
+
+ASK = {"messages": [{"role": "user", "content": "hi"}]}
+TOOLS = Script("Sure.", "let me see", (("look", '{"city": "Köln"}'), ("now", "{}")))
+
+
+async def stream(http: aiohttp.ClientSession, served: Served, path: str, body: dict[str, Any]) -> list[Any]:
+    """Returns the chunks of a streamed answer; the last one may be the word that ends it."""
+    async with http.post(served.url + path, json={**body, "stream": True}) as reply:
+        assert reply.status == 200, await reply.text()
+        assert reply.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        text = (await reply.read()).decode()
+    events = text.split("\n\n")
+    assert events.pop() == ""
+    assert all(event.startswith("data: ") and "\n" not in event for event in events)
+    payloads = [event.removeprefix("data: ") for event in events]
+    return [payload if payload == "[DONE]" else json.loads(payload) for payload in payloads]
+
+
+async def chat(http: aiohttp.ClientSession, served: Served, **fields: Any) -> list[Any]:
+    return await stream(http, served, "/v1/chat/completions", {**ASK, **fields})
+
+
+async def test_a_stream_has_openais_form(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script('Say "你好"\n👋', reasoning="hm")
+    *chunks, done = await chat(http, served)
+
+    assert done == "[DONE]"
+    assert {("chatcmpl-1", 1_700_000_000, "fake-model", "chat.completion.chunk")} == {
+        (chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks
+    }
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[1] == {"reasoning_content": "hm", "reasoning": "hm"}
+    assert "".join(delta.get("content", "") for delta in deltas) == 'Say "你好"\n👋'
+    assert deltas[-1] == {}
+    assert [None] * (len(chunks) - 1) + ["stop"] == [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_usage_comes_last_and_only_if_asked_for(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script("four", reasoning="so")
+    *chunks, last, done = await chat(http, served, stream_options={"include_usage": True})
+
+    assert done == "[DONE]"
+    assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {
+        "prompt_tokens": 2,
+        "completion_tokens": 6,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+
+
+async def test_every_choice_begins_and_ends_once(served: Served, http: aiohttp.ClientSession) -> None:
+    chunks = [chunk["choices"][0] for chunk in (await chat(http, served, n=3))[:-1]]
+
+    for index in range(3):
+        own = [chunk for chunk in chunks if chunk["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(chunk["delta"].get("content", "") for chunk in own) == "You said: hi"
+        assert [chunk["finish_reason"] for chunk in own if chunk["finish_reason"]] == ["stop"]
+
+
+async def test_tool_calls_are_streamed_by_index(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: TOOLS
+    chunks = [chunk["choices"][0] for chunk in (await chat(http, served))[:-1]]
+
+    pieces = [call for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
+    starts = [piece for piece in pieces if "id" in piece]
+    assert starts == [
+        {"index": 0, "id": "call_0_0", "type": "function", "function": {"name": "look", "arguments": ""}},
+        {"index": 1, "id": "call_0_1", "type": "function", "function": {"name": "now", "arguments": ""}},
+    ]
+    for index, (_, arguments) in enumerate(TOOLS.tool_calls):
+        assert arguments == "".join(p["function"]["arguments"] for p in pieces if p["index"] == index)
+    assert chunks[-1]["finish_reason"] == "tool_calls"
+
+
+async def test_the_whole_answer_is_the_streams_fold(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: TOOLS
+    asked = {**ASK, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}
+    async with http.post(served.url + "/v1/chat/completions", json=asked) as reply:
+        whole = await reply.json()
+    chunks = (await chat(http, served, **asked))[:-1]
+
+    message = whole["choices"][0]["message"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    for key in ("content", "reasoning", "reasoning_content"):
+        assert message[key] == "".join(delta.get(key, "") for delta in deltas)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    reported = [item for choice in choices if choice["logprobs"] for item in choice["logprobs"]["content"]]
+    assert whole["choices"][0]["logprobs"]["content"] == reported
+    assert whole["choices"][0]["token_ids"] == [i for choice in choices for i in choice.get("token_ids", ())]
+    assert whole["prompt_token_ids"] == chunks[0]["prompt_token_ids"] == [104, 105]
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    assert [(call["id"], call["function"]["name"]) for call in message["tool_calls"]] == [
+        ("call_0_0", "look"),
+        ("call_0_1", "now"),
+    ]
+
+
+async def test_chat_logprobs_have_bytes_and_finite_numbers(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script("é")
+    async with http.post(
+        served.url + "/v1/chat/completions", json={**ASK, "logprobs": True, "top_logprobs": 2}
+    ) as reply:
+        items = (await reply.json())["choices"][0]["logprobs"]["content"]
+
+    assert [item["bytes"] for item in items] == [[0xC3], [0xA9]]
+    assert [top["logprob"] for top in items[0]["top_logprobs"]] == [-0.5, -9999.0]
+
+
+async def test_completion_logprobs_count_from_the_texts_beginning(served: Served, http: aiohttp.ClientSession) -> None:
+    body = {"prompt": "one ", "echo": True, "logprobs": 1, "max_tokens": 6}
+    async with http.post(served.url + "/v1/completions", json=body) as reply:
+        whole = (await reply.json())["choices"][0]
+    chunks = (await stream(http, served, "/v1/completions", body))[:-1]
+
+    assert (whole["text"], whole["finish_reason"]) == ("one and so", "length")
+    assert {
+        "tokens": list("and so"),
+        "token_logprobs": [-0.5] * 6,
+        "top_logprobs": [{letter: -0.5} for letter in "and so"],
+        "text_offset": [4, 5, 6, 7, 8, 9],
+    } == whole["logprobs"]
+    offsets = [o for c in chunks if c["choices"][0]["logprobs"] for o in c["choices"][0]["logprobs"]["text_offset"]]
+    assert whole["logprobs"]["text_offset"] == offsets
+
+
+async def test_completion_streams_have_prompt_ids_first(served: Served, http: aiohttp.ClientSession) -> None:
+    body = {"prompt": ["a", "b"], "return_token_ids": True}
+    chunks = [chunk["choices"][0] for chunk in (await stream(http, served, "/v1/completions", body))[:-1]]
+
+    assert [chunk["prompt_token_ids"] for chunk in chunks if "prompt_token_ids" in chunk] == [[97], [98]]
+    for index in (0, 1):
+        own = [chunk for chunk in chunks if chunk["index"] == index]
+        assert list(b"and so on") == [i for chunk in own for i in chunk["token_ids"]]
+        assert "".join(chunk["text"] for chunk in own) == "and so on"
+
+
+async def test_a_stop_string_is_named(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script("so far", stop_string='"END"')
+    chunks = await chat(http, served)
+    async with http.post(served.url + "/v1/chat/completions", json=ASK) as reply:
+        whole = (await reply.json())["choices"][0]
+
+    last = chunks[-2]["choices"][0]
+    assert (last["finish_reason"], last["stop_reason"]) == ("stop", '"END"')
+    assert (whole["finish_reason"], whole["stop_reason"]) == ("stop", '"END"')
+
+
+async def test_an_error_before_the_first_event_is_the_reply(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.fail_at_step = 0
+    served.backend.failure = QueueFull("all workers are full", retry_after_s=0.2)
+    async with http.post(served.url + "/v1/chat/completions", json={**ASK, "stream": True}) as reply:
+        error = (await reply.json())["error"]
+
+    assert (reply.status, reply.headers["Retry-After"], reply.headers["retry-after-ms"]) == (429, "1", "200")
+    assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+
+
+async def test_an_error_after_it_is_the_last_event(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.fail_at_step = 2
+    served.backend.failure = InternalError("the engine\nbroke")
+    chunks = await chat(http, served)
+
+    assert chunks[-1]["error"] == {
+        "message": "the engine\nbroke",
+        "type": "server_error",
+        "param": None,
+        "code": "internal",
+    }
+    assert [chunk for chunk in chunks[:-1] if "error" in chunk or chunk == "[DONE]"] == []
+
+
+async def test_a_defect_hides_its_inside(
+    served: Served, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.backend.refusal = RuntimeError("secret")
+    async with http.post(served.url + "/v1/chat/completions", json=ASK) as reply:
+        text = await reply.text()
+
+    assert reply.status == 500
+    assert "secret" not in text
+    assert json.loads(text)["error"]["code"] == "internal"
+    assert "request_failed" in [record.message for record in caplog.records]
