@@ -43,7 +43,7 @@ _log = EventLog("worker")
 
 # An engine that costs nothing may be this many steps ahead of the writers; more would only merge messages.
 _LEAD_STEPS = 4
-_ROOM_LIMIT_S = 0.05
+_ROOM_LIMIT_S = 0.01
 
 
 class DispatchLimits(NamedTuple):

@@ -22,10 +22,10 @@ What is answered, so that it can be worked out by hand. With n the ids of prompt
     (a, b…)  these ids, then the end token. A prompt that ends with the first ids of the answer is taken for one to be
              continued, and the answer starts after them.
 
-Where the end is ignored (`ignore_eos`) an answer starts again after its end token. An end or stop token that
-`min_tokens` forbids is passed over for the next id of the answer that is allowed. The log-probability of a generated
-id is ln 1/2; its alternatives are the id itself, then the next higher ids at ln 1/4, ln 1/8, … Other sampling
-parameters are accepted and change nothing.
+Where the end is ignored (`ignore_eos`) an answer starts again after its end token. The place of an end or stop token
+that `min_tokens` forbids is taken by the next id of the answer that is allowed. The log-probability of a generated id
+is ln 1/2; its alternatives are the id itself, then the next higher ids at ln 1/4, ln 1/8, … Other sampling parameters
+are accepted and change nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""Packing: one entry per request and message, order kept, messages bounded."""
+
+from __future__ import annotations
+
+from qwenserve.worker.v1 import worker_pb2
+from worker.engines.interface import TokenLogprob
+from worker.packing import MESSAGE_IDS, Packer
+
+
+def entries(message: worker_pb2.SessionResponse | None) -> list[tuple[int, list[int]]]:
+    assert message is not None
+    position = 0
+    found = []
+    for handle, count in zip(message.handles, message.counts, strict=True):
+        found.append((handle, list(message.token_ids[position : position + count])))
+        position += count
+    assert position == len(message.token_ids)
+    return found
+
+
+def test_nothing_is_no_message():
+    assert Packer().take() is None
+
+
+def test_one_step_is_one_message():
+    packer = Packer()
+    packer.tokens(1, (10,), None)
+    packer.tokens(2, [20, 21], None)
+
+    assert entries(packer.take()) == [(1, [10]), (2, [20, 21])]
+    assert packer.take() is None
+
+
+def test_steps_merge_while_nobody_takes():
+    packer = Packer()
+    for step in range(3):
+        packer.tokens(1, (step,), None)
+        packer.tokens(2, (step + 10,), None)
+
+    assert entries(packer.take()) == [(1, [0, 1, 2]), (2, [10, 11, 12])]
+
+
+def test_the_engines_lists_are_left_alone():
+    packer = Packer()
+    given = [1]
+    packer.tokens(1, given, None)
+    packer.tokens(1, [2], None)
+    packer.tokens(1, [3], None)
+
+    assert entries(packer.take()) == [(1, [1, 2, 3])]
+    assert given == [1]
+
+
+def test_logprobs_of_a_request_come_in_one_run():
+    packer = Packer()
+    packer.tokens(1, (5,), [TokenLogprob(5, -0.5, [(5, -0.5), (6, -1.0)])])
+    packer.tokens(1, (7,), [TokenLogprob(7, -0.25, [])])
+    message = packer.take()
+
+    assert message is not None
+    (run,) = message.logprobs
+    assert [(token.token_id, token.logprob, len(token.top_logprobs)) for token in run.tokens] == [
+        (5, -0.5, 2),
+        (7, -0.25, 0),
+    ]
+
+
+def test_a_long_backlog_becomes_several_messages_with_finishes_last():
+    packer = Packer()
+    for step in range(2 * MESSAGE_IDS):
+        packer.tokens(1, (step,), None)
+    packer.tokens(1, (-1,), None)
+    packer.finish(worker_pb2.Finish(handle=1))
+
+    assert packer.full_messages == 2
+    messages = [packer.take() for _ in range(3)]
+    assert [len(message.token_ids) for message in messages if message] == [MESSAGE_IDS, MESSAGE_IDS, 1]
+    assert [len(message.finishes) for message in messages if message] == [0, 0, 1]
+    assert packer.take() is None
+
+
+def test_many_rejections_become_several_messages():
+    packer = Packer()
+    for handle in range(MESSAGE_IDS + 1):
+        packer.finish(worker_pb2.Finish(handle=handle))
+
+    assert packer.full_messages == 1
+
+
+def test_a_ping_is_an_empty_message_after_the_rest():
+    packer = Packer()
+    packer.ping()
+    packer.tokens(1, (1,), None)
+    packer.ping()
+
+    assert entries(packer.take()) == [(1, [1])]
+    assert entries(packer.take()) == []
+    assert entries(packer.take()) == []
+    assert packer.take() is None

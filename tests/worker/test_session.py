@@ -1,0 +1,357 @@
+"""The token session over real gRPC: packing, rejections, aborts, ends, slow readers, queues, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
+from runtime.grpc_setup import from_rpc_error
+from tests.worker.running import Client, running, submit
+from worker.engines.simulated import Faults, SimulatedConfig
+
+# Never ends within a test, and shows each request's tokens apart: prompt [n] starts with id 64 + (1 + n) % 26.
+ENDLESS = {"max_tokens": 30_000}
+PACED = SimulatedConfig(step_s=0.002)
+FAST = SimulatedConfig(step_s=0.0)
+
+
+def expected_answer(prompt: list[int], count: int) -> list[int]:
+    """The simulated engine's answer by hand, for prompts outside 64..89."""
+    return [64 + (len(prompt) + sum(prompt) + n) % 26 for n in range(count)]
+
+
+async def test_requests_of_a_step_share_a_message():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(*(submit(handle, [handle, 7], sampling={"max_tokens": 5}) for handle in (1, 2, 3)))
+        for handle in (1, 2, 3):
+            finish = await client.finish_of(handle)
+            assert finish.reason == sampling_pb2.FINISH_REASON_LENGTH
+            assert client.answer(handle).token_ids == expected_answer([handle, 7], 5)
+
+        assert len(client.messages) <= 6
+        assert all(len(message.handles) in (0, 3) for message in client.messages)
+        assert all(len(set(message.handles)) == len(message.handles) for message in client.messages)
+
+
+async def test_answers_do_not_mix_when_requests_come_and_go():
+    lengths = {handle: 1 + (handle * 7) % 23 for handle in range(1, 41)}
+    async with running(FAST, max_running=8) as worker, worker.session() as client:
+        for handle, length in lengths.items():
+            await client.send(submit(handle, [handle, 100], sampling={"max_tokens": length, "top_logprobs": 1}))
+        for handle, length in lengths.items():
+            await client.finish_of(handle)
+            answer = client.answer(handle)
+            assert answer.token_ids == expected_answer([handle, 100], length)
+            assert [logprob.token_id for logprob in answer.logprobs] == answer.token_ids
+
+
+async def test_every_message_carries_a_newer_load():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1, 2], sampling={"max_tokens": 5}))
+        await client.finish_of(1)
+        sequences = [message.load.sequence for message in client.messages]
+
+        assert sequences == sorted(set(sequences))
+        assert client.messages[-1].load.running == 0
+        assert client.messages[0].load.total_kv_blocks == PACED.kv_blocks
+
+
+async def test_a_ping_is_answered_by_an_empty_message():
+    async with running() as worker, worker.session() as client:
+        await client.send(ping=True)
+        message = await client.read()
+
+        assert message.HasField("load")
+        assert not message.handles
+        assert not message.finishes
+
+
+async def test_bad_submits_are_finishes_and_hurt_nobody_else():
+    async with running(PACED) as worker, worker.session() as client:
+        unset = submit(3, [1])
+        unset.sampling.ClearField("top_p")
+        await client.send(
+            submit(1, []),
+            submit(2, [1, 151_936]),
+            unset,
+            submit(4, [1] * 40_960),
+            submit(5, [1], sampling={"max_tokens": 40_960}),
+            submit(6, [1], sampling={"temperature": 3.0}),
+            submit(7, [1], sampling={"max_tokens": 2}),
+        )
+        finishes = {handle: await client.finish_of(handle) for handle in range(1, 8)}
+
+        assert {handle: finish.error_reason for handle, finish in finishes.items()} == {
+            1: "INVALID_REQUEST",
+            2: "INVALID_REQUEST",
+            3: "INVALID_REQUEST",
+            4: "CONTEXT_LENGTH_EXCEEDED",
+            5: "CONTEXT_LENGTH_EXCEEDED",
+            6: "INVALID_REQUEST",
+            7: "",
+        }
+        assert "prompt_token_ids[1]" in finishes[2].error_message
+        assert "sampling.top_p" in finishes[3].error_message
+        assert "40960" in finishes[4].error_message
+        assert all(finishes[h].reason == sampling_pb2.FINISH_REASON_ABORTED for h in range(1, 7))
+
+
+@pytest.mark.parametrize("handle", [0, 1])
+async def test_a_handle_that_cannot_be_told_apart_breaks_the_session(handle: int):
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1], sampling=ENDLESS))
+        await client.tokens_of(1)
+        await client.send(submit(handle, [1]))
+        status = await client.status()
+
+        assert status.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert from_rpc_error(status).param == "submits.handle"
+        await worker.until_idle()
+
+
+async def test_an_engines_refusal_is_a_finish():
+    async with running(SimulatedConfig(faults=Faults(refuse_after_requests=0))) as worker, worker.session() as client:
+        await client.send(submit(1, [1]))
+        finish = await client.finish_of(1)
+
+        assert finish.error_reason == "UNSUPPORTED"
+        await worker.until_idle()
+
+
+async def test_an_abort_ends_a_request_and_leaves_the_others():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1], sampling=ENDLESS), submit(2, [2], sampling=ENDLESS))
+        await client.tokens_of(1)
+        await client.send(aborts=(1, 99))
+        finish = await client.finish_of(1)
+
+        assert (finish.reason, finish.error_reason) == (sampling_pb2.FINISH_REASON_ABORTED, "")
+        await client.tokens_of(2, len(client.answer(2).token_ids) + 5)
+        await worker.until_load(lambda load: load.running == 1)
+        assert client.answer(1).finish is finish
+
+
+async def test_a_handle_can_be_used_again_after_its_finish():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1], sampling=ENDLESS))
+        await client.tokens_of(1)
+        await client.send(aborts=(1,))
+        await client.finish_of(1)
+        client.answers.clear()
+        await client.send(submit(1, [5], sampling={"max_tokens": 3}))
+        await client.finish_of(1)
+
+        assert client.answer(1).token_ids == expected_answer([5], 3)
+
+
+async def test_an_abort_of_a_waiting_request_frees_its_place():
+    async with running(PACED, max_running=1) as worker, worker.session() as client:
+        await client.send(submit(1, [1], sampling=ENDLESS), submit(2, [2]), submit(3, [3], sampling={"max_tokens": 1}))
+        await client.send(aborts=(2,))
+        await client.finish_of(2)
+        await client.send(aborts=(1,))
+        await client.finish_of(3)
+
+        assert client.answer(2).token_ids == []
+        assert client.answer(3).finish is not None
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline", "channel"])
+async def test_the_end_of_a_session_aborts_all_it_submitted(how: str):
+    async with running(PACED, max_running=2) as worker:
+        call = worker.stub.Session(timeout=0.3 if how == "deadline" else None)
+        client = Client(call)
+        await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in (1, 2, 3, 4)))
+        await client.tokens_of(1)
+        load = await worker.load()
+        assert (load.running, load.queued) == (2, 2)
+        if how == "cancel":
+            call.cancel()
+        elif how == "deadline":
+            assert (await client.status()).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            # Another channel's connection must go with its calls.
+            await worker.channel.close()
+            await asyncio.wait_for(until_engine_is_idle(worker.engine), 5)
+            return
+        await worker.until_idle()
+        assert worker.engine.load().free_kv_blocks == PACED.kv_blocks
+
+
+async def until_engine_is_idle(engine) -> None:
+    while engine.load().running:  # noqa: ASYNC110 - the engine tells nobody
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_only_stops_sending_gets_its_answers():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1], sampling={"max_tokens": 20}))
+        await client.call.done_writing()
+        await client.finish_of(1)
+
+        assert await client.call.read() is grpc.aio.EOF
+        assert await client.call.code() is grpc.StatusCode.OK
+
+
+async def test_a_slow_reader_is_cut_off_and_its_requests_end():
+    engine = SimulatedConfig(step_s=0.0005)
+    # Without probing, the reader's transport takes 64 kB for it; with it, up to 4 MB.
+    narrow = [("grpc.http2.bdp_probe", 0)]
+    async with (
+        running(engine, session_buffer=8, max_running=64) as worker,
+        grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}", options=narrow) as channel,
+    ):
+        client = Client(worker_pb2_grpc.WorkerServiceStub(channel).Session())
+        await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 65)))
+        await worker.until_load(lambda load: load.running > 0)
+        await worker.until_idle()
+        status = await client.status()
+
+        assert status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert from_rpc_error(status).reason == "SLOW_READER"
+
+
+async def test_a_slow_reader_does_not_hold_up_another_session():
+    many = [submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 33)]
+    async with running(FAST, session_buffer=8, max_running=64) as worker, worker.session() as slow:
+        await slow.send(*many)
+        await worker.until_load(lambda load: load.running == 32)
+        async with worker.session() as quick:
+            await quick.send(submit(1, [1], sampling={"max_tokens": 50}))
+            await quick.finish_of(1)
+
+            assert quick.answer(1).token_ids == expected_answer([1], 50)
+
+
+async def test_a_full_queue_rejects_at_once():
+    async with running(PACED, max_running=1, max_queued=2) as worker, worker.session() as client:
+        await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 6)))
+        finishes = [await client.finish_of(handle) for handle in (4, 5)]
+
+        assert [finish.error_reason for finish in finishes] == ["QUEUE_FULL", "QUEUE_FULL"]
+        load = await worker.load()
+        assert (load.running, load.queued) == (1, 2)
+
+
+async def test_a_busy_session_does_not_keep_another_out_of_the_queue():
+    async with running(PACED, max_running=1, max_queued=2) as worker, worker.session() as busy:
+        await busy.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 4)))
+        await worker.until_load(lambda load: load.queued == 2)
+        async with worker.session() as other:
+            await other.send(submit(1, [1], sampling={"max_tokens": 1}))
+            displaced = await busy.finish_of(3)
+            await busy.send(aborts=(1, 2))
+            await other.finish_of(1)
+
+            assert displaced.error_reason == "QUEUE_FULL"
+            assert len(other.answer(1).token_ids) == 1
+
+
+async def test_higher_priority_is_served_first_and_the_wait_is_told():
+    async with running(PACED, max_running=1) as worker, worker.session() as client:
+        one = {"max_tokens": 1}
+        await client.send(
+            submit(1, [1], sampling={"max_tokens": 20}),
+            submit(2, [2], sampling=one),
+            submit(3, [3], sampling=one, priority=1),
+            submit(4, [4], sampling=one, priority=-1),
+        )
+        for handle in (1, 2, 3, 4):
+            await client.finish_of(handle)
+
+        ended = [finish.handle for message in client.messages for finish in message.finishes]
+        assert ended == [1, 3, 2, 4]
+        finish = client.answer(3).finish
+        assert finish is not None
+        assert finish.queue_us > 1000
+
+
+async def test_deadlines_end_running_and_waiting_requests():
+    async with running(PACED, max_running=1) as worker, worker.session() as client:
+        await client.send(
+            submit(1, [1], sampling=ENDLESS, deadline_ms=60),
+            submit(2, [2], sampling=ENDLESS, deadline_ms=20),
+            submit(3, [3], sampling={"max_tokens": 2}),
+        )
+        finishes = [await client.finish_of(handle) for handle in (1, 2, 3)]
+
+        assert [finish.error_reason for finish in finishes] == ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", ""]
+        ended = [finish.handle for message in client.messages for finish in message.finishes]
+        assert ended == [2, 1, 3]
+
+
+async def test_cached_tokens_are_told_and_kept_apart_by_salt():
+    async with running(PACED) as worker, worker.session() as client:
+        prompt = list(range(100, 140))
+        one = {"max_tokens": 1}
+        for handle, salt in ((1, ""), (2, ""), (3, "tenant")):
+            await client.send(submit(handle, prompt, sampling=one, cache_salt=salt))
+            await client.finish_of(handle)
+
+        cached = [(await client.finish_of(handle)).cached_tokens for handle in (1, 2, 3)]
+        assert cached == [0, 32, 0]
+
+
+async def test_prompt_tokens_that_wait_are_in_the_load():
+    engine = SimulatedConfig(step_s=0.001, faults=Faults(stall_after_steps=0))
+    async with running(engine, max_running=1) as worker, worker.session() as client:
+        await client.send(submit(1, [1] * 30), submit(2, [1] * 12))
+        load = await worker.until_load(lambda load: load.queued > 0)
+
+        assert load.pending_prompt_tokens == 42
+
+
+@pytest.mark.parametrize("prompt", [[3, 4], list(range(200, 260))])
+async def test_generate_says_what_a_session_says(prompt: list[int]):
+    sampling = {"max_tokens": 7, "top_logprobs": 3}
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, prompt, sampling=sampling, cache_salt="other"))
+        finish = await client.finish_of(1)
+        request = worker_pb2.GenerateRequest(
+            prompt_token_ids=prompt, sampling=sampling_pb2.SamplingParams(max_tokens=7, top_logprobs=3)
+        )
+        responses = [response async for response in worker.stub.Generate(request)]
+
+        assert [token for response in responses for token in response.token_ids] == client.answer(1).token_ids
+        assert [logprob for response in responses for logprob in response.logprobs] == client.answer(1).logprobs
+        assert [response.HasField("finish") for response in responses] == [False] * (len(responses) - 1) + [True]
+        last = responses[-1].finish
+        assert (last.handle, last.reason, last.cached_tokens) == (0, finish.reason, finish.cached_tokens)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "param"),
+    [
+        (worker_pb2.GenerateRequest(), grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids"),
+        (worker_pb2.GenerateRequest(prompt_token_ids=[-1]), grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids[0]"),
+        (worker_pb2.GenerateRequest(prompt_token_ids=[1] * 50_000), grpc.StatusCode.OUT_OF_RANGE, "prompt_token_ids"),
+    ],
+)
+async def test_generate_fails_with_a_status(request_: worker_pb2.GenerateRequest, code: grpc.StatusCode, param: str):
+    async with running() as worker:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in worker.stub.Generate(request_):
+                pass
+
+        assert caught.value.code() is code
+        assert from_rpc_error(caught.value).message.startswith(param)
+
+
+async def test_generate_shares_the_queue_and_its_end_aborts():
+    async with running(PACED, max_running=1, max_queued=0) as worker:
+        endless = worker_pb2.GenerateRequest(
+            prompt_token_ids=[1], sampling=sampling_pb2.SamplingParams(max_tokens=30_000)
+        )
+        call = worker.stub.Generate(endless)
+        await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in worker.stub.Generate(endless):
+                pass
+        call.cancel()
+        await worker.until_idle()
+
+        assert from_rpc_error(caught.value).reason == "QUEUE_FULL"
