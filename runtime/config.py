@@ -124,7 +124,11 @@ class LlamaCppSettings(_Section):
 
     threads: int = Field(default=0, ge=0, description="Compute threads. 0: as many as cores.")
     kv_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the KV cache; f32 is exact.")
-    batch_tokens: int = Field(default=512, ge=32, description="Most prompt tokens computed in one step.")
+    batch_tokens: int = Field(
+        default=128,
+        ge=32,
+        description="Most tokens computed in one step. Small, so that answers move while a long prompt is read.",
+    )
 
 
 class SimulatedSettings(_Section):

@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from runtime.config import Config, SimulatedSettings
+from runtime.logs import EventLog
+from worker.engines.gguf_files import WeightType, engine_file
+from worker.engines.gguf_files.checkpoint import weight_files
 from worker.engines.interface import Engine, EngineError
+from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from worker.engines.random_model import make_random_model
 from worker.engines.simulated import SimulatedEngine
 from worker.engines.simulated_state import Faults, SimulatedConfig
 from worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from worker.model_files import resolve_model
+
+_log = EventLog("worker")
+
+# Smaller files are ready before anybody wonders.
+_WORTH_REPORTING = 64 << 20
 
 
 class BuiltEngine(NamedTuple):
@@ -23,7 +34,43 @@ def build_engine(config: Config) -> BuiltEngine:
     """Returns the engine that `worker.engine` names; may download or convert a model. Raises EngineError."""
     if config.worker.engine == "simulated":
         return _simulated(config)
-    raise EngineError(f"worker.engine: {config.worker.engine} is not available")
+    return _llamacpp(config)
+
+
+def _llamacpp(config: Config) -> BuiltEngine:
+    progress = _LoggedProgress()
+    model = resolve_model(config.model.reference, progress)
+    if model.is_dir() and not weight_files(model):
+        _log.warning("random_weights", model=str(model), meaning="the directory has no weights: answers are noise")
+        model = make_random_model(model, config.cache_path / "random" / model.name)
+    gguf = engine_file(model, WeightType(config.model.weights), config.cache_path / "gguf", progress)
+    settings = config.worker.llamacpp
+    engine = LlamaCppEngine(
+        LlamaCppConfig(
+            gguf=gguf,
+            max_running=config.worker.max_running,
+            max_model_len=config.model.max_model_len,
+            threads=settings.threads,
+            kv_type=settings.kv_type,
+            batch_tokens=settings.batch_tokens,
+        )
+    )
+    return BuiltEngine(engine, fingerprint(model))
+
+
+class _LoggedProgress:
+    """Reports downloads and conversions as log events, a tenth at a time."""
+
+    def __init__(self) -> None:
+        self._tenths = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenths = done * 10 // total if total else 10
+        if tenths < self._tenths:
+            self._tenths = 0
+        if tenths > self._tenths and total > _WORTH_REPORTING:
+            _log.info("preparing_model", done_mb=done >> 20, total_mb=total >> 20)
+        self._tenths = tenths
 
 
 def _simulated(config: Config) -> BuiltEngine:

@@ -136,8 +136,10 @@ class WorkerSession:
                     self._connected = False
                 if time.monotonic() - began > _RETRY_S[-1]:
                     attempt = 0
+                was_connected = self.info is not None
                 if attempt == 0 or self._streams:
-                    _log.warning("worker_lost", worker=self.name, address=self.address, error=error.message)
+                    event = "worker_lost" if was_connected else "worker_not_reached"
+                    _log.warning(event, worker=self.name, address=self.address, error=error.message)
                 self._drop(error)
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
