@@ -1,0 +1,32 @@
+"""One question to a running deployment, through its public gRPC API."""
+
+from __future__ import annotations
+
+from cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
+from cli.chat.conversation import ChatMemory
+from cli.errors import CommandError
+from cli.output import Output
+from runtime.config import GrpcConfig
+from runtime.grpc_setup import make_channel
+
+# A small model may not know when to stop; what `up --ask` shows should fit a screen.
+_MOST_TOKENS = "256"
+
+
+async def ask_once(address: str, question: str, output: Output, *, api_key: str = "") -> None:
+    """Asks, and prints question, answer and speed. An error is printed too: the deployment goes on."""
+    memory = ChatMemory()
+    memory.ask(question)
+    memory.set_parameter("max_tokens", _MOST_TOKENS)
+    output.line()
+    output.line(f"> {question}", "bold")
+    answer = AnswerText()
+    try:
+        async with make_channel(address, GrpcConfig()) as channel:
+            printer = AnswerPrinter(output.console, show_thinking=True)
+            await stream_answer(channel, memory.request(""), printer, answer, api_key=api_key)
+    except CommandError as error:
+        output.line(f"no answer: {error}", "red")
+    else:
+        output.line(answer.stats(), "dim")
+    output.line()

@@ -1,0 +1,30 @@
+"""Runs a planned deployment without a terminal: `python -m cli.background FOLDER`. `qwenserve up --detach` starts it.
+
+Its own output goes to the deployment's `supervisor` log.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cli.errors import CommandError
+from cli.output import Output
+from cli.plan import DeploymentPlan
+from cli.state import Deployment
+from cli.up import Prepared, run_foreground
+
+
+def main(folder: Path) -> int:
+    """Runs the plan that lies in a deployment's folder; returns the exit code."""
+    deployment = Deployment(folder)
+    plan = DeploymentPlan.model_validate_json(deployment.plan_file.read_bytes())
+    try:
+        return run_foreground(Prepared(plan, deployment, ""), Output())
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

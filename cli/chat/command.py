@@ -1,0 +1,107 @@
+"""`qwenserve chat`: finds or starts a router, then talks to it over the public gRPC API."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import grpc
+
+from cli.chat.commands import COMMANDS, ChatSettings
+from cli.chat.lines import PipedQuestions, Questions, TerminalQuestions
+from cli.chat.loop import ChatLoop
+from cli.errors import CommandError
+from cli.options import overrides_of
+from cli.output import Output
+from cli.state import StateDirectory
+from cli.supervisor import Event, Supervisor
+from cli.up import Prepared, prepare
+from runtime.config import GrpcConfig
+from runtime.grpc_setup import make_channel
+from runtime.lifecycle import Shutdown
+
+_CONNECT_S = 10.0
+
+
+def run_chat(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    state = StateDirectory()
+    output = Output()
+    if arguments.address is not None:
+        return asyncio.run(_chat_at(arguments.address, arguments, state, output))
+    if not overrides_of(arguments) and arguments.config is None:
+        record = state.find(arguments.name)
+        return asyncio.run(_chat_at(record.grpc, arguments, state, output))
+    return asyncio.run(_chat_alone(_prepare_own(arguments, state, output), arguments, state, output))
+
+
+async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDirectory, output: Output) -> int:
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    settings = _settings(arguments, terminal)
+    questions: Questions = TerminalQuestions(state.history_file, list(COMMANDS)) if terminal else PipedQuestions()
+    key = arguments.api_key or os.environ.get("QWENSERVE_API_KEY", "")
+    async with _connected(address) as channel:
+        if terminal:
+            output.line("/help shows commands; ctrl-C stops an answer; ctrl-D leaves", "dim")
+        loop = ChatLoop(channel, settings, questions, output, api_key=key)
+        await loop.run()
+    # A person has seen the error and gone on; a script has not.
+    return 1 if loop.failures and not terminal else 0
+
+
+async def _chat_alone(prepared: Prepared, arguments: argparse.Namespace, state: StateDirectory, output: Output) -> int:
+    """Starts a deployment for this chat alone, and stops it at the end."""
+    shutdown = Shutdown()
+
+    def show(event: Event) -> None:
+        if event.lines:
+            output.line(f"{event.process or 'chat'}: {event.text}")
+            output.lines(event.lines)
+
+    with prepared.deployment.lock():
+        supervisor = Supervisor(prepared.plan, prepared.deployment, show)
+        running = asyncio.ensure_future(supervisor.run(shutdown))
+        ready = asyncio.ensure_future(supervisor.ready.wait())
+        try:
+            with shutdown.on_signals():
+                await asyncio.wait({ready, running}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            if prepared.note:
+                output.line(f"note: {prepared.note}", "yellow")
+            return await _chat_at(prepared.plan.grpc, arguments, state, output)
+        finally:
+            ready.cancel()
+            shutdown.request()
+            await asyncio.gather(running, ready, return_exceptions=True)
+
+
+def _prepare_own(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:
+    arguments.file = None
+    arguments.name = f"chat-{os.getpid()}"
+    arguments.workers, arguments.routers, arguments.tokenizers = 1, 1, 0
+    arguments.grpc_port = arguments.grpc_port or "0"
+    arguments.set = [*arguments.set, "http.enabled=false"]
+    return prepare(arguments, state, output)
+
+
+def _settings(arguments: argparse.Namespace, terminal: bool) -> ChatSettings:
+    settings = ChatSettings(show_stats=arguments.stats)
+    settings.show_thinking = terminal if arguments.thoughts is None else arguments.thoughts == "show"
+    settings.memory.system = arguments.system or ""
+    settings.memory.thinking = False if arguments.no_think else None
+    return settings
+
+
+@contextlib.asynccontextmanager
+async def _connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with make_channel(address, GrpcConfig()) as channel:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+        except asyncio.TimeoutError:
+            raise CommandError(f"nothing answers at {address}; `qwenserve ps` shows what runs") from None
+        yield channel

@@ -1,0 +1,37 @@
+"""`qwenserve config`: what is set, and where it came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from cli.options import config_file, overrides_of
+from cli.output import Output
+from runtime.config import Setting, annotated_yaml, load_config
+
+# Settings whose values are never shown.
+SECRETS = frozenset({"auth.keys"})
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Prints effective values and their sources; returns the exit code."""
+    loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments))
+    settings = [s for s in loaded.settings() if not arguments.changed or s.source != "default"]
+    output = Output()
+    output.table(("KEY", "VALUE", "SOURCE"), [(s.key, shown(s), s.source) for s in settings])
+    return 0
+
+
+def run_template(arguments: argparse.Namespace) -> int:
+    """Prints an annotated configuration file with all defaults; returns the exit code."""
+    print(annotated_yaml(), end="")
+    return 0
+
+
+def shown(setting: Setting) -> str:
+    """Returns a setting's value as people may see it."""
+    if setting.key in SECRETS and setting.value:
+        return f"({len(setting.value)} hidden)"
+    value: Any = list(setting.value) if isinstance(setting.value, tuple) else setting.value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,116 @@
+"""The `qwenserve` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.errors import CommandError
+from cli.options import add_setting_options, count
+from runtime.config import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        return int(_run(arguments))
+    except (CommandError, ConfigError) as error:
+        print(f"qwenserve: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Nothing more may be written, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Imported when used: `qwenserve ps` must not wait for gRPC and numpy.
+    command: str = arguments.command
+    if command == "up":
+        from cli.up import run_up as run
+    elif command == "ps":
+        from cli.ps import run_ps as run
+    elif command == "logs":
+        from cli.logs import run_logs as run
+    elif command == "stop":
+        from cli.stop import run_stop as run
+    elif command == "chat":
+        from cli.chat.command import run_chat as run
+    elif command == "pack":
+        from cli.package import run_pack as run
+    elif arguments.config_command == "explain":
+        from cli.config_command import run_explain as run
+    else:
+        from cli.config_command import run_template as run
+    return run(arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="qwenserve", description="Serves models of the Qwen3 family.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_up(commands.add_parser("up", help="start a deployment", description="Starts all tiers on this machine."))
+    ps = commands.add_parser("ps", help="show what runs")
+    ps.add_argument("-p", "--processes", action="store_true", help="also show every process")
+    _add_logs(commands.add_parser("logs", help="show logs"))
+    stop = commands.add_parser("stop", help="drain and stop a deployment")
+    stop.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    stop.add_argument("--force", action="store_true", help="do not wait for answers under way")
+    _add_chat(commands.add_parser("chat", help="chat in the terminal", description=_CHAT))
+    pack = commands.add_parser("pack", help="put a configuration and its model into one archive")
+    pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")
+    pack.add_argument("--with-model", action="store_true", help="include the model's files")
+    add_setting_options(pack)
+    config = commands.add_parser("config", help="show settings")
+    actions = config.add_subparsers(dest="config_command", required=True, metavar="ACTION")
+    explain = actions.add_parser("explain", help="effective values, and where each came from")
+    explain.add_argument("--changed", action="store_true", help="leave out defaults")
+    add_setting_options(explain)
+    actions.add_parser("template", help="an annotated configuration file with all defaults")
+    return parser
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="configuration file, or archive of `pack`")
+    parser.add_argument("--name", help="name of the deployment (default: the model's)")
+    parser.add_argument("--workers", type=count(1), default=1, metavar="N", help="worker processes (1)")
+    parser.add_argument(
+        "--routers", type=count(1), default=1, metavar="N", help="router processes; share the ports (1)"
+    )
+    parser.add_argument(
+        "--tokenizers", type=count(0), default=0, metavar="N", help="tokenizer processes (0: in routers)"
+    )
+    parser.add_argument("--detach", "-d", action="store_true", help="leave it running in the background")
+    parser.add_argument("--ask", metavar="TEXT", help="ask one question when all is ready")
+    add_setting_options(parser)
+
+
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until ctrl-C")
+    parser.add_argument("-n", "--lines", type=count(0), default=50, metavar="N", help="lines of each process (50)")
+    parser.add_argument("--process", metavar="NAME", help="one process only, such as worker-0")
+
+
+_CHAT = "Chats with a running deployment. With --model it starts what it needs, and stops it at the end."
+
+
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument("--address", metavar="HOST:PORT", help="gRPC address of a router anywhere")
+    parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument("--no-think", action="store_true", help="begin with thinking off")
+    parser.add_argument("--thoughts", choices=("show", "hide"), help="default: shown on a terminal, hidden in a pipe")
+    parser.add_argument("--stats", action="store_true", help="show tokens and speed after each answer")
+    parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
+    add_setting_options(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Gets a model ready before any process starts: found, downloaded, converted, with progress shown.
+
+Every tier then opens local files, so none of them needs the network, and two workers never convert the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from cli.errors import CommandError
+from cli.output import Output
+from cli.plan import PACKAGE_ROOT
+from runtime.config import Config
+from worker.engines.gguf_files import WeightType, engine_file
+from worker.engines.interface import EngineError
+from worker.engines.random_model import make_random_model
+from worker.model_files import resolve_model
+
+
+class PreparedModel(NamedTuple):
+    """A model on this machine. `note` is what the user must know about it; mostly empty."""
+
+    path: Path
+    note: str = ""
+
+
+def local_path(reference: str) -> Path | None:
+    """Returns the directory or file that a reference names on this machine; None for a hub id.
+
+    The model that comes with Qwenserve is found from any working directory.
+    """
+    for path in (Path(reference).expanduser(), PACKAGE_ROOT / reference):
+        if path.exists():
+            return path.absolute()
+    return None
+
+
+def prepare_model(config: Config, output: Output) -> PreparedModel:
+    """Returns the model's local files, downloading and converting where needed. Blocks. Raises CommandError."""
+    reference = config.model.reference
+    try:
+        prepared = PreparedModel(_resolve(reference, output).absolute())
+        if config.worker.engine == "simulated":
+            return prepared._replace(note="the engine is simulated: answers are made up by a timing model")
+        if config.worker.engine != "llamacpp":
+            return prepared
+        if _has_no_weights(prepared.path):
+            prepared = _with_random_weights(prepared.path, config.cache_path)
+        with output.progress("preparing the model") as report:
+            engine_file(prepared.path, WeightType(config.model.weights), config.cache_path / "gguf", report)
+    except EngineError as error:
+        raise CommandError(f"model.reference: {error}") from None
+    return prepared
+
+
+def _resolve(reference: str, output: Output) -> Path:
+    local = local_path(reference)
+    if local is not None:
+        return resolve_model(str(local))
+    with output.progress(f"downloading {reference}") as report:
+        return resolve_model(reference, report)
+
+
+def _has_no_weights(path: Path) -> bool:
+    return path.is_dir() and path.is_relative_to(PACKAGE_ROOT) and not any(path.glob("*.safetensors"))
+
+
+def _with_random_weights(path: Path, cache: Path) -> PreparedModel:
+    digest = hashlib.sha256((path / "config.json").read_bytes() + (path / "tokenizer.json").read_bytes())
+    target = cache / "random" / digest.hexdigest()[:16] / path.name
+    if not (target / "model.safetensors").exists():
+        make_random_model(path, target)
+    return PreparedModel(target, "this model has random weights: what it says means nothing")

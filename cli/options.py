@@ -1,0 +1,61 @@
+"""Command-line options that several commands share: how settings are given."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from cli.errors import CommandError
+
+# Short forms of settings that are often given.
+_SHORT = {
+    "model": ("model.reference", "model: a directory, a GGUF file or a hub id"),
+    "engine": ("worker.engine", "engine: llamacpp or simulated"),
+    "http-port": ("http.port", "port of the HTTP API (default 8000; 0 takes a free one)"),
+    "grpc-port": ("router.port", "port of the gRPC API (default 50051; 0 takes a free one)"),
+}
+
+
+def add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, --set and the short forms."""
+    group = parser.add_argument_group("settings (`qwenserve config explain` shows all)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="configuration file; or set QWENSERVE_CONFIG")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+    for option, (key, text) in _SHORT.items():
+        group.add_argument(f"--{option}", metavar=option.rpartition("-")[2].upper(), help=f"{text} [{key}]")
+
+
+def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns dotted keys and their values as texts. Raises CommandError for a --set without '='."""
+    overrides: dict[str, Any] = {}
+    for item in arguments.set:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise CommandError(f"--set {item}: expected KEY=VALUE, such as http.port=8080")
+        overrides[key.strip()] = value
+    for option, (key, _) in _SHORT.items():
+        value = getattr(arguments, option.replace("-", "_"))
+        if value is not None:
+            overrides[key] = value
+    return overrides
+
+
+def config_file(given: Path | None) -> Path | None:
+    """Returns the configuration file to read, absolute: the one given, else the environment's, else none."""
+    named = given or os.environ.get("QWENSERVE_CONFIG")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def count(least: int) -> Any:
+    """Returns an argparse type for a number of processes."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more")
+        return number
+
+    parse.__name__ = "number"
+    return parse

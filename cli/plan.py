@@ -1,0 +1,157 @@
+"""What a deployment consists of: which processes, with which arguments, at which addresses. Decides, starts nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from cli.ports import Endpoint
+from runtime.config import Config
+
+Tier = Literal["worker", "tokenizer", "router"]
+
+# The folder that holds our packages. Processes start there, so that a folder named `router` in the user's own
+# directory is not taken for ours.
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+_MODULES: Mapping[Tier, str] = {"worker": "worker", "tokenizer": "tokenizer_svc", "router": "router"}
+
+# OpenMP threads that spin while they wait take the processor from everybody else; llama.cpp reads this once, at start.
+_ENVIRONMENT: Mapping[Tier, Mapping[str, str]] = {
+    "worker": {"OMP_WAIT_POLICY": "passive"},
+    "tokenizer": {},
+    "router": {},
+}
+
+
+class ProcessPlan(BaseModel):
+    """One process. `probe` is its gRPC address for callers on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    tier: Tier
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    probe: str
+    # Whether other processes listen at `probe` too, so that an answer from there does not prove this one ready.
+    shared: bool = False
+
+
+class DeploymentPlan(BaseModel):
+    """All processes of a deployment, and what to tell people about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    model: str
+    path: str
+    http: str
+    grpc: str
+    drain_timeout_s: float
+    start_timeout_s: float = 600.0
+    announces: bool = True
+    processes: tuple[ProcessPlan, ...]
+
+    def of_tier(self, *tiers: Tier) -> list[ProcessPlan]:
+        """Returns the processes of some tiers."""
+        return [process for process in self.processes if process.tier in tiers]
+
+
+class Counts(NamedTuple):
+    """How many processes of each tier."""
+
+    workers: int = 1
+    routers: int = 1
+    tokenizers: int = 0
+
+
+class Addresses(NamedTuple):
+    """Where everything listens. `http` is None where it is switched off."""
+
+    http: Endpoint | None
+    grpc: Endpoint
+    workers: Sequence[Endpoint]
+    tokenizers: Sequence[Endpoint]
+
+
+def make_plan(
+    config: Config,
+    *,
+    name: str,
+    path: str,
+    counts: Counts,
+    addresses: Addresses,
+    config_file: Path | None,
+    overrides: Mapping[str, Any],
+) -> DeploymentPlan:
+    """Returns the plan. `overrides` go to every process, together with what is different for each."""
+    common = (*(("--config", str(config_file)) if config_file else ()), *_settings(overrides))
+    workers = [
+        _process(
+            "worker", f"worker-{n}", endpoint, common, {**_listen("worker", endpoint), "worker.name": f"worker-{n}"}
+        )
+        for n, endpoint in enumerate(addresses.workers)
+    ]
+    tokenizers = [
+        _process("tokenizer", f"tokenizer-{n}", endpoint, common, _listen("tokenizer", endpoint))
+        for n, endpoint in enumerate(addresses.tokenizers)
+    ]
+    router_settings: dict[str, Any] = {
+        **_listen("router", addresses.grpc),
+        "router.workers": [str(endpoint.reachable) for endpoint in addresses.workers],
+        "router.tokenizers": [str(endpoint.reachable) for endpoint in addresses.tokenizers],
+        "http.enabled": addresses.http is not None,
+        **(_listen("http", addresses.http) if addresses.http else {}),
+    }
+    shared = counts.routers > 1
+    routers = [
+        _process("router", f"router-{n}", addresses.grpc, common, router_settings, shared=shared)
+        for n in range(counts.routers)
+    ]
+    return DeploymentPlan(
+        name=name,
+        model=config.model_name,
+        path=path,
+        http=str(addresses.http.reachable) if addresses.http else "",
+        grpc=str(addresses.grpc.reachable),
+        drain_timeout_s=config.drain_timeout_s,
+        announces=config.log.level in ("debug", "info"),
+        processes=(*workers, *tokenizers, *routers),
+    )
+
+
+def _process(
+    tier: Tier,
+    name: str,
+    endpoint: Endpoint,
+    common: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    shared: bool = False,
+) -> ProcessPlan:
+    arguments = [sys.executable, "-m", _MODULES[tier], *common, *_settings(settings)]
+    if shared:
+        arguments.append("--share-ports")
+    return ProcessPlan(
+        name=name,
+        tier=tier,
+        arguments=tuple(arguments),
+        environment=dict(_ENVIRONMENT[tier]),
+        probe=str(endpoint.reachable),
+        shared=shared,
+    )
+
+
+def _listen(section: str, endpoint: Endpoint) -> dict[str, Any]:
+    return {f"{section}.host": endpoint.host, f"{section}.port": endpoint.port}
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    # JSON is YAML that means the same whatever the text holds: a path with ': ' in it stays a path.
+    return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]

@@ -1,0 +1,48 @@
+"""`qwenserve ps`: what runs on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from cli.output import Output
+from cli.state import DeploymentRecord, StateDirectory
+
+_HEADER = ("PORT(HTTP,RPC)", "NAME", "PID", "STATE", "PATH")
+
+
+def run_ps(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    records = StateDirectory().records()
+    output = Output()
+    output.table(*table_of(records))
+    if arguments.processes:
+        output.line()
+        output.table(*process_table_of(records))
+    return 0
+
+
+def table_of(records: Sequence[DeploymentRecord]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Returns header and rows, one row a deployment."""
+    rows: list[Sequence[str]] = []
+    for record in records:
+        ports = ",".join(address.rpartition(":")[2] or "-" for address in (record.http, record.grpc))
+        state = record.shown_state
+        ready = sum(process.state == "ready" for process in record.processes)
+        if state == "degraded":
+            state = f"degraded {ready}/{len(record.processes)}"
+        rows.append((ports, record.name, str(record.supervisor.pid), state, record.path))
+    return _HEADER, rows
+
+
+def process_table_of(records: Sequence[DeploymentRecord]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Returns header and rows, one row a process."""
+    rows: list[Sequence[str]] = []
+    for record in records:
+        for process in record.processes:
+            identity = process.identity
+            running = identity is not None and identity.alive
+            state = process.state if running or process.state in ("failed", "restarting", "stopped") else "dead"
+            pid = str(identity.pid) if identity is not None else "-"
+            rows.append((process.address, record.name, process.name, pid, state, str(process.restarts)))
+    return ("ADDRESS", "DEPLOYMENT", "PROCESS", "PID", "STATE", "RESTARTS"), rows

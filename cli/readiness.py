@@ -1,0 +1,39 @@
+"""Asks processes whether they are ready: grpc.health.v1, and a router's /readyz."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_ANSWER_S = 2.0
+
+
+async def is_serving(address: str) -> bool:
+    """Whether the gRPC server at `address` says that it serves."""
+    # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
+    # reach the same process behind a shared port.
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        try:
+            response = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=_ANSWER_S, wait_for_ready=False
+            )
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def is_http_ready(address: str) -> bool:
+    """Whether the router at `address` answers /readyz with 200."""
+    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"http://{address}/readyz") as response,
+        ):
+            return response.status == 200
+    except (aiohttp.ClientError, asyncio.TimeoutError):
+        return False

@@ -1,0 +1,229 @@
+"""`qwenserve up`: starts a deployment and stays with it, or leaves it running in the background."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cli.errors import CommandError
+from cli.model import PreparedModel, prepare_model
+from cli.options import config_file, overrides_of
+from cli.output import Output
+from cli.package import is_package, unpack
+from cli.plan import PACKAGE_ROOT, Addresses, Counts, DeploymentPlan, make_plan
+from cli.ports import Endpoint, claim, free_endpoints
+from cli.ps import table_of
+from cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
+from cli.supervisor import Event, Supervisor
+from runtime.auth import KeyRing
+from runtime.config import Config, load_config
+from runtime.lifecycle import Shutdown
+
+_MOST_PROCESSES = 64
+_POLL_S = 0.1
+
+
+class Prepared(NamedTuple):
+    """A deployment that can be started."""
+
+    plan: DeploymentPlan
+    deployment: Deployment
+    note: str
+
+
+def run_up(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    output = Output()
+    state = StateDirectory()
+    prepared = prepare(arguments, state, output)
+    if arguments.detach:
+        return _detach(prepared, output)
+    return run_foreground(prepared, output, ask=arguments.ask)
+
+
+def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:
+    """Checks everything that can be checked before a process is started. Raises CommandError or ConfigError."""
+    file, overrides, package = _sources(arguments, state)
+    config = load_config(file, overrides=overrides).config
+    KeyRing.from_config(config.auth)  # a missing key file is better reported here than in a router's log
+    counts = Counts(arguments.workers, arguments.routers, arguments.tokenizers)
+    if sum(counts) > _MOST_PROCESSES:
+        raise CommandError(f"that would be {sum(counts)} processes; at most {_MOST_PROCESSES} are started")
+    deployment = state.deployment(arguments.name or name_from(config.model_name))
+    with deployment.lock():  # only to find out early that it runs already
+        pass
+    addresses = _addresses(config, counts)
+    model = prepare_model(config, output)
+    plan = make_plan(
+        config,
+        name=deployment.name,
+        path=str(package or file or model.path),
+        counts=counts,
+        addresses=addresses,
+        config_file=file,
+        overrides={**overrides, **_absolute(config, model)},
+    )
+    return Prepared(plan, deployment, model.note)
+
+
+def run_foreground(prepared: Prepared, output: Output, *, ask: str | None = None) -> int:
+    """Starts the deployment and stays with it until ctrl-C; returns the exit code."""
+    with prepared.deployment.lock():
+        return asyncio.run(_supervise(prepared, output, ask))
+
+
+async def _supervise(prepared: Prepared, output: Output, ask: str | None) -> int:
+    plan, deployment, _ = prepared
+    shutdown = Shutdown()
+
+    def show(event: Event) -> None:
+        output.line(f"{event.process or plan.name}: {event.text}")
+        output.lines(event.lines)
+
+    with shutdown.on_signals():
+        # A terminal that is closed asks the same as ctrl-C.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shutdown.request)
+        _keep_last_logs(deployment)
+        output.line(f"starting {plan.name}: {', '.join(process.name for process in plan.processes)}")
+        supervisor = Supervisor(plan, deployment, show)
+        running = asyncio.ensure_future(supervisor.run(shutdown))
+        told = asyncio.ensure_future(_when_ready(supervisor, prepared, output, ask))
+        draining = asyncio.ensure_future(_tell_drain(shutdown, output))
+        try:
+            return await running
+        finally:
+            for task in (told, draining):
+                task.cancel()
+            await asyncio.gather(told, draining, return_exceptions=True)
+
+
+async def _when_ready(supervisor: Supervisor, prepared: Prepared, output: Output, ask: str | None) -> None:
+    await supervisor.ready.wait()
+    record = prepared.deployment.read()
+    if record is not None:
+        show_ready(record, prepared.note, output)
+    if ask is not None:
+        from cli.ask import ask_once
+
+        await ask_once(prepared.plan.grpc, ask, output, api_key=os.environ.get("QWENSERVE_API_KEY", ""))
+    output.line("ctrl-C drains and stops; a second one forces")
+
+
+async def _tell_drain(shutdown: Shutdown, output: Output) -> None:
+    await shutdown.drain.wait()
+    output.line("draining: answers under way are finished; ctrl-C again forces")
+
+
+def show_ready(record: DeploymentRecord, note: str, output: Output) -> None:
+    """Prints the table, and how to ask something."""
+    output.line()
+    output.table(*table_of([record]))
+    output.line()
+    if note:
+        output.line(f"note: {note}", "yellow")
+    output.line(f"gRPC:  {record.grpc}   (grpcurl -plaintext {record.grpc} list)")
+    if record.http:
+        output.line(f"HTTP:  http://{record.http}/v1   (http://{record.http}/docs)")
+        output.line(
+            f"try:   curl http://{record.http}/v1/chat/completions -H 'Content-Type: application/json' "
+            """-d '{"messages": [{"role": "user", "content": "Hello!"}]}'"""
+        )
+    output.line(f"       qwenserve chat {record.name}")
+
+
+def _detach(prepared: Prepared, output: Output) -> int:
+    plan, deployment, note = prepared
+    deployment.prepare()
+    replace_text(deployment.plan_file, plan.model_dump_json(indent=1))
+    log = deployment.log_file("supervisor")
+    log.unlink(missing_ok=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.background", str(deployment.folder)],
+            cwd=PACKAGE_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    output.line(f"starting {plan.name}: {', '.join(p.name for p in plan.processes)}")
+    record = _await_ready(process, deployment, plan.start_timeout_s, output.line)
+    if record is None:
+        output.lines(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+        raise CommandError(f"{plan.name} did not start")
+    show_ready(record, note, output)
+    output.line(f"logs:  qwenserve logs {plan.name} -f      stop: qwenserve stop {plan.name}")
+    return 0
+
+
+def _await_ready(
+    process: subprocess.Popen[bytes], deployment: Deployment, limit_s: float, line: Callable[[str], None]
+) -> DeploymentRecord | None:
+    """Waits until the background process says that all is ready; None if it ended before."""
+    deadline = time.monotonic() + limit_s
+    shown: set[str] = set()
+    while time.monotonic() < deadline:
+        record = deployment.read()
+        # A record of an earlier run may still lie there.
+        if record is not None and record.supervisor.pid == process.pid:
+            for ready in (p.name for p in record.processes if p.state == "ready" and p.name not in shown):
+                shown.add(ready)
+                line(f"{ready}: ready")
+            if record.state == "ready":
+                return record
+        try:
+            process.wait(_POLL_S)
+            return None
+        except subprocess.TimeoutExpired:
+            continue
+    process.send_signal(signal.SIGTERM)
+    return None
+
+
+def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path | None, dict[str, Any], Path | None]:
+    """Returns the configuration file, the overrides, and the archive that both came from, if any."""
+    overrides = overrides_of(arguments)
+    given: Path | None = arguments.file
+    if given is None or not is_package(given):
+        if given is not None and arguments.config is not None:
+            raise CommandError(f"two configuration files: {given} and --config {arguments.config}; give one")
+        return config_file(given or arguments.config), overrides, None
+    if arguments.config is not None:
+        raise CommandError(f"{given} holds its own configuration; leave out --config, or change settings with --set")
+    package = unpack(given, state.packages)
+    return package.config_file, {**package.overrides, **overrides}, given.absolute()
+
+
+def _addresses(config: Config, counts: Counts) -> Addresses:
+    http = claim(Endpoint(config.http.host, config.http.port), "http.port") if config.http.enabled else None
+    return Addresses(
+        http=http,
+        grpc=claim(Endpoint(config.router.host, config.router.port), "router.port"),
+        workers=free_endpoints(config.worker.host, counts.workers),
+        tokenizers=free_endpoints(config.tokenizer.host, counts.tokenizers),
+    )
+
+
+def _absolute(config: Config, model: PreparedModel) -> Mapping[str, Any]:
+    """Settings that processes cannot take as they are: they start in another directory."""
+    settings: dict[str, Any] = {"model.reference": str(model.path), "model.name": config.model_name}
+    if config.auth.key_file:
+        settings["auth.key_file"] = str(Path(config.auth.key_file).expanduser().absolute())
+    if config.cache_dir:
+        settings["cache_dir"] = str(config.cache_path.absolute())
+    return settings
+
+
+def _keep_last_logs(deployment: Deployment) -> None:
+    """Sets the logs of the run before aside, so that a log begins with its run."""
+    for log in deployment.logs.glob("*.log"):
+        if log.name != "supervisor.log":
+            log.replace(log.with_suffix(".log.1"))
