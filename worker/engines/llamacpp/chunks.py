@@ -9,9 +9,10 @@ from worker.engines.interface import TokenLogprob
 
 
 class Prefilled(NamedTuple):
-    """A part of the prompt has been computed; `cached` of its tokens were there already."""
+    """A part of the prompt has been computed: `cached` of its tokens were there already, `unread` are left."""
 
     cached: int
+    unread: int
 
 
 class Generated(NamedTuple):
@@ -40,7 +41,7 @@ def read_chunk(raw: Mapping[str, Any], top_logprobs: int | None) -> Prefilled | 
     progress = raw.get("prompt_progress")
     if progress is not None:
         # A progress chunk's own "tokens" entry is no token.
-        return Prefilled(progress["cache"])
+        return Prefilled(progress["cache"], progress["total"] - progress["processed"])
     detail = raw["__verbose"]
     if detail["stop"]:
         return Ended(detail["stop_type"] == "eos")

@@ -34,7 +34,7 @@ class LlamaCppConfig:
     max_model_len: int = 0
     threads: int = 0
     kv_type: Literal["f16", "f32"] = "f16"
-    batch_tokens: int = 512
+    batch_tokens: int = 128
     gpu_layers: int = -1
     end_token_ids: frozenset[int] = frozenset()
     start_timeout_s: float = 600.0
@@ -61,8 +61,13 @@ def llamacpp_environment() -> Mapping[str, str]:
 
 def dimensions(config: LlamaCppConfig, facts: ModelFacts, free_memory_bytes: int) -> Dimensions:
     """Works out lengths and threads. Raises EngineError where the model or the memory does not allow them."""
-    if config.max_running < 1 or config.batch_tokens < 1:
-        raise EngineError("max_running and batch_tokens of the embedded engine must be 1 or more")
+    if config.max_running < 1:
+        raise EngineError(f"max_running is {config.max_running}; it must be 1 or more")
+    if config.batch_tokens <= config.max_running:
+        raise EngineError(
+            f"batch_tokens is {config.batch_tokens} and max_running {config.max_running}: with all slots answering "
+            "there would be no room in a step to read a prompt; raise batch_tokens"
+        )
     if config.max_model_len > facts.context_length:
         raise EngineError(
             f"max_model_len is {config.max_model_len} ; {facts.name} was made for {facts.context_length} at most"

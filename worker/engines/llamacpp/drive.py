@@ -76,7 +76,7 @@ class _Call:
             self.ended = event
             return False
         if isinstance(event, Prefilled):
-            self._generation.prefilled(event.cached)
+            self._generation.prefilled(event)
             self.left = self._cancelled()
             return self.left
         self.failed = event

@@ -110,7 +110,11 @@ class LlamaCppEngine:
         if request.key in self._jobs:
             raise EngineRefusal(f"key {request.key} is in use")
         check_request(request, loaded.info)
-        slot = choose_slot(loaded.slots, request.prompt_token_ids, request.cache_salt)
+        for busy in self._jobs.values():
+            busy.slot.unread = busy.generation.unread
+        slot = choose_slot(
+            loaded.slots, request.prompt_token_ids, request.cache_salt, step_tokens=self._config.batch_tokens
+        )
         if slot is None:
             raise EngineRefusal(f"all {loaded.info.max_running} slots are taken")
         generation = Generation(request, loaded.info.eos_token_ids, loaded.info.max_model_len)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from worker.engines.interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, TokenLogprob
-from worker.engines.llamacpp.chunks import Generated
+from worker.engines.llamacpp.chunks import Generated, Prefilled
 
 # The order of transformers and vLLM; llama.cpp's own has the temperature last.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
@@ -52,6 +52,8 @@ class Generation:
         self._held: tuple[tuple[int, ...], tuple[TokenLogprob, ...] | None] = ((), None)
         self._finish: FinishReason | None = None
         self._cached: int | None = None
+        # What is left of the prompt to compute. Written by the thread, read by the loop.
+        self.unread = len(request.prompt_token_ids)
         self.produced: list[int] = []
 
     def next_call(self, slot: int, *, reuse_prefix: bool) -> Mapping[str, Any] | None:
@@ -77,13 +79,15 @@ class Generation:
         self._call_began_at = len(self.produced)
         return body
 
-    def prefilled(self, cached: int) -> None:
-        """Notes how much of the prompt was cached; the first call's number counts."""
+    def prefilled(self, new: Prefilled) -> None:
+        """Notes how much of the prompt was cached, where the first call's number counts, and what is left of it."""
         if self._cached is None:
-            self._cached = cached
+            self._cached = new.cached
+        self.unread = new.unread
 
     def take(self, new: Generated) -> Taken:
         """Takes new ids. With `leave` the call has done its work and is to be aborted."""
+        self.unread = 0
         for position, token in enumerate(new.token_ids):
             self.produced.append(token)
             if token in self._stops:

@@ -26,7 +26,7 @@ class NativeServer:
         self.version: str = xllamacpp.__version__
         # The server insists on a listener: a Unix socket that only this user reaches, behind a key that
         # nobody knows. mkdtemp makes the directory with mode 0700.
-        self._directory = Path(tempfile.mkdtemp(prefix="qwenserve-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="qwenserve-", dir=_socket_parent()))
         params = _parameters(xllamacpp, config, dimensions)
         params.hostnames = [str(self._directory / "engine.sock")]
         params.api_keys = [secrets.token_urlsafe(32)]
@@ -59,6 +59,12 @@ class NativeServer:
         """Releases the model and the socket. A call still under way would end the process."""
         self._server = None
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _socket_parent() -> str | None:
+    """Returns where to make the socket's directory; None is the usual place for temporary files."""
+    # The address of a Unix socket has room for about 100 bytes, which some temporary directories exceed.
+    return "/tmp" if len(tempfile.gettempdir()) > 70 and Path("/tmp").is_dir() else None
 
 
 def _import_xllamacpp() -> Any:

@@ -1,46 +1,57 @@
-"""Which slot takes a request: the one whose tokens it can go on from, else the one longest unused. No I/O.
+"""Which slot takes a request. No I/O.
 
-llama.cpp would choose by itself. Choosing here keeps prefixes of different tenants apart (`cache_salt`), and
-says before the call how much is reused.
+llama.cpp would choose by itself. Choosing here keeps prefixes of different tenants apart (`cache_salt`), and keeps
+short prompts from waiting behind long ones: a step computes prompts in the order of slot numbers, as many tokens as
+fit, so that a prompt waits for all that is unread in lower slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+_MANY_STEPS = 4
 
 
 @dataclass(slots=True)
 class Slot:
-    """One of llama.cpp's sequences. `token_ids` are those it last computed, `last_used` counts requests."""
+    """One of llama.cpp's sequences.
+
+    `token_ids` are those it computed last, `last_used` counts requests, and `unread` says how many tokens of its
+    prompt a busy slot has still to compute.
+    """
 
     number: int
     token_ids: list[int] = field(default_factory=list)
     cache_salt: str = ""
     last_used: int = 0
     busy: bool = False
+    unread: int = 0
 
 
-def choose_slot(slots: Iterable[Slot], prompt: Sequence[int], cache_salt: str) -> Slot | None:
-    """Returns the best free slot, None where all are busy.
+def choose_slot(slots: Sequence[Slot], prompt: Sequence[int], cache_salt: str, *, step_tokens: int) -> Slot | None:
+    """Returns the best free slot, None where all are busy. `slots` are in the order of their numbers.
 
-    Continuing in a slot overwrites what it holds beyond the common prefix, which somebody may come back for: a
-    quarter of that loss is set against the gain.
+    A slot is worth the prefix that it spares, less the unread tokens that come first. Going on in a slot overwrites
+    what it holds beyond the common prefix, which somebody may come back for: a quarter of that counts against it.
+    Among equals, the slot unused for the longest time; a prompt that takes many steps looks in the upper half first,
+    where few come to stand behind it.
     """
-    free = [s for s in slots if not s.busy]
-    if not free:
-        return None
-
     wanted = list(prompt)  # slices of lists equal slices of lists only
-
-    def gain(slot: Slot) -> float:
-        if slot.cache_salt != cache_salt:
-            return 0.0
-        common = common_prefix(slot.token_ids, wanted)
-        return common - (len(slot.token_ids) - common) / 4
-
-    best_gain, best = max(((gain(s), -s.last_used, -s.number), s) for s in free)
-    return best if best_gain[0] > 0 else min(free, key=lambda s: (s.last_used, s.number))
+    best: Slot | None = None
+    best_rank: tuple[float, bool, int] | None = None
+    unread_before = 0
+    for slot in slots:
+        if slot.busy:
+            unread_before += slot.unread
+            continue
+        common = common_prefix(slot.token_ids, wanted) if slot.cache_salt == cache_salt else 0
+        spared = max(0.0, common - (len(slot.token_ids) - common) / 4)
+        out_of_the_way = len(wanted) - common > _MANY_STEPS * step_tokens and 2 * slot.number >= len(slots)
+        rank = (spared - unread_before, out_of_the_way, -slot.last_used)
+        if best_rank is None or rank > best_rank:
+            best, best_rank = slot, rank
+    return best
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
