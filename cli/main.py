@@ -15,6 +15,11 @@ from runtime.config import ConfigError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["bench"]:  # has a command line of its own
+        from bench.command import main as bench
+
+        return bench(argv[1:])
     arguments = make_parser().parse_args(argv)
     try:
         return int(_run(arguments))
@@ -67,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")
     pack.add_argument("--with-model", action="store_true", help="include the model's files")
     add_setting_options(pack)
+    commands.add_parser("bench", help="measure servers and engines")
     config = commands.add_parser("config", help="show settings")
     actions = config.add_subparsers(dest="config_command", required=True, metavar="ACTION")
     explain = actions.add_parser("explain", help="effective values, and where each came from")

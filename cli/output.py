@@ -13,11 +13,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 ReportProgress = Callable[[int, int], None]
 
 
+class _PipeAwareConsole(Console):
+    """A console that lets a broken pipe be handled by the command; rich would exit from wherever it printed."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises what is being handled."""
+        raise BrokenPipeError
+
+
 class Output:
     """Prints for people. Lines go to standard output."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+        self.console = console or _PipeAwareConsole(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Prints one line, whatever characters it holds."""

@@ -1,0 +1,31 @@
+# Each target is a short script in scripts/, which also works where there is no make.
+.PHONY: help run test check format stubs model-eval bench clean
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: ## install, start everything, ask one question, serve until ctrl-C
+	@scripts/run
+
+test: ## all tests
+	@scripts/test
+
+check: ## format, lint, types, stubs, import rule
+	@scripts/check
+
+format: ## format the code
+	@scripts/format
+
+stubs: ## regenerate protos/gen
+	@scripts/setup dev
+	@PYTHON="$${QWENSERVE_VENV:-.venv}/bin/python" scripts/stubs
+
+model-eval: ## score the small model
+	@scripts/model-eval
+
+bench: ## what `qwenserve bench` can measure
+	@scripts/setup run
+	@"$${QWENSERVE_VENV:-.venv}/bin/qwenserve" bench --help
+
+clean: ## remove environments and caches
+	@scripts/clean

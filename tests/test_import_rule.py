@@ -1,0 +1,111 @@
+"""Who may import whom: the layers stay what they are because this test says so."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STUBS = "qwenserve"
+PACKAGES = ("bench", "cli", "router", "runtime", "text", "tokenizer_svc", "worker")
+TIERS = frozenset({"router", "tokenizer_svc", "worker"})
+OURS = frozenset({*PACKAGES, STUBS, "models", "tests"})
+
+
+class Rule(NamedTuple):
+    """Modules below `where` import, of ours, only what is below `allowed`; and nothing below `forbidden`."""
+
+    where: str
+    allowed: tuple[str, ...]
+    forbidden: tuple[str, ...] = ()
+
+
+RULES = (
+    Rule("text", ("text",)),
+    Rule("runtime", ("runtime", STUBS)),
+    Rule("tokenizer_svc", ("tokenizer_svc", "text", "runtime", STUBS)),
+    Rule("router", ("router", "text", "runtime", STUBS)),
+    Rule("worker", ("worker", "runtime", STUBS)),
+    Rule("worker.engines", ("worker.engines", "runtime", STUBS)),
+    Rule("router.http", ("router.http", "runtime", STUBS)),
+    Rule("router.routing", ("router.routing",), ("grpc", "redis")),
+)
+
+
+class Import(NamedTuple):
+    """One import of one module."""
+
+    module: str
+    line: int
+    imported: str
+
+
+def modules_below(package: str) -> Iterator[tuple[str, Path]]:
+    folder = ROOT.joinpath(*package.split("."))
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports_of(name: str, path: Path) -> Iterator[Import]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from router import http` imports router.http: what is named counts as well as where from.
+            yield from (Import(name, node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def is_below(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def violations(rule: Rule) -> list[str]:
+    found = []
+    for name, path in modules_below(rule.where):
+        for each in imports_of(name, path):
+            ours = each.imported.partition(".")[0] in OURS
+            if (ours and not any(is_below(each.imported, package) for package in rule.allowed)) or any(
+                is_below(each.imported, package) for package in rule.forbidden
+            ):
+                found.append(f"{path.relative_to(ROOT)}:{each.line} imports {each.imported}")
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.where)
+def test_layers(rule):
+    """Each layer imports only what is below it."""
+    assert violations(rule) == []
+
+
+def test_tiers_do_not_import_each_other():
+    """Routers, workers and tokenizers share contracts and runtime, never code of each other."""
+    for rule in RULES:
+        tier = rule.where.partition(".")[0]
+        if tier in TIERS:
+            assert not any(is_below(package, other) for package in rule.allowed for other in TIERS - {tier})
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_sources_do_not_import_tests(package):
+    """What is shipped runs without the tests."""
+    named = [each for name, path in modules_below(package) for each in imports_of(name, path)]
+    assert named, f"{package} has no modules to look at"
+    assert [each for each in named if is_below(each.imported, "tests")] == []
+
+
+def test_rule_sees_every_form_of_import(tmp_path):
+    """Plain, from, relative and nested imports are all seen."""
+    source = "import router.http\ndef f():\n    from worker import main\nfrom . import a\nfrom ..b import c\n"
+    path = tmp_path / "module.py"
+    path.write_text(source)
+
+    seen = [each.imported for each in imports_of("pack.inner.module", path)]
+
+    assert sorted(seen) == ["pack.b.c", "pack.inner.a", "router.http", "worker.main"]
