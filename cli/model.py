@@ -44,8 +44,6 @@ def prepare_model(config: Config, output: Output) -> PreparedModel:
         prepared = PreparedModel(_resolve(reference, output).absolute())
         if config.worker.engine == "simulated":
             return prepared._replace(note="the engine is simulated: answers are made up by a timing model")
-        if config.worker.engine != "llamacpp":
-            return prepared
         if _has_no_weights(prepared.path):
             prepared = _with_random_weights(prepared.path, config.cache_path)
         with output.progress("preparing the model") as report:
