@@ -19,6 +19,7 @@ from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from router.http.app import make_app
 from router.http.server import HttpServer
 from router.outcomes import OutcomeRecorder
+from router.worker_metrics import WorkerCollector
 from runtime.auth import KeyRing
 from runtime.config import Config, ConfigError, load_config
 from runtime.grpc_setup import Health, make_server
@@ -40,6 +41,7 @@ class Router:
         self.metrics = RouterMetrics()
         self._config = config
         self._workers = WorkerDirectory(config.router.workers, config.grpc, config.router.policy)
+        self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (
             RemoteTextService(config.router.tokenizers, model.name, config.grpc)
             if config.router.tokenizers

@@ -17,6 +17,7 @@ class OutcomeRecorder:
     def __init__(self, metrics: RouterMetrics) -> None:
         self._metrics = metrics
         self._log = EventLog("answer")
+        self._queue_stage = metrics.stage.labels("queue")
         # Looking a labelled counter up costs more than counting.
         self._counters: dict[tuple[str, str], Counter] = {}
 
@@ -67,6 +68,8 @@ class OutcomeRecorder:
         if outcome.broken_tool_calls:
             metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
+        if outcome.queue_s:
+            self._queue_stage.observe(outcome.queue_s)
         if outcome.first_token:
             metrics.first_token.observe(outcome.first_token - outcome.began)
             if usage.completion_tokens > 1:

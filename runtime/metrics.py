@@ -59,15 +59,6 @@ class RouterMetrics:
             buckets=_STAGE_SECONDS,
         )
         self.running = Gauge("qwenserve_running_requests", "Requests under way in this router.", registry=registry)
-        self.worker_running = Gauge(
-            "qwenserve_worker_running", "Requests a worker computes.", ["worker"], registry=registry
-        )
-        self.worker_queued = Gauge(
-            "qwenserve_worker_queued", "Requests a worker has waiting.", ["worker"], registry=registry
-        )
-        self.worker_ready = Gauge(
-            "qwenserve_worker_ready", "1 when a worker takes requests.", ["worker"], registry=registry
-        )
 
     def render(self) -> tuple[bytes, str]:
         """Returns the exposition text and its content type."""

@@ -53,7 +53,8 @@ class ChoicePlan(NamedTuple):
 
 
 class AnswerOutcome(NamedTuple):
-    """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock; 0 where none."""
+    """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock, 0 where none; `queue_s` is the
+    longest time that a choice waited in a worker's queue."""
 
     kind: str
     call: Call
@@ -63,13 +64,14 @@ class AnswerOutcome(NamedTuple):
     began: float
     first_token: float
     last_token: float
+    queue_s: float
     broken_tool_calls: int
     workers: Sequence[str]
 
 
 def refused(kind: str, call: Call, error: ServiceError, began: float) -> AnswerOutcome:
     """The outcome of a request that was refused before any engine work."""
-    return AnswerOutcome(kind, call, error, False, sampling_pb2.Usage(), began, 0.0, 0.0, 0, ())
+    return AnswerOutcome(kind, call, error, False, sampling_pb2.Usage(), began, 0.0, 0.0, 0.0, 0, ())
 
 
 class Answer:
@@ -179,6 +181,7 @@ class Answer:
                 began=self._began,
                 first_token=self.first_token,
                 last_token=self.last_token,
+                queue_s=max(choice.queue_s for choice in self._choices),
                 broken_tool_calls=sum(choice.pipeline.broken_tool_calls for choice in self._choices),
                 workers=sorted({choice.worker for choice in self._choices}),
             ),
@@ -220,6 +223,7 @@ class Choice:
         "cached_tokens",
         "pipeline",
         "plan",
+        "queue_s",
     )
 
     def __init__(
@@ -234,6 +238,7 @@ class Choice:
         self.plan = plan
         self.pipeline = plan.pipeline
         self.cached_tokens = 0
+        self.queue_s = 0.0
         self._answer = answer
         self._index = index
         self._choose = choose
@@ -309,6 +314,7 @@ class Choice:
             return
         try:
             self.cached_tokens = finish.cached_tokens
+            self.queue_s = finish.queue_us / 1e6
             if not self._text_ended:
                 events: list[chat_pb2.ChatEvent] = []
                 self._end_text(events, finish)

@@ -1,0 +1,180 @@
+"""The OpenAI face over a real router and real workers with the simulated engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from tests.system.stack import Stack, running_stack, stack_config, until
+
+CHAT = {"messages": [{"role": "user", "content": "你好，你是谁？"}]}
+ENDLESS = {**CHAT, "max_tokens": 4000, "ignore_eos": True}
+
+
+@pytest.fixture
+async def slow_stack() -> AsyncIterator[Stack]:
+    """One token every 20 ms: slow enough that a test can act in the middle of an answer."""
+    async with running_stack(stack_config(worker__simulated__step_ms=20)) as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def first_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])  # type: ignore[no-any-return]
+    raise AssertionError("the stream ended without an event")
+
+
+async def test_a_client_that_leaves_a_stream_stops_the_engine(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    response = await client.post(f"{slow_stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True, "n": 2})
+    await first_event(response)
+    assert slow_stack.running() == 2
+
+    response.close()
+
+    await slow_stack.until_idle()
+
+
+async def test_a_client_that_leaves_a_whole_answer_stops_the_engine(slow_stack: Stack) -> None:
+    async with aiohttp.ClientSession() as client:
+        post = asyncio.ensure_future(client.post(f"{slow_stack.url}/v1/chat/completions", json=ENDLESS))
+        await until(lambda: slow_stack.running() == 1)
+
+        post.cancel()
+
+        await slow_stack.until_idle()
+
+
+async def test_a_deadline_in_the_header_stops_the_engine(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    response = await client.post(
+        f"{slow_stack.url}/v1/chat/completions", json=ENDLESS, headers={"x-request-timeout": "0.2"}
+    )
+
+    assert response.status == 504
+    assert (await response.json())["error"]["code"] == "deadline_exceeded"
+    await slow_stack.until_idle()
+
+
+async def test_a_worker_that_dies_becomes_one_error_event(client: aiohttp.ClientSession) -> None:
+    async with running_stack(stack_config(worker__simulated__step_ms=20)) as stack:
+        response = await client.post(f"{stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True})
+        await first_event(response)
+
+        await stack.workers[0].stop()
+        events = [line[6:].strip() async for line in response.content if line.startswith(b"data: ")]
+
+        assert b"[DONE]" not in events
+        errors = [json.loads(event)["error"] for event in events if b'"error"' in event]
+        assert len(errors) == 1
+        assert errors[0]["type"] == "server_error"
+
+        await until(lambda: not stack.router.sessions[0].ready)
+        refused = await client.post(f"{stack.url}/v1/chat/completions", json=CHAT)
+        ready = await client.get(f"{stack.url}/readyz")
+        alive = await client.get(f"{stack.url}/healthz")
+
+    assert (refused.status, (await refused.json())["error"]["code"]) == (503, "no_worker")
+    assert (ready.status, alive.status) == (503, 200)
+
+
+async def test_a_full_queue_is_a_429_with_a_time_to_wait(client: aiohttp.ClientSession) -> None:
+    config = stack_config(worker__simulated__step_ms=20, worker__max_running=1, worker__max_queued=0)
+    async with running_stack(config) as stack:
+        blocking = await client.post(f"{stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True})
+        await first_event(blocking)
+
+        for stream in (False, True):
+            refused = await client.post(f"{stack.url}/v1/chat/completions", json={**CHAT, "stream": stream})
+            assert refused.status == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert (await refused.json())["error"]["type"] == "rate_limit_error"
+        blocking.close()
+
+
+async def test_a_prompt_over_the_window_is_refused_with_both_numbers_before_any_engine_work(
+    slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    long = {"messages": [{"role": "user", "content": "word " * 9000}]}
+    response = await client.post(f"{slow_stack.url}/v1/chat/completions", json=long)
+    error = (await response.json())["error"]
+
+    assert response.status == 400
+    assert error["code"] == "context_length_exceeded"
+    assert "8192" in error["message"]
+    assert slow_stack.router.sessions[0].load.sequence <= 1
+
+
+async def test_thinking_is_switched_three_ways_with_the_same_ids(
+    slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    async def ids(stack: Stack, **fields: Any) -> list[int]:
+        response = await client.post(f"{stack.url}/explain", json={**CHAT, **fields})
+        return (await response.json())["token_ids"]  # type: ignore[no-any-return]
+
+    on = await ids(slow_stack)
+    off = await ids(slow_stack, enable_thinking=False)
+    async with running_stack(stack_config(model__enable_thinking=False)) as configured:
+        by_configuration = await ids(configured)
+
+    assert len(off) == len(on) + 4
+    assert off == await ids(slow_stack, chat_template_kwargs={"enable_thinking": False}) == by_configuration
+
+
+async def test_metrics_count_what_happened(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    body = {**CHAT, "max_tokens": 5, "ignore_eos": True}
+    await (await client.post(f"{slow_stack.url}/v1/chat/completions", json=body)).read()
+    await (await client.post(f"{slow_stack.url}/v1/chat/completions", json={**CHAT, "temperature": 9})).read()
+
+    text = await (await client.get(f"{slow_stack.url}/metrics")).text()
+
+    assert 'qwenserve_requests_total{kind="chat",outcome="ok"} 1.0' in text
+    assert 'qwenserve_errors_total{reason="INVALID_REQUEST"} 1.0' in text
+    assert "qwenserve_completion_tokens_total 5.0" in text
+    assert "qwenserve_time_to_first_token_seconds_count 1.0" in text
+    assert 'qwenserve_worker_ready{worker="worker-0"} 1.0' in text
+
+
+async def test_a_key_is_wanted_where_configured() -> None:
+    async with running_stack(stack_config(auth__keys=["sesame"])) as stack:
+        base = f"{stack.url}/v1"
+        async with openai.AsyncOpenAI(base_url=base, api_key="wrong", max_retries=0) as wrong:
+            with pytest.raises(openai.AuthenticationError):
+                await wrong.models.list()
+        async with openai.AsyncOpenAI(base_url=base, api_key="sesame", max_retries=0) as right:
+            models = await right.models.list()
+
+    assert [model.id for model in models.data] == ["qwen3-tiny"]
+
+
+async def test_a_client_that_does_not_read_loses_its_answer_and_nobody_elses() -> None:
+    config = stack_config(http__write_buffer_bytes=4096, worker__max_running=16)
+    async with running_stack(config) as stack, aiohttp.ClientSession() as client:
+        # A small receive buffer, so that the unread bytes pile up on the sending side.
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", stack.router.http_port))
+            body = json.dumps({**ENDLESS, "max_tokens": 8000, "stream": True, "n": 16}).encode()
+            deaf.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            await until(lambda: stack.running() == 16)
+            await stack.until_idle()
+
+            other = await client.post(f"{stack.url}/v1/chat/completions", json={**CHAT, "max_tokens": 3})
+            metrics = await (await client.get(f"{stack.url}/metrics")).text()
+
+    assert other.status == 200
+    assert 'qwenserve_requests_total{kind="chat",outcome="cancelled"} 1.0' in metrics
