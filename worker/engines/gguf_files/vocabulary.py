@@ -27,8 +27,10 @@ class Vocabulary(NamedTuple):
 def from_tokenizer_json(tokenizer: Mapping[str, Any], size: int) -> Vocabulary:
     """Returns the safe vocabulary of a `tokenizer.json` (byte-level BPE), filled up to `size` ids.
 
-    Raises ValueError where a token's id does not fit.
+    Raises ValueError for another kind of tokenizer and where a token's id does not fit.
     """
+    if tokenizer["model"].get("type") != "BPE":
+        raise ValueError(f"the type is {tokenizer['model'].get('type')}")
     texts = [f"[unused {i}]" for i in range(size)]
     kinds = [int(TokenType.UNUSED)] * size
     entries = [(text, i, TokenType.NORMAL) for text, i in tokenizer["model"]["vocab"].items()]

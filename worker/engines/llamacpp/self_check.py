@@ -36,11 +36,15 @@ def check_ids(server: NativeServer, facts: ModelFacts, end_token_ids: frozenset[
         return _generate(server, sampling, end_token_ids, max_model_len)
 
     for token in _spread(facts.replaced_token_ids, _FORCED_TOKENS):
-        got = generate(Sampling(max_tokens=2, logit_bias={token: _FORCE}, top_logprobs=0, ignore_eos=True))
+        forced = Sampling(max_tokens=2, logit_bias={token: _FORCE}, top_logprobs=0, ignore_eos=True)
+        try:
+            got = generate(forced)
+        except EngineError as error:
+            raise EngineError(f"llama.cpp loses tokens that end inside a character ({error}); {_REMEDY}") from error
         if got.token_ids != [token, token] or got.scored_ids != got.token_ids:
             raise EngineError(
-                f"llama.cpp loses tokens that end inside a character: {got.token_ids} came where twice {token} "
-                f"belongs; {_REMEDY}"
+                f"llama.cpp loses tokens that end inside a character ({got.token_ids} came where twice {token} "
+                f"belongs); {_REMEDY}"
             )
     got = generate(Sampling(temperature=0.0, max_tokens=4, ignore_eos=True, top_logprobs=1))
     if len(got.token_ids) != 4 or got.scored_ids != got.token_ids:
@@ -59,7 +63,7 @@ def _generate(server: NativeServer, sampling: Sampling, end_token_ids: frozenset
     last = drive(server, request, generation, 0, reuse_prefix=False, cancelled=lambda: False, emit=chunks.append)
     chunks.append(last)
     if last.finish is not None and last.finish.error:
-        raise EngineError(f"llama.cpp refuses to generate: {last.finish.error}; {_REMEDY}")
+        raise EngineError(f"llama.cpp refuses to generate: {last.finish.error}")
     ids = [token for chunk in chunks for token in chunk.token_ids]
     scored = [row.token_id for chunk in chunks for row in chunk.logprobs or ()]
     return _Answer(ids, scored, last.finish)
