@@ -51,6 +51,7 @@ class Shim:
             registry=metrics.registry,
         )
         self._draining = False
+        self._busy: set[web.RequestHandler] = set()
         operations: list[Operation] = []
         generation = GenerationEndpoints(backend, config)
         texts = TextEndpoints(backend, config)
@@ -90,14 +91,21 @@ class Shim:
         """From now on every reply closes its connection."""
         self._draining = True
 
+    def is_busy(self, connection: web.RequestHandler) -> bool:
+        """Whether a request of this connection is under way."""
+        return connection in self._busy
+
     async def _serve(self, endpoint: _Endpoint, request: web.Request) -> web.StreamResponse:
         exchange = Exchange(request, endpoint.kind, strict=self._strict)
         status = 499  # the client went away, unless something better is known
+        connection = request.protocol
+        self._busy.add(connection)
         try:
             response = await self._answer(endpoint, exchange)
             status = response.status
             return response
         finally:
+            self._busy.discard(connection)
             self._record(endpoint, exchange, status)
 
     async def _answer(self, endpoint: _Endpoint, exchange: Exchange) -> web.StreamResponse:

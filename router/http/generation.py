@@ -17,7 +17,7 @@ from router.http.sse import SseSink
 from router.http.whole import chat_body, completion_body
 from runtime.call import request_id
 from runtime.config import HttpConfig
-from runtime.errors import InternalError
+from runtime.errors import InternalError, SlowReader
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 
@@ -96,6 +96,8 @@ class GenerationEndpoints:
                 raise ConnectionResetError("the client went away")
             sink.attach(transport, chunked=chunked)
             await sink.ended
+            if isinstance(sink.error, SlowReader):
+                raise ConnectionResetError("the client was cut off")
             return response
         finally:
             sink.close()

@@ -68,7 +68,9 @@ class HttpServer:
             await site.stop()
         self._shim.drain()
         if self._runner.server is not None:
-            self._runner.server.pre_shutdown()
+            for connection in self._runner.server.connections:
+                if not self._shim.is_busy(connection):
+                    connection.force_close()
 
     async def close(self) -> None:
         """Lets replies leave for a moment, ends what still runs, and frees the port."""

@@ -214,7 +214,7 @@ class FakeBackend:
     def _choice(self, index: int, request: Request, counts: list[int]) -> Iterator[chat_pb2.ChatEvent]:
         script = self.script(request)
         sampling = request.sampling
-        budget = sampling.max_tokens if sampling.HasField("max_tokens") else 10_000
+        budget = sampling.max_tokens if sampling.HasField("max_tokens") else 10**9
         reason = sampling_pb2.FINISH_REASON_STOP
         if isinstance(request, chat_pb2.CompletionRequest) and request.echo:
             yield chat_pb2.ChatEvent(choice_index=index, content_delta=request.prompts[0].text)

@@ -28,7 +28,7 @@ ROWS = [(face, row) for row in TABLE for face in (Face.CHAT, Face.COMPLETION) if
 IDS = [f"{face.name}-{row.name}" for face, row in ROWS]
 
 
-def rows(effect: Effect) -> Any:
+def rows(effect: Effect) -> pytest.MarkDecorator:
     chosen = [(pair, name) for pair, name in zip(ROWS, IDS, strict=True) if pair[1].effect is effect]
     return pytest.mark.parametrize(("face", "row"), [pair for pair, _ in chosen], ids=[name for _, name in chosen])
 

@@ -1,0 +1,238 @@
+"""What happens on the wire: clients that leave, stall, speak old HTTP or none. On both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+from router.http.app import make_app
+from router.http.server import HttpServer
+from runtime.auth import KeyRing
+from runtime.config import HttpConfig
+from runtime.metrics import RouterMetrics
+from tests.router.http.conftest import Served, serve, settled
+from tests.router.http.fake_backend import FakeBackend, Script
+
+LIMIT_S = 20.0
+
+ASK = {"messages": [{"role": "user", "content": "hi"}]}
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a check on one of the two event loops that routers may get."""
+
+    def run_check(check: Callable[[], Awaitable[None]]) -> None:
+        loop: asyncio.AbstractEventLoop = (
+            uvloop.new_event_loop() if request.param == "uvloop" else asyncio.new_event_loop()
+        )
+        try:
+            loop.run_until_complete(asyncio.wait_for(check(), LIMIT_S))
+        finally:
+            loop.close()
+
+    return run_check
+
+
+def post(body: dict[str, Any], *, path: str = "/v1/chat/completions", version: str = "1.1", more: str = "") -> bytes:
+    payload = json.dumps(body).encode()
+    head = f"POST {path} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(payload)}\r\n{more}\r\n"
+    return head.encode() + payload
+
+
+@contextlib.asynccontextmanager
+async def client(served: Served) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def exchange(served: Served, data: bytes) -> bytes:
+    """Sends bytes and returns everything until the server closes."""
+    async with client(served) as (reader, writer):
+        writer.write(data)
+        return await reader.read()
+
+
+def test_a_client_that_leaves_ends_its_answer(run: Run) -> None:
+    async def check() -> None:
+        backend = FakeBackend()
+        backend.gate = asyncio.Event()
+        async with serve(backend=backend) as served:
+            for stream in (True, False):
+                backend.waiting.clear()
+                async with client(served) as (_, writer):
+                    writer.write(post({**ASK, "stream": stream}))
+                    await backend.waiting.wait()
+                    assert len(backend.running) == 1
+                await settled(lambda: not backend.running)
+            counted = served.metrics.registry.get_sample_value
+            labels = {"kind": "chat", "reason": ""}
+            await settled(lambda: counted("qwenserve_http_requests_total", {**labels, "status": "499"}) == 2)
+
+    run(check)
+
+
+def test_a_client_that_does_not_read_is_cut_off(run: Run) -> None:
+    async def check() -> None:
+        backend = FakeBackend(lambda _: Script(("much" * 2500 + " ") * 4000))
+        async with serve(backend=backend, write_buffer_bytes=65536) as served, client(served) as (_, writer):
+            writer.write(post({**ASK, "stream": True}))
+            labels = {"kind": "chat", "status": "499", "reason": "SLOW_READER"}
+            counted = served.metrics.registry.get_sample_value
+            await settled(lambda: bool(backend.requests) and not backend.running)
+            await settled(lambda: counted("qwenserve_http_requests_total", labels) == 1, turns=100)
+
+    run(check)
+
+
+def test_events_are_written_when_they_come(run: Run) -> None:
+    async def check() -> None:
+        backend = FakeBackend()
+        backend.gate = asyncio.Event()
+        async with serve(backend=backend) as served, client(served) as (reader, writer):
+            writer.write(post({**ASK, "stream": True}))
+            await backend.waiting.wait()
+            seen = await reader.readuntil(b'"said: "')  # the second word; the third waits at the gate
+            assert b"You " in seen
+            backend.gate.set()
+            await reader.readuntil(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            writer.write(post(ASK))  # the connection is still good
+            assert b"200 OK" in await reader.readline()
+
+    run(check)
+
+
+def test_http_1_0_streams_end_with_the_connection(run: Run) -> None:
+    async def check() -> None:
+        async with serve() as served:
+            more = "Connection: keep-alive\r\n"
+            reply = await exchange(served, post({**ASK, "stream": True}, version="1.0", more=more))
+            head, _, body = reply.partition(b"\r\n\r\n")
+            assert b"chunked" not in head
+            assert body.startswith(b"data: {")
+            assert body.endswith(b"data: [DONE]\n\n")
+
+    run(check)
+
+
+def test_a_body_that_stalls_gets_408(run: Run) -> None:
+    async def check() -> None:
+        async with serve(body_timeout_s=0.05) as served:
+            async with client(served) as (reader, writer):
+                writer.write(post(ASK)[:-5])
+                reply = await reader.readuntil(b"}}")
+            assert reply.startswith(b"HTTP/1.1 408 ")
+            assert b'"code": "request_timeout"' in reply
+
+    run(check)
+
+
+def test_a_body_over_the_limit_gets_413(run: Run) -> None:
+    async def check() -> None:
+        async with serve(max_body_bytes=1024) as served:
+            big = {**ASK, "user": "x" * 2000}
+            async with client(served) as (reader, writer):
+                writer.write(post(big))
+                assert b" 413 " in await reader.readline()
+            payload = json.dumps(big).encode()
+            chunked = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            async with client(served) as (reader, writer):
+                writer.write(chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(payload), payload))
+                assert b" 413 " in await reader.readline()
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00", b"NONSENSE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST / HTTP/1.1\r\nA: \x00\r\n\r\n"],
+)
+def test_what_is_no_http_gets_400_quietly(data: bytes, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        async with serve() as served:
+            assert (await exchange(served, data)).startswith(b"HTTP/1.0 400 ")
+
+    run(check)
+    assert caplog.records == []
+
+
+def test_draining_ends_idle_connections_and_lets_answers_end(run: Run) -> None:
+    async def check() -> None:
+        backend = FakeBackend()
+        backend.gate = asyncio.Event()
+        async with serve(backend=backend) as served, client(served) as (idle, idle_writer):
+            idle_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await idle.readuntil(b'"ok"}')
+            async with client(served) as (reader, writer):
+                writer.write(post({**ASK, "stream": True}))
+                await backend.waiting.wait()
+                await served.server.drain()
+                assert await idle.read() == b""
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", served.port)
+                backend.gate.set()
+                assert (await reader.read()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+    run(check)
+
+
+def test_closing_ends_what_still_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.http.server._CLOSE_S", 0.05)
+
+    async def check() -> None:
+        backend = FakeBackend()
+        backend.gate = asyncio.Event()
+        async with serve(backend=backend) as served, client(served) as (reader, writer):
+            writer.write(post({**ASK, "stream": True}))
+            await backend.waiting.wait()
+            await served.server.close()
+            assert not backend.running
+            assert b"[DONE]" not in await reader.read()
+
+    run(check)
+
+
+def test_two_servers_share_a_port(run: Run) -> None:
+    async def check() -> None:
+        def server(port: int, *, share_port: bool = True) -> HttpServer:
+            config = HttpConfig(port=port)
+            app = make_app(FakeBackend(), config, strict=False, keys=KeyRing(()), metrics=RouterMetrics())
+            return HttpServer(app, config, share_port=share_port)
+
+        first = server(0)
+        second = server(await first.start())
+        assert first.port == await second.start() == second.port
+        with pytest.raises(OSError, match="address already in use"):
+            await server(first.port, share_port=False).start()
+        await first.close()
+        await second.close()
+
+    run(check)
+
+
+def test_small_writes_are_not_held_back(run: Run) -> None:
+    async def check() -> None:
+        async with serve() as served, client(served) as (reader, writer):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b'"ok"}')
+            server = served.server._runner.server
+            assert server is not None
+            transport = server.connections[0].transport
+            assert transport is not None
+            assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+    run(check)
