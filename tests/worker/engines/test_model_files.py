@@ -1,0 +1,68 @@
+"""From a model reference to files: what is on this machine, what is in the hub's cache, and no network."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from worker.engines.interface import EngineError
+from worker.model_files import Hub, resolve_model
+
+COMMIT = "0" * 40
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Hub:
+    """A hub at a port of this machine where nobody listens, with an empty cache."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    return Hub(f"http://127.0.0.1:{port}", tmp_path / "hub")
+
+
+def _cached(hub: Hub, repository: str, *files: str) -> Path:
+    """Puts files into the hub's cache as its library lays them out."""
+    assert hub.cache_directory is not None
+    root = hub.cache_directory / f"models--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    snapshot = root / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for name in files:
+        (snapshot / name).write_text("{}")
+    return snapshot
+
+
+def test_local_references(directory: Path, gguf: Path, offline: Hub) -> None:
+    assert resolve_model(str(directory), hub=offline) == directory
+    assert resolve_model(str(gguf), hub=offline) == gguf
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent", "does not exist"), ("empty", "no config.json"), ("text.txt", "neither a directory nor a .gguf")],
+)
+def test_local_references_that_name_no_model(tmp_path: Path, offline: Hub, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(EngineError, match=message):
+        resolve_model(str(tmp_path / name), hub=offline)
+
+
+def test_a_model_in_the_hubs_cache_needs_no_network(offline: Hub) -> None:
+    snapshot = _cached(offline, "org/name", "config.json", "tokenizer.json", "model.safetensors")
+    assert resolve_model("org/name", hub=offline) == snapshot
+    files = _cached(offline, "org/files", "a.gguf")
+    assert resolve_model("org/files/a.gguf", hub=offline) == files / "a.gguf"
+
+
+@pytest.mark.parametrize("files", [(), ("config.json", "tokenizer.json"), ("config.json", "model.safetensors")])
+def test_without_a_network_the_error_says_what_to_do(offline: Hub, files: tuple[str, ...]) -> None:
+    if files:
+        _cached(offline, "org/name", *files)
+    with pytest.raises(EngineError, match=r"org/name is not on this machine.*name a model directory"):
+        resolve_model("org/name", hub=offline)
+    with pytest.raises(EngineError, match=r"org/name/a\.gguf is not on this machine"):
+        resolve_model("org/name/a.gguf", hub=offline)
