@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
+from tests.worker.engines.hub_stand_in import hub_serving
+from worker.engines.gguf_files import WeightType, engine_file
 from worker.engines.interface import EngineError
 from worker.model_files import Hub, resolve_model
 
@@ -66,3 +69,27 @@ def test_without_a_network_the_error_says_what_to_do(offline: Hub, files: tuple[
         resolve_model("org/name", hub=offline)
     with pytest.raises(EngineError, match=r"org/name/a\.gguf is not on this machine"):
         resolve_model("org/name/a.gguf", hub=offline)
+
+
+def test_a_model_is_downloaded_once_and_then_found_without_the_hub(directory: Path, gguf: Path, tmp_path: Path) -> None:
+    shown: list[tuple[int, int]] = []
+    repository = tmp_path / "repository"
+    shutil.copytree(directory, repository)
+    (repository / "pytorch_model.bin").write_bytes(bytes(1000))
+    shutil.copyfile(gguf, repository / "file.gguf")
+    with hub_serving(repository, "org/name") as endpoint:
+        hub = Hub(endpoint, tmp_path / "hub")
+        path = resolve_model("org/name", lambda done, total: shown.append((done, total)), hub)
+        file = resolve_model("org/name/file.gguf", hub=hub)
+        with pytest.raises(EngineError, match=r"no file org/name/other\.gguf"):
+            resolve_model("org/name/other.gguf", hub=hub)
+        with pytest.raises(EngineError, match="no model org/none"):
+            resolve_model("org/none", hub=hub)
+    assert {p.name for p in path.iterdir()} >= {p.name for p in directory.iterdir()}
+    assert not (path / "pytorch_model.bin").exists()
+    assert (path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+    assert file.read_bytes() == gguf.read_bytes()
+    size = sum(p.stat().st_size for p in directory.iterdir())
+    assert shown[-1] == (size, size)
+    assert resolve_model("org/name", hub=hub) == path
+    assert engine_file(path, WeightType.F32, tmp_path / "cache").name.startswith("name-f32-")
