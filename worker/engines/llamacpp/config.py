@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from worker.engines.gguf_files import ModelFacts
 from worker.engines.interface import EngineError
+from worker.engines.llamacpp.machine import Machine
 
 # llama.cpp rounds each slot's context up to this.
 _CONTEXT_STEP = 256
@@ -59,7 +59,7 @@ def llamacpp_environment() -> Mapping[str, str]:
     return {"OMP_WAIT_POLICY": "passive"}
 
 
-def dimensions(config: LlamaCppConfig, facts: ModelFacts, free_memory_bytes: int) -> Dimensions:
+def dimensions(config: LlamaCppConfig, facts: ModelFacts, machine: Machine) -> Dimensions:
     """Works out lengths and threads. Raises EngineError where the model or the memory does not allow them."""
     if config.max_running < 1:
         raise EngineError(f"max_running is {config.max_running}; it must be 1 or more")
@@ -77,32 +77,17 @@ def dimensions(config: LlamaCppConfig, facts: ModelFacts, free_memory_bytes: int
         raise EngineError(f"end tokens {sorted(ends)} do not fit a vocabulary of {facts.vocab_size}")
     token_bytes = facts.kv_elements_per_token * _KV_BYTES[config.kv_type] * config.max_running
     length = config.max_model_len or facts.context_length
-    if token_bytes * _rounded(length) > _MEMORY_SHARE * free_memory_bytes:
-        room = int(_MEMORY_SHARE * free_memory_bytes / token_bytes) // _CONTEXT_STEP * _CONTEXT_STEP
+    if token_bytes * _rounded(length) > _MEMORY_SHARE * machine.free_memory_bytes:
+        room = int(_MEMORY_SHARE * machine.free_memory_bytes / token_bytes) // _CONTEXT_STEP * _CONTEXT_STEP
         if config.max_model_len or room < _CONTEXT_STEP:
             raise EngineError(
                 f"the KV cache for {config.max_running} requests of {length} tokens takes "
-                f"{token_bytes * length >> 20} MiB, more than half of the {free_memory_bytes >> 20} MiB that are free; "
+                f"{token_bytes * length >> 20} MiB, more than half of the {machine.free_memory_bytes >> 20} MiB free; "
                 f"lower max_running, or max_model_len to {room}"
             )
         length = room
-    return Dimensions(length, _rounded(length), config.threads or _cores(), ends)
-
-
-def free_memory() -> int:
-    """Returns the bytes of memory that can be had without swapping; a large number where nobody tells."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 60
+    return Dimensions(length, _rounded(length), config.threads or machine.cores, ends)
 
 
 def _rounded(length: int) -> int:
     return -(-length // _CONTEXT_STEP) * _CONTEXT_STEP
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

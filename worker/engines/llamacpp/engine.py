@@ -26,9 +26,10 @@ from worker.engines.interface import (
     KvEvent,
 )
 from worker.engines.llamacpp.checks import check_request
-from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions, free_memory
+from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions
 from worker.engines.llamacpp.drive import drive
 from worker.engines.llamacpp.generation import Generation
+from worker.engines.llamacpp.machine import look_at_machine
 from worker.engines.llamacpp.native import NativeServer
 from worker.engines.llamacpp.outbox import Outbox
 from worker.engines.llamacpp.self_check import check_ids
@@ -210,7 +211,7 @@ def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]
             f"{config.gguf} has not been prepared: llama.cpp would lose tokens that end inside a character. "
             "Load the file that worker.engines.gguf_files.engine_file makes of it"
         )
-    sizes = dimensions(config, facts, free_memory())
+    sizes = dimensions(config, facts, look_at_machine())
     server = NativeServer(config, sizes)
     try:
         check_ids(server, facts, sizes.end_token_ids, sizes.max_model_len)
