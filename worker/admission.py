@@ -15,6 +15,9 @@ import heapq
 from collections import Counter, OrderedDict
 from typing import NamedTuple
 
+# Below this many, outdated deadlines are not worth a clean-up.
+_SPARE_DEADLINES = 64
+
 
 class Ticket(NamedTuple):
     """A request as admission sees it. `deadline` is on the caller's clock; None: none."""
@@ -119,8 +122,14 @@ class Admission:
         return found
 
     def _watch(self, ticket: Ticket) -> None:
-        if ticket.deadline is not None:
-            heapq.heappush(self._deadlines, (ticket.deadline, ticket.key))
+        if ticket.deadline is None:
+            return
+        heapq.heappush(self._deadlines, (ticket.deadline, ticket.key))
+        # Entries of requests that have gone stay until they come to the top; an hour's worth must not pile up.
+        if len(self._deadlines) > 2 * (len(self._running) + len(self._waiting)) + _SPARE_DEADLINES:
+            here = (*self._running.values(), *self._waiting.values())
+            self._deadlines = [(found.deadline, found.key) for found in here if found.deadline is not None]
+            heapq.heapify(self._deadlines)
 
     def _join(self, ticket: Ticket) -> None:
         owners = self._queue.setdefault(ticket.priority, OrderedDict())

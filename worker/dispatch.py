@@ -47,11 +47,16 @@ _ROOM_LIMIT_S = 0.01
 
 
 class DispatchLimits(NamedTuple):
-    """Sizes of one worker. `session_buffer` is in messages."""
+    """Sizes of one worker.
+
+    `session_buffer` is the number of messages kept for a slow reader, `write_limit_s` how long one message may
+    wait to be taken, however little is waiting behind it.
+    """
 
     max_running: int
     max_queued: int
     session_buffer: int
+    write_limit_s: float = 30.0
 
 
 class Dispatcher:
@@ -84,14 +89,18 @@ class Dispatcher:
         return self._admission.max_running
 
     @property
-    def closed(self) -> ServiceError | None:
-        """Why new requests are refused; None while they are taken."""
-        return self._closed
+    def write_limit_s(self) -> float:
+        """How long one message may wait to be taken."""
+        return self._limits.write_limit_s
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused."""
+        return self._closed is not None
 
     def open_session(self) -> Session:
         """Returns a new session. Raises Unavailable when no requests are taken."""
-        if self._closed is not None:
-            raise self._closed
+        self._check_open()
         session = Session(next(self._numbers), self._limits.session_buffer)
         self._sessions[session.number] = session
         return session
@@ -196,7 +205,7 @@ class Dispatcher:
         """Ends every session, after what is waiting for it."""
         error = self._closed or Draining("the worker is stopping")
         for session in list(self._sessions.values()):
-            session.end(error)
+            session.end(_fresh(error))
 
     async def idle(self) -> None:
         """Returns when no request is left. The caller bounds the wait."""
@@ -228,9 +237,12 @@ class Dispatcher:
         message.load.CopyFrom(self.load.stamp())
         return message
 
-    def _checked(self, submit: worker_pb2.Submit) -> EngineRequest:
+    def _check_open(self) -> None:
         if self._closed is not None:
-            raise self._closed
+            raise _fresh(self._closed)
+
+    def _checked(self, submit: worker_pb2.Submit) -> EngineRequest:
+        self._check_open()
         limits = self._request_limits
         if limits is None:
             raise InternalError("the engine has not started")
@@ -242,6 +254,7 @@ class Dispatcher:
         return QueueFull(f"{self._admission.queued} requests are waiting, the most this worker takes")
 
     def _reject(self, session: Session, handle: int, error: ServiceError) -> None:
+        _log.debug("request_rejected", session=session.number, reason=error.reason)
         session.packer.finish(failure_to_wire(handle, error))
         session.changed.set()
 
@@ -252,6 +265,10 @@ class Dispatcher:
         except EngineRefusal as refusal:
             kind = InvalidRequest if refusal.param else Unsupported
             self._give_up(flight, kind(str(refusal), param=refusal.param or None))
+            return
+        except Exception as defect:  # the engine's; it must not take the session, or the engine's own step, with it
+            _log.error("submit_failed", request_id=flight.request_id, exc_info=defect)
+            self._give_up(flight, InternalError("the engine could not take the request; the worker's log says why"))
             return
         flight.started = flight.prefilling = True
         self.load.prefill_tokens += len(flight.request.prompt_token_ids)
@@ -266,6 +283,8 @@ class Dispatcher:
     def _finished(self, flight: Flight, finish: Finish) -> None:
         if finish.error:
             _log.warning("request_failed", request_id=flight.request_id, error=finish.error)
+        else:
+            _log.debug("request_ended", request_id=flight.request_id, reason=finish.reason.name)
         if flight.session is not None:
             flight.session.packer.finish(finish_to_wire(flight.handle, finish, flight.queue_us))
         self._forget(flight)
@@ -328,3 +347,8 @@ class Dispatcher:
             self._give_up(self._flights[ticket.key], error)
         self._start_waiting()
         self._set_timer()
+
+
+def _fresh(error: ServiceError) -> ServiceError:
+    """Returns an equal error: one object raised for many callers would collect all their tracebacks."""
+    return type(error)(error.message)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 
@@ -108,7 +110,7 @@ class _Worker:
     async def _with_engine(self, built: BuiltEngine | None, port: int, on_ready: Callable[[int], None] | None) -> int:
         settings = self._config.worker
         if built is None:
-            built = await self._unless_told_to_stop(asyncio.to_thread(build_engine, self._config))
+            built = await self._unless_told_to_stop(_in_thread(lambda: build_engine(self._config)))
             if built is None:
                 return self._shutdown.exit_code
         limits = DispatchLimits(settings.max_running, settings.max_queued, settings.session_buffer)
@@ -174,3 +176,29 @@ class _Worker:
         except asyncio.TimeoutError:
             self._log.error("engine_not_stopped", waited_s=_ENGINE_STOP_S)
             self._shutdown.exit_code = self._shutdown.exit_code or 1
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that nobody waits for at exit: a download must not hold up a stop."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def hand_over(value: T | None, error: Exception | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(cast(T, value))
+
+    def thread() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except Exception as failure:
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(hand_over, value, error)
+
+    threading.Thread(target=thread, name="build-engine", daemon=True).start()
+    return await result

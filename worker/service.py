@@ -77,7 +77,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             kv_block_tokens=info.kv_block_tokens,
             unsupported_fields=sorted(info.unsupported_fields),
             max_top_logprobs=info.max_top_logprobs,
-            draining=dispatcher.closed is not None,
+            draining=dispatcher.draining,
             simulated=info.simulated,
             pid=os.getpid(),
         )

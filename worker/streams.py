@@ -18,8 +18,8 @@ from worker.convert import with_neutral
 from worker.dispatch import Dispatcher
 from worker.session import Session
 
-# One message that the peer does not take for this long ends the session, however little is waiting.
-WRITE_LIMIT_S = 30.0
+# Checking this many prompt ids takes about a millisecond: then it is somebody else's turn.
+_IDS_PER_TURN = 16_384
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -91,8 +91,13 @@ async def _next_message(dispatcher: Dispatcher, session: Session) -> worker_pb2.
 
 async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
+        checked = 0
         for submit in message.submits:
             dispatcher.submit(session, submit)
+            checked += len(submit.prompt_token_ids)
+            if checked >= _IDS_PER_TURN:
+                checked = 0
+                await asyncio.sleep(0)
         for handle in message.aborts:
             dispatcher.abort(session, handle)
         if message.ping:
@@ -102,9 +107,10 @@ async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> N
 
 async def _write(dispatcher: Dispatcher, session: Session, context: Context, reader: asyncio.Future[None]) -> None:
     loop = asyncio.get_running_loop()
+    limit_s = dispatcher.write_limit_s
     while True:
         while (message := dispatcher.take(session)) is not None:
-            limit = loop.call_later(WRITE_LIMIT_S, session.cut_off, _stuck())
+            limit = loop.call_later(limit_s, session.cut_off, _stuck(limit_s))
             try:
                 await context.write(message)
             finally:
@@ -119,5 +125,5 @@ def _broken(reader: asyncio.Future[None]) -> bool:
     return reader.cancelled() or reader.exception() is not None
 
 
-def _stuck() -> ServiceError:
-    return SlowReader(f"a message was not read within {WRITE_LIMIT_S:.0f} seconds")
+def _stuck(limit_s: float) -> ServiceError:
+    return SlowReader(f"a message was not read within {limit_s:g} seconds")

@@ -118,3 +118,13 @@ def test_deadlines_expire_once_wherever_the_request_is():
     assert [found.key for found in admission.expired(6.0)] == [1, 0]
     assert admission.expired(7.0) == []
     assert admission.next_deadline() is None
+
+
+def test_deadlines_of_requests_that_have_gone_do_not_pile_up():
+    admission = Admission(1, 10)
+    for key in range(10_000):
+        admission.offer(ticket(key, deadline=1e6 + key))
+        admission.remove(key)
+
+    assert len(admission._deadlines) < 200
+    assert admission.next_deadline() is None

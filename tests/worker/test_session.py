@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.grpc_setup import from_rpc_error
+from runtime.config import GrpcConfig
+from runtime.grpc_setup import from_rpc_error, make_server
 from tests.worker.running import Client, running, submit
-from worker.engines.simulated import Faults, SimulatedConfig
+from worker.dispatch import Dispatcher, DispatchLimits
+from worker.engines.simulated import Faults, SimulatedConfig, SimulatedEngine
+from worker.service import WorkerIdentity, WorkerService
 
 # Never ends within a test, and shows each request's tokens apart: prompt [n] starts with id 64 + (1 + n) % 26.
 ENDLESS = {"max_tokens": 30_000}
@@ -197,15 +202,17 @@ async def test_a_client_that_only_stops_sending_gets_its_answers():
         assert await client.call.code() is grpc.StatusCode.OK
 
 
+@contextlib.asynccontextmanager
+async def narrow_session(port: int) -> AsyncIterator[Client]:
+    """A session whose transport takes 64 kB ahead of its reader; with the default probing it is up to 4 MB."""
+    narrow = [("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=narrow) as channel:
+        yield Client(worker_pb2_grpc.WorkerServiceStub(channel).Session())
+
+
 async def test_a_slow_reader_is_cut_off_and_its_requests_end():
     engine = SimulatedConfig(step_s=0.0005)
-    # Without probing, the reader's transport takes 64 kB for it; with it, up to 4 MB.
-    narrow = [("grpc.http2.bdp_probe", 0)]
-    async with (
-        running(engine, session_buffer=8, max_running=64) as worker,
-        grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}", options=narrow) as channel,
-    ):
-        client = Client(worker_pb2_grpc.WorkerServiceStub(channel).Session())
+    async with running(engine, session_buffer=8, max_running=64) as worker, narrow_session(worker.port) as client:
         await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 65)))
         await worker.until_load(lambda load: load.running > 0)
         await worker.until_idle()
@@ -213,6 +220,48 @@ async def test_a_slow_reader_is_cut_off_and_its_requests_end():
 
         assert status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert from_rpc_error(status).reason == "SLOW_READER"
+
+
+async def test_a_reader_slower_than_a_free_engine_loses_nothing():
+    prompts = {handle: [handle + 100] for handle in range(1, 65)}
+    async with running(FAST, session_buffer=8, max_running=64) as worker, narrow_session(worker.port) as client:
+        await client.send(*(submit(h, prompt, sampling={"max_tokens": 400}) for h, prompt in prompts.items()))
+        for handle, prompt in prompts.items():
+            await client.finish_of(handle)
+            assert client.answer(handle).token_ids == expected_answer(prompt, 400)
+
+
+async def test_a_message_that_is_not_taken_in_time_ends_the_session():
+    engine = SimulatedEngine(SimulatedConfig(step_s=0.0005))
+    dispatcher = Dispatcher(engine, DispatchLimits(64, 64, session_buffer=100_000, write_limit_s=0.02))
+    info = await engine.start(dispatcher.deliver, dispatcher.fail)
+    dispatcher.started(info)
+    service = WorkerService()
+    service.ready(dispatcher, info, WorkerIdentity("w", "m", "", 64))
+    server = make_server(GrpcConfig())
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with narrow_session(port) as client:
+            await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 65)))
+            await client.tokens_of(1)
+            await asyncio.wait_for(dispatcher.idle(), 10)
+            status = await client.status()
+
+            assert from_rpc_error(status).reason == "SLOW_READER"
+    finally:
+        await engine.stop()
+        await server.stop(None)
+
+
+async def test_long_prompts_in_one_message_are_all_taken():
+    async with running(PACED, max_running=4) as worker, worker.session() as client:
+        prompt = [1] * 20_000
+        await client.send(*(submit(handle, prompt, sampling={"max_tokens": 1}) for handle in range(1, 5)))
+        load = await worker.until_load(lambda load: load.running + load.queued == 4)
+
+        assert load.pending_prompt_tokens == 80_000
 
 
 async def test_a_slow_reader_does_not_hold_up_another_session():
