@@ -81,7 +81,7 @@ def client_saturated(usage: Usage) -> Finding | None:
     return Finding(
         "CLIENT_SATURATED",
         f"the load client was a bottleneck: {' and '.join(reasons)}; latencies are overstated and throughput is "
-        "understated. Use a core of its own, less load, or several clients.",
+        "understated. Give it a core of its own, or less load.",
         {"cpu_share": usage.cpu_share, "loop_lag_p99_ms": usage.lag_p99_ms},
     )
 

@@ -58,18 +58,20 @@ class _Unit(NamedTuple):
 
 
 class Run:
-    """One run of some jobs. `counts` may be read while it runs."""
+    """One run of some jobs. What it counts may be read while it runs."""
 
     def __init__(self, endpoint: Endpoint, load: Load) -> None:
         self._endpoint = endpoint
         self._load = load
         self._records: list[Record] = []
         self._began = 0.0
+        self.ended = 0
+        self.failed = 0
 
     @property
-    def records(self) -> Sequence[Record]:
-        """Requests sent so far, ended or not."""
-        return self._records
+    def running(self) -> int:
+        """Requests under way."""
+        return len(self._records) - self.ended
 
     async def __call__(self, jobs: Sequence[Job], on_tick: Callable[[], None] | None = None) -> Outcome:
         """Sends all jobs and returns when the last has ended. `on_tick` is called twice a second."""
@@ -146,7 +148,9 @@ class Run:
             scheduled = time.perf_counter() if turn else self._began + unit.offset
             record = self._begin(sample, scheduled, whole_prompt_known=not turn)
             await self._endpoint.send(prepared, record, keep_text=many)
+            self.ended += 1
             if record.error:
+                self.failed += 1
                 return  # what comes after would be another conversation
             history += (*sample.messages, ChatMessage("assistant", record.text))
 

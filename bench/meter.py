@@ -80,11 +80,12 @@ class Meter:
         )
 
     def _arm(self) -> None:
-        self._due = self._loop.time() + _LAG_PERIOD_S
-        self._timer = self._loop.call_at(self._due, self._woke)
+        # Not the loop's own clock: uvloop's stands still while it works, and counts milliseconds.
+        self._due = time.perf_counter() + _LAG_PERIOD_S
+        self._timer = self._loop.call_later(_LAG_PERIOD_S, self._woke)
 
     def _woke(self) -> None:
-        self._lags.append(max(0.0, self._loop.time() - self._due))
+        self._lags.append(max(0.0, time.perf_counter() - self._due))
         self._arm()
 
 

@@ -1,0 +1,146 @@
+"""`bench tier`: the CPU of the front tier, row by row, with its goals and its floors beside it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench import report
+from bench.document import preamble, write_json
+from bench.findings import Finding
+from bench.tier import streamed, table, whole
+from bench.tier.burden import TierError
+from bench.tier.context import Context
+from bench.tier.processes import PACKAGE_ROOT, ProcessError, pinned
+from bench.tier.stack import Cores
+
+_Rows = Callable[[Context], Awaitable[tuple[list[table.Row], list[Finding]]]]
+
+ROWS: Mapping[str, _Rows] = {
+    "paced": lambda context: streamed.http_rows(context, streamed.PACED_STEP_MS),
+    "fast": lambda context: streamed.http_rows(context, 0.0),
+    "request": whole.request_rows,
+    "long": whole.long_rows,
+    "grpc": streamed.grpc_rows,
+    "latency": streamed.latency_rows,
+    "worker": streamed.worker_rows,
+    "scaling": whole.scaling_rows,
+    "memory": whole.memory_rows,
+}
+# Gateways that would be measured in the same run if a worker that they can talk to came with them.
+_PEERS = ("smg", "litellm")
+
+_METHOD = (
+    "CPU time of the router process(es) alone (kernel's process clock), all threads; simulated worker and load client "
+    "on {others}, router on {measured}{apart}; loopback, HTTP/1.1 with kept connections; 128 streams in a closed loop, "
+    "200-token prompts never sent before, 128 answer tokens, prefill of no time; what is compared is measured in turn; "
+    "medians and ranges over {repeats} repetitions; the CPU of a request's beginning and end is part of its tokens'"
+)
+
+
+def add_tier_command(
+    commands: Any,
+    wrap: Callable[
+        [Callable[[argparse.Namespace, Console], Coroutine[Any, Any, int]]], Callable[[argparse.Namespace], int]
+    ],
+) -> None:
+    """Adds `tier` to the commands of `bench`; `wrap` makes an exit code of a coroutine."""
+    parser = commands.add_parser("tier", help="CPU of the front tier, with goals and floors beside it")
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"which rows (default: all): {', '.join(ROWS)}")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one repetition, roughly (default: 5)")
+    default = str(PACKAGE_ROOT / "models" / "qwen3-tiny")
+    parser.add_argument("--model", default=default, help="directory with the tokenizer of all rows")
+    parser.add_argument("--memory-model", default="", help="directory with the tokenizer of the memory rows")
+    parser.add_argument("--memory-requests", type=int, default=20_000, help="requests of the memory rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 for a doubtful figure or a missed goal")
+    parser.set_defaults(func=wrap(_run))
+
+
+async def _run(arguments: argparse.Namespace, console: Console) -> int:
+    names = [name for name in arguments.rows.split(",") if name]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or not names or arguments.repeat < 1:
+        raise ValueError(f"--rows {arguments.rows} --repeat {arguments.repeat}: rows are {', '.join(ROWS)}; repeat ≥ 1")
+    cores = Cores.of_this_machine()
+    context = Context(
+        console=console,
+        cores=cores,
+        model=str(Path(arguments.model).expanduser().resolve()),
+        repeats=arguments.repeat,
+        seconds=arguments.seconds,
+        memory_requests=arguments.memory_requests,
+        memory_model=arguments.memory_model and str(Path(arguments.memory_model).expanduser().resolve()),
+    )
+    rows: list[table.Row] = []
+    findings = peer_notes()
+    with pinned(cores.others) as possible:
+        if not (possible and cores.apart):
+            findings.append(
+                Finding("SHARED_CORE", "router, worker and client share cores: all figures are higher for it.", {})
+            )
+        for name in names:
+            try:
+                new_rows, new_findings = await ROWS[name](context)
+            except (ProcessError, TierError) as error:
+                new_rows, new_findings = [], [Finding("ROW_FAILED", f"{name}: {error}", {"row": name})]
+            rows += new_rows
+            findings += new_findings
+    document = make_document(rows, findings, arguments, cores)
+    report.show_method(console, document)
+    table.show(console, rows)
+    console.print()
+    report.show_findings(console, findings)
+    if arguments.json:
+        write_json(arguments.json, document)
+    missed = any(row.met is False for row in rows)
+    failed = any(finding.code == "ROW_FAILED" for finding in findings)
+    doubtful = any(finding.code not in ("PEER_LEFT_OUT",) for finding in findings)
+    return int(failed or (arguments.strict and (missed or doubtful)))
+
+
+def make_document(
+    rows: list[table.Row], findings: list[Finding], arguments: argparse.Namespace, cores: Cores
+) -> dict[str, Any]:
+    """Returns the JSON document of a run."""
+    method = _METHOD.format(
+        others=_cores(cores.others),
+        measured=_cores(cores.measured),
+        apart="" if cores.apart else " (the same)",
+        repeats=arguments.repeat,
+    )
+    parameters = {
+        "rows": arguments.rows,
+        "repeat": arguments.repeat,
+        "seconds": arguments.seconds,
+        "model": Path(arguments.model).name,
+        "memory_requests": arguments.memory_requests,
+    }
+    return {
+        **preamble("tier", method, parameters),
+        "rows": [row.as_json() for row in rows],
+        "findings": [finding.as_json() for finding in findings],
+    }
+
+
+def peer_notes() -> list[Finding]:
+    """Says of each installed peer gateway that it was not measured, and why."""
+    return [
+        Finding(
+            "PEER_LEFT_OUT",
+            f"{name} is installed but was not measured: it cannot talk to this project's workers.",
+            {"peer": name},
+        )
+        for name in _PEERS
+        if shutil.which(name)
+    ]
+
+
+def _cores(cores: frozenset[int]) -> str:
+    return ("core " if len(cores) == 1 else "cores ") + ", ".join(map(str, sorted(cores)))

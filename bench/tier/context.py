@@ -1,0 +1,70 @@
+"""What every row of the tier's table is measured with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from bench.calibration import server_vocabulary
+from bench.clients.endpoint import Generation
+from bench.clients.http import HttpEndpoint, Target
+from bench.datasets.lengths import Lengths
+from bench.datasets.made import Form, Shape, random_jobs
+from bench.datasets.vocabulary import Vocabulary
+from bench.samples import Job
+from bench.tier.stack import Cores, Stack
+
+STREAMS = 128
+PROMPT_TOKENS = 200
+ANSWER_TOKENS = 128
+
+
+@dataclass
+class Context:
+    """Settings of a whole `bench tier`, and the seeds not yet used: no prompt is ever sent twice."""
+
+    console: Console
+    cores: Cores
+    model: str
+    repeats: int
+    # Seconds that one repetition of a paced load takes, roughly; other loads are sized alike.
+    seconds: float
+    memory_requests: int
+    memory_model: str
+    seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def say(self, text: str) -> None:
+        """Tells what is being measured."""
+        self.console.print(f"[dim]{text}[/]", highlight=False, soft_wrap=True)
+
+    def jobs(
+        self,
+        count: int,
+        vocabulary: Vocabulary,
+        *,
+        prompt: int = PROMPT_TOKENS,
+        output: int = ANSWER_TOKENS,
+        form: Form = "chat",
+    ) -> list[Job]:
+        """Returns prompts that were never sent before."""
+        shape = Shape(Lengths("fixed", prompt), Lengths("fixed", output), form, next(self.seeds))
+        return random_jobs(count, shape, vocabulary)
+
+    def rounds(self, step_ms: float) -> int:
+        """Returns how many answers one after the other fill `seconds`."""
+        return max(1, round(self.seconds * 1000 / (ANSWER_TOKENS * step_ms)))
+
+
+async def words(stack: Stack) -> Vocabulary:
+    """Returns words of one token each for the stack's tokenizer. Raises EndpointError."""
+    return await server_vocabulary(Target.parse(stack.http_url), "", "")
+
+
+def chat_endpoint(url: str, *, stream: bool = True) -> HttpEndpoint:
+    """Returns a client of `/v1/chat/completions`."""
+    return HttpEndpoint(
+        Target.parse(url), chat=True, generation=Generation(thinking=False, stream=stream), timeout_s=120.0
+    )

@@ -1,0 +1,219 @@
+"""Rows about streams: HTTP beside the floors, gRPC, what the tier adds to latencies, the worker's side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from bench.clients.endpoint import Endpoint, Generation
+from bench.clients.grpc import GrpcEndpoint, SessionEndpoint
+from bench.clients.worker import WorkerEndpoint
+from bench.datasets.vocabulary import Vocabulary
+from bench.findings import Finding
+from bench.load import Load
+from bench.schedule import Arrivals
+from bench.throughput import engine_cpu_us_per_token
+from bench.tier.burden import Burden, burden, disturbances
+from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
+from bench.tier.processes import ProcessError
+from bench.tier.stack import Floor, Stack, StackSettings, deployment, protocol_floor, uvicorn_floor
+from bench.tier.table import Row, ratio_row
+
+PACED_STEP_MS = 10.0
+_FAST_ROUNDS_PER_S = 2.0
+_HALF_CORE = 0.5
+_MOST_STREAMS = 1000
+_PACED = f"streamed token, HTTP SSE, paced {PACED_STEP_MS:g} ms, {STREAMS} streams"
+_FAST = f"streamed token, HTTP SSE, engine as fast as it can, {STREAMS} streams"
+
+Found = tuple[list[Row], list[Finding]]
+
+
+async def http_rows(context: Context, step_ms: float) -> Found:
+    """The tier and both floors in turn, at one pace. The floors' rows are left out where uvicorn is not installed."""
+    name = "paced" if step_ms else "fast"
+    rounds = context.rounds(step_ms) if step_ms else max(1, round(context.seconds * _FAST_ROUNDS_PER_S))
+    tier: list[Burden] = []
+    floors: dict[str, list[Burden]] = {}
+    findings: list[Finding] = []
+    async with contextlib.AsyncExitStack() as opened:
+        stack = await opened.enter_async_context(deployment(StackSettings(context.model, step_ms), context.cores))
+        ready = [await opened.enter_async_context(protocol_floor(step_ms, context.cores))]
+        try:
+            ready.insert(0, await opened.enter_async_context(uvicorn_floor(step_ms, context.cores)))
+        except ProcessError as error:
+            findings.append(Finding("NO_UVICORN", f"the bare uvicorn floor was left out: {error}"[:200], {}))
+        vocabulary = await words(stack)
+        await _drive(context, stack.http_url, vocabulary, 1, stack)  # connections, caches and code paths are warm
+        for number in range(context.repeats):
+            context.say(f"{name}: repetition {number + 1} of {context.repeats}")
+            tier.append(await _drive(context, stack.http_url, vocabulary, rounds, stack))
+            for floor in ready:
+                floors.setdefault(floor.name, []).append(await _drive(context, floor.url, vocabulary, rounds, floor))
+    rows = _http_table(name, tier, floors)
+    return rows, [*findings, *disturbances(name, tier, len(context.cores.all))]
+
+
+async def _drive(context: Context, url: str, vocabulary: Vocabulary, rounds: int, target: Stack | Floor) -> Burden:
+    measured = target.routers if isinstance(target, Stack) else (target.process,)
+    beside = (target.worker,) if isinstance(target, Stack) else ()
+    endpoint = chat_endpoint(url)
+    try:
+        jobs = context.jobs(STREAMS * rounds, vocabulary)
+        return await burden(endpoint, jobs, Load(concurrency=STREAMS), measured, beside)
+    finally:
+        await endpoint.close()
+
+
+def _http_table(name: str, tier: Sequence[Burden], floors: dict[str, list[Burden]]) -> list[Row]:
+    paced = name == "paced"
+    # Paced, there is one event a token; unpaced, events may merge, and the work is told per token.
+    us = [b.us_per_event if paced else b.us_per_token for b in tier]
+    merged = sum(b.figures.output_tokens for b in tier) / sum(b.figures.events for b in tier)
+    note = f"router's CPU, its share of a core {_median_share(tier):.0%}, {merged:.2f} tokens an event"
+    rows = [Row(f"{name}.tier", _PACED if paced else _FAST, "µs CPU", us, None if paced else 8.0, note)]
+    for floor, burdens in floors.items():
+        floor_us = [b.us_per_event for b in burdens]
+        client = f"client {_median_client(burdens):.1f} µs an event"
+        rows.append(Row(f"{name}.{floor}", f"  {floor}, ready-made events", "µs CPU", floor_us, None, client))
+        goal = 1.0 if paced and floor == "bare uvicorn" else None
+        rows.append(ratio_row(f"{name}.ratio.{floor}", f"  tier / {floor}", us, floor_us, goal=goal))
+    if paced:
+        half = "half of the 36 µs once measured for a Rust gateway on a like machine"
+        rows.append(Row("paced.half_of_rust", "  the same figure against the Rust gateway", "µs CPU", us, 18.0, half))
+    rows.append(
+        Row(
+            f"{name}.client",
+            "  load client, per event",
+            "µs CPU",
+            [1e6 * b.usage.cpu_s / b.figures.events for b in tier],
+        )
+    )
+    return rows
+
+
+def _median_share(burdens: Sequence[Burden]) -> float:
+    return sorted(b.share for b in burdens)[len(burdens) // 2]
+
+
+def _median_client(burdens: Sequence[Burden]) -> float:
+    return sorted(1e6 * b.usage.cpu_s / b.figures.events for b in burdens)[len(burdens) // 2]
+
+
+async def grpc_rows(context: Context) -> Found:
+    """`StreamChatCompletion` and `ChatSession`, paced, in turn."""
+    calls: list[Burden] = []
+    sessions: list[Burden] = []
+    async with deployment(StackSettings(context.model, PACED_STEP_MS), context.cores) as stack:
+        vocabulary = await words(stack)
+        rounds = context.rounds(PACED_STEP_MS)
+        generation = Generation(thinking=False)
+        for number in range(context.repeats):
+            context.say(f"grpc: repetition {number + 1} of {context.repeats}")
+            one = GrpcEndpoint(stack.grpc_address, completions=False, generation=generation, timeout_s=120.0)
+            calls.append(await _paced(context, one, vocabulary, rounds, stack))
+            many = SessionEndpoint(stack.grpc_address, generation=generation, timeout_s=120.0)
+            sessions.append(await _paced(context, many, vocabulary, rounds, stack))
+    paced = f"paced {PACED_STEP_MS:g} ms, {STREAMS} chats"
+    rows = [
+        Row(
+            "grpc.stream", f"event, gRPC StreamChatCompletion, {paced}", "µs CPU", [b.us_per_event for b in calls], 40.0
+        ),
+        Row("grpc.session", f"event, gRPC ChatSession, {paced}", "µs CPU", [b.us_per_event for b in sessions], 8.0),
+    ]
+    found = disturbances("grpc", [*calls, *sessions], len(context.cores.all))
+    return rows, found
+
+
+async def _paced(context: Context, endpoint: Endpoint, vocabulary: Vocabulary, rounds: int, stack: Stack) -> Burden:
+    try:
+        jobs = context.jobs(STREAMS * rounds, vocabulary)
+        return await burden(endpoint, jobs, Load(concurrency=STREAMS), stack.routers, (stack.worker,))
+    finally:
+        await endpoint.close()
+
+
+async def latency_rows(context: Context) -> Found:
+    """What the tier adds at half a core: p99 through the router minus p99 of the same load on the worker alone."""
+    ttft: list[float] = []
+    gaps: list[float] = []
+    shares: list[float] = []
+    burdens: list[Burden] = []
+    async with deployment(StackSettings(context.model, PACED_STEP_MS), context.cores) as stack:
+        vocabulary = await words(stack)
+        probe = await _drive(context, stack.http_url, vocabulary, context.rounds(PACED_STEP_MS), stack)
+        rate = half_core_rate(probe.us_per_token)
+        load = Load(Arrivals(rate))
+        count = max(STREAMS, round(rate * (context.seconds + 2)))
+        for number in range(context.repeats):
+            context.say(f"latency: repetition {number + 1} of {context.repeats}, {rate:.0f} requests/s")
+            through, direct = await _pair(context, stack, vocabulary, load, count)
+            burdens.append(through)
+            ttft.append(through.figures.ttft_ms.p99 - direct.figures.ttft_ms.p99)
+            gaps.append(through.figures.itl_ms.p99 - direct.figures.itl_ms.p99)
+            shares.append(through.share)
+    at = f"at {sorted(shares)[len(shares) // 2]:.0%} of a core, {rate:.0f} requests/s (Poisson); minus the worker alone"
+    rows = [
+        Row("latency.ttft", "added to the first token, p99", "ms", ttft, 3.0, at),
+        Row("latency.itl", "added between tokens, p99", "ms", gaps, 2.0, at),
+    ]
+    return rows, disturbances("latency", burdens, len(context.cores.all))
+
+
+def half_core_rate(us_per_token: float) -> float:
+    """Returns the requests per second that cost half a core, as far as the worker takes them at a time."""
+    tokens_per_s = _HALF_CORE * 1e6 / us_per_token
+    answer_s = ANSWER_TOKENS * PACED_STEP_MS / 1000
+    return min(tokens_per_s / ANSWER_TOKENS, _MOST_STREAMS / answer_s)
+
+
+async def _pair(
+    context: Context, stack: Stack, vocabulary: Vocabulary, load: Load, count: int
+) -> tuple[Burden, Burden]:
+    endpoint = chat_endpoint(stack.http_url)
+    alone = WorkerEndpoint(stack.worker_address, timeout_s=120.0)
+    try:
+        jobs = context.jobs(count, vocabulary)
+        through = await burden(endpoint, jobs, load._replace(seed=1), stack.routers, (stack.worker,))
+        jobs = context.jobs(count, vocabulary, form="ids")
+        direct = await burden(alone, jobs, load._replace(seed=1), (stack.worker,), stack.routers)
+    finally:
+        await endpoint.close()
+        await alone.close()
+    return through, direct
+
+
+async def worker_rows(context: Context) -> Found:
+    """The worker's CPU per token, driven over its session, minus what the simulated engine itself costs."""
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    for name, step_ms in (("paced", PACED_STEP_MS), ("fast", 0.0)):
+        burdens: list[Burden] = []
+        alone: list[float] = []
+        rounds = context.rounds(step_ms) if step_ms else max(1, round(context.seconds * _FAST_ROUNDS_PER_S))
+        async with deployment(StackSettings(context.model, step_ms), context.cores) as stack:
+            vocabulary = await words(stack)
+            for number in range(context.repeats):
+                context.say(f"worker, {name}: repetition {number + 1} of {context.repeats}")
+                burdens.append(await _worker_alone(context, stack, vocabulary, rounds))
+                cost = await engine_cpu_us_per_token(context.model, step_ms, STREAMS, STREAMS * rounds, ANSWER_TOKENS)
+                alone.append(cost)
+        values = [b.us_per_token - cost for b, cost in zip(burdens, alone, strict=True)]
+        note = f"worker {_middle([b.us_per_token for b in burdens]):.2f} minus engine {_middle(alone):.2f} µs a token"
+        work = f"worker's session per token, {name}, {STREAMS} streams, without the engine"
+        rows.append(Row(f"worker.{name}", work, "µs CPU", values, 3.0, note))
+        findings += disturbances(f"worker {name}", burdens, len(context.cores.all))
+    return rows, findings
+
+
+async def _worker_alone(context: Context, stack: Stack, vocabulary: Vocabulary, rounds: int) -> Burden:
+    alone = WorkerEndpoint(stack.worker_address, timeout_s=120.0)
+    try:
+        jobs = context.jobs(STREAMS * rounds, vocabulary, form="ids")
+        return await burden(alone, jobs, Load(concurrency=STREAMS), (stack.worker,), stack.routers)
+    finally:
+        await alone.close()
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
