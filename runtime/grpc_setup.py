@@ -66,9 +66,15 @@ def make_server(config: GrpcConfig, *, keys: KeyRing | None = None, share_port: 
     return grpc.aio.server(options=server_options(config, share_port=share_port), interceptors=interceptors)
 
 
-def make_channel(address: str, config: GrpcConfig) -> grpc.aio.Channel:
-    """Returns a channel to another tier of this deployment."""
-    return grpc.aio.insecure_channel(address, options=channel_options(config))
+def make_channel(address: str, config: GrpcConfig, *, receive_window: int | None = None) -> grpc.aio.Channel:
+    """Returns a channel to another tier of this deployment.
+
+    `receive_window`: bytes that the other side may send ahead of what was read here. None lets gRPC grow it.
+    """
+    options = channel_options(config)
+    if receive_window is not None:
+        options += [("grpc.http2.lookahead_bytes", receive_window), ("grpc.http2.bdp_probe", 0)]
+    return grpc.aio.insecure_channel(address, options=options)
 
 
 class Health:
