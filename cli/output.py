@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
@@ -22,10 +23,11 @@ class _PipeAwareConsole(Console):
 
 
 class Output:
-    """Prints for people. Lines go to standard output."""
+    """Prints for people: to standard output, or to standard error where the output itself is what was asked for."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _PipeAwareConsole(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        file = sys.stderr if to_stderr else sys.stdout
+        self.console = _PipeAwareConsole(file=file, highlight=False, soft_wrap=True, emoji=False)
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Prints one line, whatever characters it holds."""
@@ -50,7 +52,7 @@ class Output:
             with _bar(self.console, title) as report:
                 yield report
         else:
-            yield _Tenths(title, self.line)
+            yield _TimedLines(title, self.line)
 
 
 @contextlib.contextmanager
@@ -61,20 +63,21 @@ def _bar(console: Console, title: str) -> Iterator[ReportProgress]:
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
 
 
-class _Tenths:
-    """A line for every tenth: a log file needs no more."""
+class _TimedLines:
+    """A line every few seconds: a log file needs no more, and quick work needs none."""
 
-    def __init__(self, title: str, line: Callable[[str], None]) -> None:
+    def __init__(self, title: str, line: Callable[[str], None], every_s: float = 5.0) -> None:
         self._title = title
         self._line = line
-        self._last = 0
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
         self._lock = threading.Lock()
 
     def __call__(self, done: int, total: int) -> None:
-        tenth = 10 * done // total if total > 0 else 0
         with self._lock:
-            if tenth == self._last:
+            now = time.monotonic()
+            if now < self._next:
                 return
-            self._last = tenth
-        if tenth:
-            self._line(f"{self._title}: {10 * tenth} % of {total / 1e6:,.1f} MB")
+            self._next = now + self._every_s
+        share = f"{100 * done // total} % of {total / 1e6:,.0f} MB" if total > 0 else f"{done / 1e6:,.0f} MB"
+        self._line(f"{self._title}: {share}")

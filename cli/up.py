@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.errors import CommandError
-from cli.model import PreparedModel, prepare_model
+from cli.model import PreparedModel, local_path, prepare_model
 from cli.options import config_file, overrides_of
 from cli.output import Output
 from cli.package import is_package, unpack
@@ -65,7 +65,7 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
     plan = make_plan(
         config,
         name=deployment.name,
-        path=str(package or file or model.path),
+        path=str(package or file or local_path(config.model.reference) or config.model.reference),
         counts=counts,
         addresses=addresses,
         config_file=file,

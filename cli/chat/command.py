@@ -36,7 +36,10 @@ def run_chat(arguments: argparse.Namespace) -> int:
     if not overrides_of(arguments) and arguments.config is None:
         record = state.find(arguments.name)
         return asyncio.run(_chat_at(record.grpc, arguments, state, output))
-    return asyncio.run(_chat_alone(_prepare_own(arguments, state, output), arguments, state, output))
+    news = Output(to_stderr=True)
+    # Not inside the event loop, which would keep ctrl-C from ending a download.
+    prepared = _prepare_own(arguments, state, news)
+    return asyncio.run(_chat_alone(prepared, arguments, state, output, news))
 
 
 async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDirectory, output: Output) -> int:
@@ -53,14 +56,16 @@ async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDire
     return 1 if loop.failures and not terminal else 0
 
 
-async def _chat_alone(prepared: Prepared, arguments: argparse.Namespace, state: StateDirectory, output: Output) -> int:
+async def _chat_alone(
+    prepared: Prepared, arguments: argparse.Namespace, state: StateDirectory, output: Output, news: Output
+) -> int:
     """Starts a deployment for this chat alone, and stops it at the end."""
     shutdown = Shutdown()
 
     def show(event: Event) -> None:
         if event.lines:
-            output.line(f"{event.process or 'chat'}: {event.text}")
-            output.lines(event.lines)
+            news.line(f"{event.process or 'chat'}: {event.text}")
+            news.lines(event.lines)
 
     with prepared.deployment.lock():
         supervisor = Supervisor(prepared.plan, prepared.deployment, show)
@@ -72,7 +77,7 @@ async def _chat_alone(prepared: Prepared, arguments: argparse.Namespace, state: 
             if running.done():
                 return running.result()
             if prepared.note:
-                output.line(f"note: {prepared.note}", "yellow")
+                news.line(f"note: {prepared.note}", "yellow")
             return await _chat_at(prepared.plan.grpc, arguments, state, output)
         finally:
             ready.cancel()

@@ -1,0 +1,123 @@
+"""Which processes a deployment consists of, and how they are started."""
+
+import socket
+
+import pytest
+import yaml
+
+from cli.errors import CommandError
+from cli.plan import Addresses, Counts, DeploymentPlan, make_plan
+from cli.ports import Endpoint, claim, free_endpoints
+from cli.supervisor import RestartPolicy
+from runtime.config import Config, load_config
+
+
+def plan_of(counts: Counts, **fields: object) -> DeploymentPlan:
+    addresses = Addresses(
+        http=Endpoint("0.0.0.0", 8000),
+        grpc=Endpoint("0.0.0.0", 50051),
+        workers=[Endpoint("127.0.0.1", 6000 + n) for n in range(counts.workers)],
+        tokenizers=[Endpoint("127.0.0.1", 7000 + n) for n in range(counts.tokenizers)],
+    )
+    given = {"name": "x", "path": "/x", "config_file": None, "overrides": {}, **fields}
+    return make_plan(Config(), counts=counts, addresses=addresses, **given)  # type: ignore[arg-type]
+
+
+def settings_of(arguments: tuple[str, ...]) -> dict[str, object]:
+    """What a process reads from its command line, later ones winning."""
+    given = [arguments[at + 1] for at, argument in enumerate(arguments) if argument == "--set"]
+    return {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in given)}
+
+
+def test_routers_know_workers_and_tokenizers():
+    """Every router gets all addresses; workers and tokenizers their own."""
+    plan = plan_of(Counts(workers=2, routers=1, tokenizers=1))
+
+    assert [p.name for p in plan.processes] == ["worker-0", "worker-1", "tokenizer-0", "router-0"]
+    router = settings_of(plan.of_tier("router")[0].arguments)
+    assert router["router.workers"] == ["127.0.0.1:6000", "127.0.0.1:6001"]
+    assert router["router.tokenizers"] == ["127.0.0.1:7000"]
+    assert [settings_of(p.arguments)["worker.port"] for p in plan.of_tier("worker")] == [6000, 6001]
+    assert [settings_of(p.arguments)["worker.name"] for p in plan.of_tier("worker")] == ["worker-0", "worker-1"]
+
+
+@pytest.mark.parametrize(("routers", "shared"), [(1, False), (2, True)])
+def test_only_several_routers_share_ports(routers: int, shared: bool):
+    """One router does not share: a taken port must be an error, not a second listener."""
+    plan = plan_of(Counts(routers=routers))
+
+    assert [("--share-ports" in p.arguments, p.shared) for p in plan.of_tier("router")] == [(shared, shared)] * routers
+
+
+def test_workers_do_not_spin():
+    """The embedded engine's threads yield the processor while they wait."""
+    assert plan_of(Counts()).of_tier("worker")[0].environment["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_addresses_for_callers_are_reachable():
+    """Listening everywhere is no address that one can call."""
+    plan = plan_of(Counts())
+
+    assert (plan.http, plan.grpc) == ("127.0.0.1:8000", "127.0.0.1:50051")
+    assert settings_of(plan.of_tier("router")[0].arguments)["http.host"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("value", ["/a path: with #marks", "[x]", "1e5", "no", "你好", True, 3, ["a", "b"]])
+def test_overrides_arrive_unchanged(value: object):
+    """What is handed to a process is read there as the same value, whatever YAML would make of the text."""
+    plan = plan_of(Counts(), overrides={"model.name": value})
+
+    assert all(settings_of(process.arguments)["model.name"] == value for process in plan.processes)
+
+
+def test_processes_accept_their_settings():
+    """Every setting that is handed out exists."""
+    for process in plan_of(Counts(1, 2, 1), overrides={"model.reference": "/m"}).processes:
+        load_config(environment={}, overrides=settings_of(process.arguments))
+
+
+def test_plan_survives_the_disk():
+    """What a background process reads is what was planned."""
+    plan = plan_of(Counts(2, 2, 1))
+
+    assert DeploymentPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_taken_port_names_the_setting_and_the_remedy():
+    """The message says which setting to change."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=rf"http\.port: cannot listen on 127\.0\.0\.1:{port}.*--set http\.port="):
+            claim(Endpoint("127.0.0.1", port), "http.port")
+
+
+def test_port_shared_by_others_counts_as_taken():
+    """A port that another deployment's routers share must not be joined by accident."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(CommandError):
+            claim(Endpoint("127.0.0.1", other.getsockname()[1]), "router.port")
+
+
+def test_free_ports_differ():
+    """Port 0 becomes a real one, and no two are the same."""
+    endpoints = [*free_endpoints("127.0.0.1", 20), claim(Endpoint("127.0.0.1", 0), "http.port")]
+
+    assert len({endpoint.port for endpoint in endpoints}) == 21
+    assert 0 not in {endpoint.port for endpoint in endpoints}
+
+
+def test_restarts_slow_down_and_end():
+    """Pauses double up to a limit; too many deaths within the window end it."""
+    policy = RestartPolicy(most=4, window_s=100, first_s=1, longest_s=3)
+
+    assert [policy.next_delay(now) for now in (0, 1, 2, 3, 4)] == [1, 2, 3, 3, None]
+
+
+def test_old_deaths_are_forgotten():
+    """A process that runs for long starts afresh."""
+    policy = RestartPolicy(most=1, window_s=10, first_s=1)
+
+    assert [policy.next_delay(now) for now in (0, 11, 12)] == [1, 1, None]
