@@ -19,8 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ENV_PREFIX = "QWENSERVE_"
 
-# Read by the command line before any configuration exists: the default file, and where running processes are noted.
-RESERVED_VARIABLES = frozenset({"QWENSERVE_API_KEY", "QWENSERVE_CONFIG", "QWENSERVE_STATE_DIR"})
+# Read before any configuration exists: by the command line (a chat's key, the default file, where running processes
+# are noted) and by scripts/setup.
+RESERVED_VARIABLES = frozenset(
+    {"QWENSERVE_API_KEY", "QWENSERVE_CONFIG", "QWENSERVE_PYTHON", "QWENSERVE_STATE_DIR", "QWENSERVE_VENV"}
+)
 
 
 class ConfigError(Exception):
