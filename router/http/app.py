@@ -79,13 +79,13 @@ class Shim:
     def add_routes(self, app: web.Application) -> None:
         """Registers the endpoints, and last what answers for all other paths and verbs."""
         for endpoint in self.endpoints:
-            # Model names contain slashes.
-            path = endpoint.path.replace("{name}", "{name:.+}")
+            # Model names contain slashes, and a path may contain anything, line breaks included.
+            path = endpoint.path.replace("{name}", "{name:(?s:.+)}")
             serve = partial(self._serve, endpoint)
             app.router.add_route(endpoint.method, path, serve)
             if endpoint.method == "GET":
                 app.router.add_route("HEAD", path, serve)
-        app.router.add_route("*", "/{path:.*}", partial(self._serve, self._elsewhere))
+        app.router.add_route("*", "/{path:(?s:.*)}", partial(self._serve, self._elsewhere))
 
     def drain(self) -> None:
         """From now on every reply closes its connection."""
