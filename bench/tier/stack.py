@@ -125,15 +125,16 @@ class Floor(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def uvicorn_floor(step_ms: float, cores: Cores) -> AsyncIterator[Floor]:
-    """The bare uvicorn app. Raises ProcessError, also where the extra `bench` is not installed."""
+async def uvicorn_floor(step_ms: float, cores: Cores, *, one_beat: bool = False) -> AsyncIterator[Floor]:
+    """The bare uvicorn app; with `one_beat` its streams send together. Raises ProcessError, also where the extra
+    `bench` is not installed."""
     (port,) = free_ports(1)
     options = ("--http", "httptools", "--loop", "uvloop", "--log-level", "warning", "--no-access-log")
     arguments = ["bench.tier.uvicorn_floor:app", "--port", str(port), *options]
-    environment = {"BENCH_FLOOR_STEP_MS": f"{step_ms:g}"}
+    environment = {"BENCH_FLOOR_STEP_MS": f"{step_ms:g}", "BENCH_FLOOR_BEAT": "one" if one_beat else "own"}
     async with running("uvicorn floor", "uvicorn", arguments, cores.measured, environment) as process:
         await process.wait_for_port(port, _START_TIMEOUT_S)
-        yield Floor("bare uvicorn", process, f"http://127.0.0.1:{port}")
+        yield Floor("bare uvicorn, one beat" if one_beat else "bare uvicorn", process, f"http://127.0.0.1:{port}")
 
 
 @contextlib.asynccontextmanager
@@ -143,4 +144,4 @@ async def protocol_floor(step_ms: float, cores: Cores) -> AsyncIterator[Floor]:
     arguments = ["--port", str(port), "--step-ms", f"{step_ms:g}"]
     async with running("protocol floor", "bench.tier.protocol_floor", arguments, cores.measured) as process:
         await process.wait_for_port(port, _START_TIMEOUT_S)
-        yield Floor("bare asyncio.Protocol", process, f"http://127.0.0.1:{port}")
+        yield Floor("bare asyncio.Protocol, one beat", process, f"http://127.0.0.1:{port}")

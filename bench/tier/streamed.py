@@ -38,11 +38,14 @@ async def http_rows(context: Context, step_ms: float) -> Found:
     findings: list[Finding] = []
     async with contextlib.AsyncExitStack() as opened:
         stack = await opened.enter_async_context(deployment(StackSettings(context.model, step_ms), context.cores))
-        ready = [await opened.enter_async_context(protocol_floor(step_ms, context.cores))]
+        ready = []
         try:
-            ready.insert(0, await opened.enter_async_context(uvicorn_floor(step_ms, context.cores)))
+            for one_beat in (False, True)[: 2 if step_ms else 1]:
+                bare = uvicorn_floor(step_ms, context.cores, one_beat=one_beat)
+                ready.append(await opened.enter_async_context(bare))
         except ProcessError as error:
             findings.append(Finding("NO_UVICORN", f"the bare uvicorn floor was left out: {error}"[:200], {}))
+        ready.append(await opened.enter_async_context(protocol_floor(step_ms, context.cores)))
         vocabulary = await words(stack)
         await _drive(context, stack.http_url, vocabulary, 1, stack)  # connections, caches and code paths are warm
         for number in range(context.repeats):
