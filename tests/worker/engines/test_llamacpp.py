@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import stat
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -264,6 +265,37 @@ async def test_all_number_formats_answer(directory: Path, cache: Path, weights: 
         assert driver.info.max_model_len == 300
         answer = await driver.ask(PROMPT, replace(GREEDY, max_tokens=1000, ignore_eos=True))
         assert len(PROMPT) + len(answer.token_ids) == 300
+
+
+_LEAVES_WITHOUT_STOP = """
+import asyncio, sys
+from pathlib import Path
+from tests.contract.engine_contract import Driver
+from tests.worker.engines.engines import exact_engine
+from worker.engines.interface import Sampling
+
+async def main():
+    driver = Driver(exact_engine(Path(sys.argv[1]), max_model_len=2048))
+    await driver.start()
+    answers = [driver.submit([5] * 40, Sampling(max_tokens=2000, ignore_eos=True))[1] for _ in range(4)]
+    await answers[0].tokens(2)
+    sys.exit(7)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_leaves_with_requests_under_way_keeps_its_exit_code(gguf: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _LEAVES_WITHOUT_STOP,
+        str(gguf),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert (process.returncode, errors) == (7, b"")
 
 
 async def _start_error(engine: LlamaCppEngine) -> str:

@@ -8,6 +8,7 @@ threads get a job and answer through the outbox.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import queue
 import threading
@@ -34,6 +35,9 @@ from worker.engines.llamacpp.native import NativeServer
 from worker.engines.llamacpp.outbox import Outbox
 from worker.engines.llamacpp.self_check import check_ids
 from worker.engines.llamacpp.slots import Slot, choose_slot
+
+# For threads that have answered their last request, or at exit are one step away from it.
+_JOIN_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ class LlamaCppEngine:
             self._loaded.threads.append(thread)
             thread.start()
         self._idle.set()
+        atexit.register(self._leave)
         return info
 
     def submit(self, request: EngineRequest) -> None:
@@ -156,7 +161,17 @@ class LlamaCppEngine:
             raise EngineError(
                 f"{len(self._jobs)} requests did not stop within {self._config.stop_timeout_s:.0f} s"
             ) from error
+        atexit.unregister(self._leave)
         await asyncio.to_thread(_release, loaded)
+
+    def _leave(self) -> None:
+        """Ends requests at the exit of a process that did not stop the engine: llama.cpp would abort it (134)."""
+        if self._loaded is not None:
+            for job in list(self._jobs.values()):
+                job.aborted = True
+            for inbox in self._loaded.inboxes:
+                inbox.put(None)
+            _release(self._loaded)
 
     def _running(self) -> _Loaded:
         if self._loaded is None:
@@ -181,7 +196,7 @@ class LlamaCppEngine:
             job.generation,
             job.slot.number,
             reuse_prefix=job.reuse_prefix,
-            cancelled=lambda: job.aborted,
+            cancelled=lambda: job.aborted or loaded.outbox.closed,
             emit=loaded.outbox.put,
         )
 
@@ -237,8 +252,10 @@ def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes
 
 def _release(loaded: _Loaded) -> None:
     for thread in loaded.threads:
-        thread.join()  # each has answered its last request and is on its way out
-    loaded.server.close()
+        thread.join(_JOIN_S)
+    # Releasing the model under a running call would end the process on the spot.
+    if not any(thread.is_alive() for thread in loaded.threads):
+        loaded.server.close()
 
 
 def _close_late(loading: asyncio.Future[tuple[NativeServer, ModelFacts, Dimensions]]) -> None:

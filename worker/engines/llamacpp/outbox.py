@@ -33,6 +33,8 @@ class Outbox:
         # finds nothing, or a wait for the timer; no order of events leaves a chunk without a wake-up to come.
         self._woken = False
         self._gathering = False
+        # True once the loop is gone: there is nobody left to generate for.
+        self.closed = False
 
     def fail(self, error: EngineError) -> None:
         """Passes a failure of the engine on with the next chunks. Called from any thread."""
@@ -43,10 +45,18 @@ class Outbox:
         self._waiting.append(chunk)
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._wake)
+            self._call(self._wake)
         elif self._gathering and len(self._waiting) >= self._expected:
             self._gathering = False
-            self._loop.call_soon_threadsafe(self._drain)
+            self._call(self._drain)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            self.closed = True
 
     def _wake(self) -> None:
         self._gathering = True
