@@ -228,7 +228,13 @@ _BYTE_OF = _byte_alphabet()
 
 def _encode_all(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
     # The batch call lets go of the interpreter lock, which `encode` does not, and computes no offsets.
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    except (TypeError, UnicodeError):
+        # Strings made from JSON may hold halves of UTF-16 pairs, which are no characters.
+        whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        encodings = backend.encode_batch_fast(whole, add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 def _cost(segment: str, ids: array[int]) -> int:

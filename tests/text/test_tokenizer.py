@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import unicodedata
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fixtures.conversations import TEXTS
+from tests.fixtures.full_tokenizer import TINY_MODEL
+from text.tokenizer import INLINE_CHARACTERS, PlainText, SegmentCache, Tokenizer, UnsupportedTokenizer
+
+BACKEND = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
+TOKENIZER = Tokenizer(BACKEND)
+# Texts in which added tokens stand next to whatever could join or normalize across them.
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from([*TOKENIZER.added_ids, *TEXTS, "<|im_", "end|>", "<", "\u0301", "e", " ", "\n", "'s", "\r"]),
+        st.text(max_size=8),
+    ),
+    max_size=12,
+).map("".join)
+DERANDOMIZED = settings(derandomize=True, max_examples=400, deadline=None)
+
+
+def reference(text: str) -> list[int]:
+    ids: list[int] = BACKEND.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+@DERANDOMIZED
+@given(PIECES)
+def test_ids_of_segments_are_the_ids_of_the_text(text):
+    """Cutting at added tokens changes no id, whatever is already cached."""
+    assert reference(text) == TOKENIZER.encode(text)
+    assert reference(text) == TOKENIZER.encode(text)
+
+
+@DERANDOMIZED
+@given(PIECES)
+def test_decoding_gives_the_normalized_text_back(text):
+    """Bytes of tokens, joined, are the text; the library decodes the same."""
+    ids = TOKENIZER.encode(text)
+
+    assert BACKEND.decode(ids, skip_special_tokens=False) == TOKENIZER.decode(ids)
+    assert BACKEND.decode(ids, skip_special_tokens=True) == TOKENIZER.decode(ids, skip_special_tokens=True)
+    if not any(token in text for token in TOKENIZER.added_ids):
+        assert unicodedata.normalize("NFC", text) == TOKENIZER.decode(ids)
+
+
+@DERANDOMIZED
+@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=20))
+def test_any_ids_decode_as_in_the_library(ids):
+    """Ids that no text gives, with broken characters, read the same."""
+    assert BACKEND.decode(ids, skip_special_tokens=False) == TOKENIZER.decode(ids)
+
+
+def test_full_size_ids(assets):
+    """The same for the models themselves."""
+    for text in TEXTS:
+        assert text == assets.tokenizer.decode(assets.tokenizer.encode(text)) or not unicodedata.is_normalized(
+            "NFC", text
+        )
+
+
+async def test_encode_async_gives_the_same_ids():
+    """Inline, in a thread, and partly from the cache."""
+    tokenizer = Tokenizer(BACKEND)
+    for text in ("", "short", "x y " * INLINE_CHARACTERS, "x y " * INLINE_CHARACTERS + "<|im_end|>" + "new " * 4000):
+        assert reference(text) == await tokenizer.encode_async(text)
+        assert reference(text) == await tokenizer.encode_async(text)
+
+
+async def test_a_long_text_lets_the_loop_run():
+    """Other tasks go on while a long prompt is tokenized."""
+    tokenizer = Tokenizer(BACKEND)
+    task = asyncio.create_task(tokenizer.encode_async("Words and more words, 12 of them. " * 5_000))
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+
+    assert turns > 10
+    assert reference("Words and more words, 12 of them. " * 5_000) == await task
+
+
+def test_the_cache_is_bounded_by_bytes():
+    """Old segments make room for new ones, and one that is too large is not kept."""
+    cache = SegmentCache(10_000)
+    for n in range(100):
+        cache.put([f"segment {n}"], [[n] * 10])
+        assert cache.bytes_used <= 10_000
+    kept = len(cache)
+    cache.put(["x" * 50_000], [[1]])
+
+    assert 10 < kept < 100
+    assert kept == len(cache)
+    assert list(cache.get("segment 99") or ()) == [99] * 10
+    assert "segment 0" not in cache
+
+
+def test_the_cache_keeps_what_is_used():
+    """A use makes a segment the newest."""
+    cache = SegmentCache(2_000)
+    cache.put(["first"], [[1]])
+    for n in range(20):
+        cache.get("first")
+        cache.put([str(n)], [[n]])
+
+    assert "first" in cache
+    assert "0" not in cache
+
+
+def test_a_tokenizer_without_a_cache_still_encodes():
+    """Segments that do not fit are encoded each time."""
+    tokenizer = Tokenizer(BACKEND, cache_bytes=0)
+
+    assert reference("a<|im_end|>b") == tokenizer.encode("a<|im_end|>b")
+
+
+def test_lone_surrogates_are_replaced():
+    """JSON can carry halves of UTF-16 pairs; they are no characters."""
+    assert reference("a\ufffdb 🌦") == TOKENIZER.encode("a\ud83cb \ud83c\udf26")
+
+
+def test_single_tokens(tiny):
+    """Text, bytes and ids of one token; unknown ones have none."""
+    tokenizer = tiny.tokenizer
+    end = tokenizer.added_ids["<|im_end|>"]
+
+    assert end == tokenizer.id_of("<|im_end|>")
+    assert end in tokenizer.special_ids
+    assert tokenizer.added_ids["<think>"] not in tokenizer.special_ids
+    assert tokenizer.id_of("no such token") is None
+    assert tokenizer.token_text(end) == "<|im_end|>"
+    assert tokenizer.token_bytes(tokenizer.vocab_size + 5) == b""
+    assert tokenizer.token_bytes(-1) == b""
+    assert tokenizer.decode([tokenizer.vocab_size + 5, end]) == "<|im_end|>"
+
+
+def test_plain_text_leaves_out_what_needs_care(tiny):
+    """Added tokens, parts of characters, unknown ids and unwanted endings are None."""
+    tokenizer = tiny.tokenizer
+    newline = tokenizer.encode("\n")[0]
+    word = tokenizer.encode("the")[0]
+    half = next(i for i in range(256) if tokenizer.token_bytes(i) == b"\xe4")
+
+    assert tokenizer.plain_text[newline] == "\n"
+    assert PlainText(tokenizer, "\n")[newline] is None
+    assert PlainText(tokenizer, None)[newline] is None
+    assert tokenizer.text_before_space[word] == tokenizer.token_text(word)
+    for careful in (half, tokenizer.added_ids["<think>"], tokenizer.vocab_size + 5):
+        assert tokenizer.plain_text[careful] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, added_tokens=[]),
+        lambda d: d.update(decoder=None),
+        lambda d: d.update(pre_tokenizer={"type": "Whitespace"}),
+        lambda d: d["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+    ],
+)
+def test_other_kinds_of_tokenizers_are_refused(change):
+    """What segments or bytes could get wrong is refused at the start."""
+    description = json.loads(BACKEND.to_str())
+    change(description)
+
+    with pytest.raises(UnsupportedTokenizer):
+        Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(description)))
+
+
+def test_tokens_that_reach_into_their_surroundings_are_not_cut_at():
+    """An added token that takes white space with it still gives the library's ids."""
+    backend = tokenizers.Tokenizer.from_str(BACKEND.to_str())
+    backend.add_tokens([tokenizers.AddedToken("<pad here>", lstrip=True, rstrip=True, normalized=False)])
+    text = "a <|im_end|>  <pad here>  b<pad here>"
+
+    assert backend.encode(text, add_special_tokens=False).ids == Tokenizer(backend).encode(text)
