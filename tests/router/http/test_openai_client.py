@@ -1,0 +1,107 @@
+"""The official client, and an agent framework on top of it, against the shim."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import openai
+import pytest
+
+from qwenserve.chat.v1 import chat_pb2
+from runtime.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, Unavailable
+from tests.router.http.agent_check import check_agent
+from tests.router.http.conftest import Served, serve
+from tests.router.http.fake_backend import MAX_MODEL_LEN, MODEL, Request, Script
+from tests.router.http.openai_checks import CHECKS, Target, check_chat_whole
+
+
+def weather(request: Request) -> Script:
+    """Calls the tool once for every city named, and tells the results of calls."""
+    if isinstance(request, chat_pb2.CompletionRequest):
+        return Script("a time there was")
+    last = request.conversation.messages[-1]
+    if last.tool_call_id:
+        return Script(f"Known now: {last.content}")
+    cities = [city for city in ("Paris", "Rome") if city in last.content]
+    if request.conversation.tools and cities:
+        if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls:
+            cities = cities[:1]
+        return Script(tool_calls=tuple(("get_weather", f'{{"city": "{city}"}}') for city in cities))
+    return Script("Something, as you asked.")
+
+
+def target(served: Served) -> Target:
+    served.backend.script = weather
+    return Target(
+        served.url,
+        MODEL,
+        one_call="How is the weather in Paris?",
+        two_calls="How is the weather in Paris and in Rome?",
+        max_model_len=MAX_MODEL_LEN,
+    )
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_official_client(check: Callable[[Target], Awaitable[None]], served: Served) -> None:
+    await check(target(served))
+
+    assert [call.request_id for call in served.backend.calls] or check.__name__ == "check_models"
+
+
+# llama-index reads pydantic's model fields in a way that pydantic will drop.
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
+async def test_llama_index_function_agent(served: Served) -> None:
+    await check_agent(target(served))
+
+
+async def test_official_client_with_a_key() -> None:
+    async with serve(keys=("right",)) as served:
+        with pytest.raises(openai.AuthenticationError) as wrong:
+            await check_chat_whole(target(served)._replace(api_key="wrong"))
+        await check_chat_whole(target(served)._replace(api_key="right"))
+    assert wrong.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (QueueFull("full", retry_after_s=1), openai.RateLimitError),
+        (Unavailable("no worker"), openai.InternalServerError),
+        (DeadlineExceeded("late"), openai.InternalServerError),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_refusals_are_typed(
+    error: ServiceError, expected: type[openai.APIStatusError], stream: bool, served: Served
+) -> None:
+    served.backend.refusal = error
+    async with target(served).client() as client:
+        with pytest.raises(expected) as refused:
+            await client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=stream
+            )
+    assert refused.value.code == error.code
+
+
+async def test_an_error_in_a_stream_is_raised_by_the_client(served: Served) -> None:
+    aimed = target(served)
+    served.backend.fail_at_step = 2
+    served.backend.failure = InternalError("the engine broke")
+    async with aimed.client() as client:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        with pytest.raises(openai.APIError, match="the engine broke"):
+            async for _ in stream:
+                pass
+
+
+async def test_the_client_retries_when_told_so(served: Served) -> None:
+    aimed = target(served)
+    served.backend.refusal = QueueFull("full", retry_after_s=0.01)
+    async with aimed.client() as client:
+        with pytest.raises(openai.RateLimitError):
+            await client.with_options(max_retries=2).chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "hi"}]
+            )
+    assert len(served.backend.requests) == 3
