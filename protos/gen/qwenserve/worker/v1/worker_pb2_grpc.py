@@ -62,8 +62,9 @@ class WorkerServiceServicer(object):
     """
 
     def Session(self, request_iterator, context):
-        """Carries all of one router's requests to this worker, packed both ways. The end of the stream, from
-        either side, aborts every request that it submitted.
+        """Carries all of one router's requests to this worker, packed both ways. The end of the stream (cancel,
+        disconnect, deadline, or the worker's side) aborts every request that it submitted; a router that only stops
+        sending still gets the rest of its answers.
 
         Errors: UNAVAILABLE while draining; RESOURCE_EXHAUSTED when the router reads too slowly (see
         `SessionResponse`); INVALID_ARGUMENT for a message that breaks the protocol.
