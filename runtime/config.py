@@ -148,7 +148,8 @@ class SimulatedSettings(_Section):
     kv_block_tokens: int = Field(default=16, ge=1, description="Tokens per KV block.")
     answer: str = Field(default="cycle", description="What is generated: cycle, echo, or comma-separated token ids.")
     fault: str = Field(
-        default="", description="Fault to show: die:N, stall:N, refuse:N (after N steps or requests), slow:FACTOR, or none."
+        default="",
+        description="Fault to show: die:N, stall:N, refuse:N (after N steps or requests), slow:FACTOR, or none.",
     )
 
 

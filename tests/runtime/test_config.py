@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runtime.config import Config, ConfigError, annotated_yaml, load_config
+from runtime.config import Config, ConfigError, LoadedConfig, annotated_yaml, load_config
 
 
 def load(
@@ -16,8 +16,8 @@ def load(
     *,
     tmp_path: Path | None = None,
     environment: dict[str, str] | None = None,
-    **overrides: Any,
-):
+    overrides: dict[str, Any] | None = None,
+) -> LoadedConfig:
     file = None
     if text is not None:
         assert tmp_path is not None
@@ -39,7 +39,7 @@ def test_later_sources_win_and_are_named(tmp_path: Path) -> None:
         "http:\n  port: 1001\n  host: 0.0.0.0\nworker:\n  max_running: 4\n",
         tmp_path=tmp_path,
         environment={"QWENSERVE_HTTP__PORT": "1002", "QWENSERVE_WORKER__MAX_RUNNING": "5", "OTHER": "x"},
-        **{"http.port": "1003"},
+        overrides={"http.port": "1003"},
     )
 
     assert (loaded.config.http.port, loaded.config.http.host, loaded.config.worker.max_running) == (1003, "0.0.0.0", 5)
@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_setting_one_sampling_default_keeps_the_others() -> None:
-    defaults = load(**{"model.non_thinking_defaults.top_k": "5"}).config.model.non_thinking_defaults
+    defaults = load(overrides={"model.non_thinking_defaults.top_k": "5"}).config.model.non_thinking_defaults
 
     assert (defaults.top_k, defaults.temperature, defaults.top_p) == (5, 0.7, 0.8)
 
@@ -123,4 +123,4 @@ def test_configuration_is_frozen() -> None:
     [("models/qwen3-tiny/", "qwen3-tiny"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("/data/m.gguf", "m")],
 )
 def test_the_model_is_named_after_its_reference(reference: str, name: str) -> None:
-    assert load(**{"model.reference": reference}).config.model_name == name
+    assert load(overrides={"model.reference": reference}).config.model_name == name

@@ -92,7 +92,9 @@ def stack_config(**overrides: Any) -> Config:
 
 async def start_worker(config: Config, built: BuiltEngine | None = None) -> RunningWorker:
     """Starts a worker on a free port and waits until it is ready."""
-    built = built or await asyncio.to_thread(build_engine, config)
+    if built is None:
+        built = await asyncio.to_thread(build_engine, config)
+    engine = built.engine
     shutdown = Shutdown()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.get_running_loop().create_task(
@@ -101,7 +103,7 @@ async def start_worker(config: Config, built: BuiltEngine | None = None) -> Runn
     done, _ = await asyncio.wait({task, ready}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
     if task in done or not done:
         raise RuntimeError(f"the worker did not start: {task.result() if task.done() else 'no answer'}")
-    return RunningWorker(ready.result(), built.engine, shutdown, task)
+    return RunningWorker(ready.result(), engine, shutdown, task)
 
 
 @contextlib.asynccontextmanager

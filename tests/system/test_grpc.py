@@ -152,7 +152,7 @@ async def test_thinking_is_switched_the_same_way_by_field_kwargs_and_configurati
 async def test_defaults_differ_for_thinking_and_not_and_the_request_wins(stack: Stack) -> None:
     async def sampling(thinking: bool, **fields: Any) -> sampling_pb2.SamplingParams:
         request = chat_pb2.ExplainRequest(chat=chat(conversation={"enable_thinking": thinking}, **fields))
-        return (await chats(stack).Explain(request)).sampling
+        return (await chats(stack).Explain(request)).sampling  # type: ignore[no-any-return]
 
     thinking, plain = await sampling(True), await sampling(False)
 
