@@ -110,7 +110,7 @@ def _command(
 
     def run(arguments: argparse.Namespace) -> int:
         try:
-            return lifecycle.run(body(arguments, Console()))
+            return lifecycle.run(body(arguments, _console()))
         except _USER_ERRORS as error:
             print(f"bench: {error}", file=sys.stderr)
             return 2
@@ -119,6 +119,11 @@ def _command(
             return 130
 
     return run
+
+
+def _console() -> Console:
+    # In a file or a pipe nothing tells a width, and 80 columns break tables.
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 async def _serve(arguments: argparse.Namespace, console: Console) -> int:

@@ -13,9 +13,24 @@ from bench.clients.endpoint import EndpointError
 from bench.clients.grpc import error_name
 from bench.record import Record
 from bench.samples import ChatMessage, Sample
+from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 from runtime.config import GrpcConfig
 from runtime.grpc_setup import make_channel
+
+# On the token session every field is set: a worker defaults none.
+_GREEDY = sampling_pb2.SamplingParams(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    seed=0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    repetition_penalty=1.0,
+    min_tokens=0,
+    ignore_eos=True,
+)
 
 
 class WorkerEndpoint:
@@ -38,9 +53,8 @@ class WorkerEndpoint:
         if not sample.token_ids:
             raise EndpointError("a worker takes token ids only")
         submit = worker_pb2.Submit(prompt_token_ids=sample.token_ids)
+        submit.sampling.CopyFrom(_GREEDY)
         submit.sampling.max_tokens = sample.max_tokens
-        submit.sampling.temperature = 0.0
-        submit.sampling.ignore_eos = True
         return submit
 
     async def send(self, prepared: worker_pb2.Submit, record: Record, *, keep_text: bool = False) -> None:

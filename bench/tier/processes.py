@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ class ProcessError(Exception):
 class Process:
     """One running process. `log` is what it has written so far."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log_file: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
         self.name = name
         self.pid = process.pid
         self._process = process
@@ -49,7 +50,7 @@ class Process:
         for _ in range(int(timeout_s / _POLL_S)):
             if mark in self.log:
                 return
-            if self._process.returncode is not None:
+            if self._process.poll() is not None:
                 raise ProcessError(f"{self.name} ended with {self._process.returncode}: {self.log[-800:]}")
             await asyncio.sleep(_POLL_S)
         raise ProcessError(f"{self.name} was not ready within {timeout_s:g} s: {self.log[-800:]}")
@@ -61,21 +62,21 @@ class Process:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.close()
                 return
-            if self._process.returncode is not None:
+            if self._process.poll() is not None:
                 raise ProcessError(f"{self.name} ended with {self._process.returncode}: {self.log[-800:]}")
             await asyncio.sleep(_POLL_S)
         raise ProcessError(f"{self.name} did not listen within {timeout_s:g} s: {self.log[-800:]}")
 
     async def stop(self) -> None:
         """Asks it to end, then makes it."""
-        if self._process.returncode is not None:
+        if self._process.poll() is not None:
             return
         self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
-        except asyncio.TimeoutError:
+            await asyncio.to_thread(self._process.wait, _STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait)
 
 
 @contextlib.asynccontextmanager
@@ -90,14 +91,13 @@ async def running(
     with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
         log_file = Path(folder) / "log"
         with log_file.open("wb") as log:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                *arguments,
+            # Not asyncio's subprocesses: they fork, which gRPC's handlers remark on; this one uses vfork.
+            child = await asyncio.to_thread(
+                subprocess.Popen,
+                [sys.executable, "-m", module, *arguments],
                 cwd=PACKAGE_ROOT,
                 stdout=log,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
             )
         process = Process(name, child, log_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from bench.load import Load
 from bench.samples import ChatMessage, Job, Sample
 from bench.tier.burden import Burden, burden, disturbances
 from bench.tier.context import STREAMS, Context, chat_endpoint, words
+from bench.tier.processes import Process
 from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row
 
@@ -128,12 +130,12 @@ async def scaling_rows(context: Context) -> Found:
 
 
 async def memory_rows(context: Context) -> Found:
-    """Resident memory of a router at rest, and its growth over many requests after the first fifth of them."""
+    """Resident memory of a router at rest, and its growth over the second half of many requests."""
     model = context.memory_model or context.model
-    resting: list[float] = []
     async with deployment(StackSettings(model, 0.0), context.cores) as stack:
         router = stack.routers[0]
-        resting.append(router.resident_mib())
+        started = router.resident_mib()
+        resting = await at_rest(router)
         vocabulary = await words(stack)
         samples: list[tuple[int, float]] = []
         sent = 0
@@ -144,13 +146,14 @@ async def memory_rows(context: Context) -> Found:
             samples.append((sent, router.resident_mib()))
             context.say(f"memory: {sent} requests, {samples[-1][1]:.1f} MiB")
     name = model.rstrip("/").rsplit("/", 1)[-1]
+    at = f"{started:.0f} MiB the moment it was ready"
     rows = [
-        Row("memory.rest", f"resident memory of a router at rest, tokenizer {name}", "MiB", resting, 150.0),
+        Row("memory.rest", f"resident memory of a router at rest, tokenizer {name}", "MiB", [resting], 150.0, at),
         Row("memory.after", f"  after {sent:,} requests", "MiB", [samples[-1][1]]),
     ]
     growth = growth_per_million(samples)
     if growth is not None:
-        note = f"least squares over the last four fifths of {sent:,} requests"
+        note = f"least squares over the last half of {sent:,} requests; bounded caches fill first"
         rows.append(Row("memory.growth", "  growth per million requests", "MiB", [growth], None, note))
     findings = []
     if sent < 1_000_000:
@@ -159,11 +162,25 @@ async def memory_rows(context: Context) -> Found:
     return rows, findings
 
 
+async def at_rest(process: Process) -> float:
+    """Returns a process's resident memory in MiB once it has stopped changing, or after ten seconds."""
+    last = process.resident_mib()
+    calm = 0
+    for _ in range(20):
+        await asyncio.sleep(0.5)
+        now = process.resident_mib()
+        calm = calm + 1 if abs(now - last) < 1.0 else 0
+        last = now
+        if calm == 6:
+            break
+    return last
+
+
 def growth_per_million(samples: Sequence[tuple[int, float]]) -> float | None:
-    """Returns MiB per million requests: the slope over the samples after the first fifth. None for too few."""
+    """Returns MiB per million requests: the slope over the second half of the samples. None for too few."""
     if not samples:
         return None
-    late = [(count, mib) for count, mib in samples if count > samples[-1][0] / 5]
+    late = [(count, mib) for count, mib in samples if count > samples[-1][0] / 2]
     if len(late) < 3:
         return None
     counts, mibs = zip(*late, strict=True)
