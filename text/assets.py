@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -70,9 +70,9 @@ def load_assets(path: Path) -> ModelAssets:
 
 def _from_directory(path: Path) -> ModelAssets:
     file = path / "tokenizer.json"
-    serialized = _read_text(file)
+    serialized = _read_bytes(file)
     try:
-        tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(serialized))
+        tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(serialized))
     except UnsupportedTokenizer as error:
         raise AssetError(f"{file}: {error}; use a model of the Qwen3 family") from error
     except Exception as error:  # the library raises bare Exception for whatever it cannot read
@@ -88,7 +88,7 @@ def _from_directory(path: Path) -> ModelAssets:
         eos_token_ids=_eos_of_directory(path, tokenizer, (generation, config), settings),
         max_model_len=_window_of_directory(path, config, settings),
         generation_defaults=_defaults({key: generation.get(key) for key in _SAMPLING}),
-        fingerprint=_fingerprint(serialized, source, tool_source or ""),
+        fingerprint=_fingerprint(serialized, source.encode(), (tool_source or "").encode()),
     )
 
 
@@ -107,6 +107,7 @@ def _from_gguf(path: Path) -> ModelAssets:
     if not isinstance(window, int):
         raise AssetError(f"{path} does not say its context length; convert the model again")
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    vocabulary = [metadata.get(f"tokenizer.ggml.{part}", ()) for part in ("tokens", "token_type", "merges")]
     named = {
         f"{name}_token": tokens[i]
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
@@ -119,7 +120,7 @@ def _from_gguf(path: Path) -> ModelAssets:
         eos_token_ids=_eos_of_gguf(path, tokenizer, metadata),
         max_model_len=window,
         generation_defaults=_defaults({name: metadata.get(key) for key, name in _GGUF_SAMPLING.items()}),
-        fingerprint=_fingerprint(tokenizer.serialized(), source),
+        fingerprint=_fingerprint(*map(_joined, vocabulary), source.encode()),
     )
 
 
@@ -197,20 +198,31 @@ def _defaults(found: Mapping[str, Any]) -> Mapping[str, float | int]:
     return MappingProxyType({key: value for key, value in found.items() if isinstance(value, (int, float))})
 
 
-def _fingerprint(*parts: str) -> str:
+def _fingerprint(*parts: bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(hashlib.sha256(part.encode()).digest())
+        digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:16]
+
+
+def _joined(values: Sequence[object]) -> bytes:
+    return "\0".join(map(str, values)).encode()
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise AssetError(f"{file} is missing; download the model's directory with all its small files") from None
+    except OSError as error:
+        raise AssetError(f"{file} cannot be read ({error}); check its permissions") from error
 
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
-    except FileNotFoundError:
-        raise AssetError(f"{file} is missing; download the model's directory with all its small files") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AssetError(f"{file} cannot be read ({error}); check its permissions, or download it again") from error
+        return _read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise AssetError(f"{file} cannot be read ({error}); download it again") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

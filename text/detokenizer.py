@@ -24,8 +24,10 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._plain = tokenizer.plain_text
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        open_bytes = _open_character(b"".join(map(tokenizer.token_bytes, context[-_OPEN_BYTES:])))
-        self._decoder.decode(open_bytes)
+        open_bytes = b""
+        if context:
+            open_bytes = _open_character(b"".join(map(tokenizer.token_bytes, context[-_OPEN_BYTES:])))
+            self._decoder.decode(open_bytes)
         # Whether what is held came from the prompt. It is not the answer's to show if the answer drops it.
         self._borrowed = bool(open_bytes)
         self.holding = self._borrowed

@@ -50,16 +50,15 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, cache_bytes: int = CACHE_BYTES) -> None:
-        _require_byte_level(json.loads(backend.to_str()))
+        _require_byte_level(backend)
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self._added_segments = {token.content: (i,) for i, token in added.items()}
         self.added_text: Mapping[int, str] = MappingProxyType({i: token.content for i, token in added.items()})
-        # A count would be too small where ids have holes, as in vocabularies rebuilt without their padding.
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = 1 + max(vocabulary.values())
+        # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
+        self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
         self._cut = _segment_pattern(added.values())
         self._cache = SegmentCache(cache_bytes)
         self._bytes = _TokenBytes(backend, self.added_text)
@@ -106,10 +105,6 @@ class Tokenizer:
         """Id of an added token such as `<|im_end|>`, or of a vocabulary entry in its byte-level spelling."""
         found = self.added_ids.get(token)
         return self._backend.token_to_id(token) if found is None else found
-
-    def serialized(self) -> str:
-        """The whole tokenizer as `tokenizer.json` text."""
-        return self._backend.to_str()
 
     def _segments(self, text: str) -> list[str]:
         if self._cut is None:
@@ -249,15 +244,20 @@ def _segment_pattern(added: Iterable[tokenizers.AddedToken]) -> re.Pattern[str] 
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
 
 
-def _require_byte_level(description: dict[str, Any]) -> None:
-    def kinds(part: str) -> list[dict[str, Any]]:
-        stage = description.get(part) or {}
-        inner: list[dict[str, Any]] = stage.get("pretokenizers") or stage.get("decoders") or [stage]
-        return inner
-
-    if description["model"]["type"] != "BPE" or not any(k.get("type") == "ByteLevel" for k in kinds("decoder")):
-        raise UnsupportedTokenizer("not a byte-level BPE tokenizer")
-    if any(k.get("add_prefix_space") for k in kinds("pre_tokenizer")):
+def _require_byte_level(backend: tokenizers.Tokenizer) -> None:
+    before, after = _stages(backend.pre_tokenizer), _stages(backend.decoder)
+    if not isinstance(backend.model, tokenizers.models.BPE):
+        raise UnsupportedTokenizer("its model is not byte-pair encoding")
+    if not all(any(stage["type"] == "ByteLevel" for stage in stages) for stages in (before, after)):
+        raise UnsupportedTokenizer("it does not work on bytes")
+    if any(stage.get("add_prefix_space") for stage in before):
         raise UnsupportedTokenizer("its pre-tokenizer puts a space before texts")
-    if not any(k.get("type") == "ByteLevel" for k in kinds("pre_tokenizer")):
-        raise UnsupportedTokenizer("its pre-tokenizer is not byte-level")
+
+
+def _stages(component: Any) -> list[dict[str, Any]]:
+    """A component's parts. Its pickled state is its JSON; the whole tokenizer's would be ten megabytes."""
+    if component is None:
+        return []
+    description = json.loads(component.__getstate__())
+    stages: list[dict[str, Any]] = description.get("pretokenizers") or description.get("decoders") or [description]
+    return stages
