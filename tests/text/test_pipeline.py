@@ -41,6 +41,11 @@ REASONING = {
     "usual form": ("<think>\nABC\n</think>\n\nXYZ", Answer("XYZ", "ABC")),
     "no newlines": ("<think>ABC</think>XYZ", Answer("XYZ", "ABC")),
     "newlines inside stay": ("<think>\n\nA\n\nB\n\n</think>\n\nX\n\nY\n", Answer("X\n\nY\n", "A\n\nB")),
+    # Where punctuation and newlines are one token, a part of it is text and a part is held.
+    "held within a token": (
+        "<think>\nOne.\n\nTwo:\n</think>\n\nOne.\n\nTwo:\nThree.\n",
+        Answer("One.\n\nTwo:\nThree.\n", "One.\n\nTwo:"),
+    ),
     "spaces stay": ("<think>\n A \n</think>\n\n  X", Answer("  X", " A ")),
     "empty thought": ("<think>\n\n</think>\n\nXYZ", Answer("XYZ")),
     "no thought": ("\nXYZ", Answer("\nXYZ")),
