@@ -44,6 +44,7 @@ class Shim:
     ) -> None:
         self._strict = strict
         self._keys = keys
+        self._errors = metrics.errors
         self._replies = Counter(
             "qwenserve_http_requests",
             "Finished HTTP requests; status 499 is a client that went away, reason is empty without an error.",
@@ -51,6 +52,7 @@ class Shim:
             registry=metrics.registry,
         )
         self._draining = False
+        self._counters: dict[tuple[str, int, str], Counter] = {}
         self._busy: set[web.RequestHandler] = set()
         operations: list[Operation] = []
         generation = GenerationEndpoints(backend, config)
@@ -120,6 +122,7 @@ class Shim:
         except ConnectionError:
             raise  # the client went away; aiohttp closes up
         except Exception as fault:
+            exchange.handed_over = False  # whoever had it did not get to telling
             _log.error("request_failed", request_id=exchange.request_id, exc_info=fault)
             response = exchange.refuse(defect())
         if self._draining:
@@ -144,7 +147,9 @@ class Shim:
     def _record(self, endpoint: _Endpoint, exchange: Exchange, status: int) -> None:
         error = exchange.error
         reason = "" if error is None else error.reason
-        self._replies.labels(endpoint.kind, str(status), reason).inc()
+        self._count(endpoint.kind, status, reason)
+        if reason and not exchange.handed_over:
+            self._errors.labels(reason).inc()
         fields = {
             "request_id": exchange.request_id,
             "kind": endpoint.kind,
@@ -164,8 +169,17 @@ class Shim:
             fields["key"] = exchange.key_id
         if exchange.traceparent:
             fields["traceparent"] = exchange.traceparent
-        write = _log.debug if endpoint.quiet else _log.info
+        # One event a request: of what the router has taken, its own `answer` event tells more.
+        write = _log.debug if endpoint.quiet or exchange.handed_over else _log.info
         write("request", **fields)
+
+    def _count(self, kind: str, status: int, reason: str) -> None:
+        key = (kind, status, reason)
+        counter = self._counters.get(key)
+        if counter is None:
+            # Looking the labels up costs several times what counting does.
+            counter = self._counters[key] = self._replies.labels(kind, str(status), reason)
+        counter.inc()
 
 
 SHIM: web.AppKey[Shim] = web.AppKey("shim", Shim)

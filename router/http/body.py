@@ -9,6 +9,8 @@ from aiohttp import http_exceptions, web
 
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 
+_BROKEN = (web.RequestPayloadError, http_exceptions.BadHttpMessage)
+
 
 async def read_body(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
     """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
@@ -16,7 +18,7 @@ async def read_body(request: web.Request, max_bytes: int, timeout_s: float) -> b
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)
     if request.content.is_eof():
-        return await _read(request, max_bytes)  # already here, as small bodies mostly are: no timer needed
+        return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
     return await _read_in_time(request, max_bytes, timeout_s)
 
 
@@ -44,13 +46,27 @@ async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) 
         timer.cancel()
 
 
+def _read_now(request: web.Request, max_bytes: int) -> bytes:
+    try:
+        body = request.content.read_nowait()
+    except _BROKEN as error:
+        raise _broken(error) from None
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
 async def _read(request: web.Request, max_bytes: int) -> bytes:
     try:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(max_bytes) from None
-    except (web.RequestPayloadError, http_exceptions.BadHttpMessage) as error:
-        raise InvalidRequest(f"the body's framing is broken: {type(error).__name__}") from None
+    except _BROKEN as error:
+        raise _broken(error) from None
+
+
+def _broken(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the body's framing is broken: {type(error).__name__}")
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

@@ -21,11 +21,15 @@ _MAX_LISTED = 32
 
 
 class Exchange:
-    """The state of one request while it is served."""
+    """The state of one request while it is served.
+
+    `handed_over` says that the router has the request: it logs and counts its outcome, for all faces alike.
+    """
 
     __slots__ = (
         "began",
         "error",
+        "handed_over",
         "ignored",
         "key_id",
         "kind",
@@ -50,6 +54,7 @@ class Exchange:
         self.key_id = ""
         self.stream = False
         self.model = ""
+        self.handed_over = False
         self.error: ServiceError | None = None
         self.usage: sampling_pb2.Usage | None = None
         self.ignored: tuple[str, ...] = ()
@@ -75,7 +80,8 @@ class Exchange:
 
     def note_ignored(self, names: Sequence[str]) -> None:
         """Notes fields that the router could not apply as asked."""
-        self.ignored += tuple(name for name in names if name not in self.ignored)
+        if names:
+            self.ignored += tuple(name for name in names if name not in self.ignored)
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""

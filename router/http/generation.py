@@ -36,6 +36,7 @@ class GenerationEndpoints:
         message = parsed.message
         _note(exchange, parsed)
         call = exchange.call()
+        exchange.handed_over = True
         logprobs = message.sampling.HasField("top_logprobs")
         if parsed.stream:
             plan = ChunkPlan(message.n or 1, 1, parsed.include_usage, logprobs, message.return_token_ids)
@@ -53,6 +54,7 @@ class GenerationEndpoints:
         message = parsed.message
         _note(exchange, parsed)
         call = exchange.call()
+        exchange.handed_over = True
         logprobs = message.sampling.HasField("top_logprobs")
         if parsed.stream:
             prompts = len(message.prompts)

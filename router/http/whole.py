@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import pydantic_core
 
 from qwenserve.chat.v1 import chat_pb2
 from router.http import parts
@@ -53,7 +54,8 @@ def completion_body(answer: chat_pb2.Completion, *, logprobs: bool, token_ids: b
 
 def to_json(body: dict[str, Any]) -> bytes:
     """Returns compact JSON; text as it is, not as escapes."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    # A third of the time of json.dumps, which makes a new encoder for every call.
+    return pydantic_core.to_json(body)
 
 
 def _chat_choice(choice: chat_pb2.ChatChoice, logprobs: bool, token_ids: bool) -> dict[str, Any]:

@@ -213,18 +213,35 @@ async def test_one_log_line_without_text(
     served: Served, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="qwenserve")
-    secret = {"messages": [{"role": "user", "content": "my secret"}], "stream": True}
+    secret = {"messages": [{"role": "user", "content": "my secret"}], "model": 5}
     async with http.post(served.url + CHAT, json=secret, headers={"x-request-id": "r-9"}) as reply:
         await reply.read()
-    async with http.get(served.url + "/healthz") as reply:
+    async with http.get(served.url + "/healthz") as reply:  # asked every few seconds: not worth a line
         await reply.read()
 
     (record,) = caplog.records
     fields = record.__dict__["fields"]
     assert record.message == "request"
-    shown = {name: fields[name] for name in ("request_id", "kind", "path", "status", "stream", "model")}
-    assert shown == {
-        "request_id": "r-9", "kind": "chat", "path": CHAT, "status": 200, "stream": True, "model": "fake-model",
-    }  # fmt: skip
-    assert fields["completion_tokens"] == len("You said: my secret")
+    shown = {name: fields[name] for name in ("request_id", "kind", "path", "status", "error")}
+    assert shown == {"request_id": "r-9", "kind": "chat", "path": CHAT, "status": 400, "error": "INVALID_REQUEST"}
     assert "secret" not in str(fields)
+
+
+async def test_what_the_router_took_is_logged_and_counted_by_it(
+    served: Served, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="qwenserve")
+    async with http.post(served.url + CHAT, json={**ASK, "stream": True}) as reply:
+        await reply.read()
+    served.backend.refusal = errors.QueueFull("full")
+    async with http.post(served.url + CHAT, json=ASK) as reply:
+        assert reply.status == 429
+
+    told = [(record.levelname, record.__dict__["fields"]["status"]) for record in caplog.records]
+    assert told == [("DEBUG", 200), ("DEBUG", 429)]
+    fields = caplog.records[0].__dict__["fields"]
+    assert (fields["stream"], fields["model"]) == (True, "fake-model")
+    assert fields["completion_tokens"] == len("You said: hi")
+    counted = served.metrics.registry.get_sample_value
+    assert counted("qwenserve_errors_total", {"reason": "QUEUE_FULL"}) is None
+    assert counted("qwenserve_http_requests_total", {"kind": "chat", "status": "429", "reason": "QUEUE_FULL"}) == 1
