@@ -131,6 +131,16 @@ async def test_abort_while_the_prompt_is_read(gguf: Path) -> None:
         assert len(short.token_ids) == GREEDY.max_tokens
 
 
+async def test_a_short_prompt_is_answered_while_a_long_one_is_read(gguf: Path) -> None:
+    async with driving(exact_engine(gguf, max_model_len=2048, batch_tokens=32)) as driver:
+        _, long = driver.submit([5] * 2000, GREEDY)
+        _, short = driver.submit(PROMPT, GREEDY)
+        await short.whole()
+        assert long.token_ids == []
+        await long.whole()
+        assert len(long.token_ids) == GREEDY.max_tokens
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

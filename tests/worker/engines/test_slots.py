@@ -61,6 +61,15 @@ def test_nobody_waits_behind_a_long_prompt_for_a_short_prefix() -> None:
     assert _chosen(slots, [*TALK, 5]) == 2
 
 
+def test_a_long_prompt_leaves_a_free_slot_below() -> None:
+    slots = _slots(*([] for _ in range(6)))
+    for slot in slots[:4]:
+        slot.busy = True
+    assert _chosen(slots, [5] * 3000) == 5
+    slots[5].busy, slots[5].unread = True, 3000
+    assert _chosen(slots, [6]) == 4
+
+
 def test_common_prefix_agrees_with_counting() -> None:
     draw = random.Random(3)
     for _ in range(300):

@@ -34,20 +34,21 @@ def choose_slot(slots: Sequence[Slot], prompt: Sequence[int], cache_salt: str, *
 
     A slot is worth the prefix that it spares, less the unread tokens that come first. Going on in a slot overwrites
     what it holds beyond the common prefix, which somebody may come back for: a quarter of that counts against it.
-    Among equals, the slot unused for the longest time; a prompt that takes many steps looks in the upper half first,
-    where few come to stand behind it.
+    Among equals, the slot unused for the longest time; a prompt that takes many steps looks in the upper half of the
+    free ones first, where few come to stand behind it.
     """
     wanted = list(prompt)  # slices of lists equal slices of lists only
     best: Slot | None = None
     best_rank: tuple[float, bool, int] | None = None
     unread_before = 0
+    free = [slot.number for slot in slots if not slot.busy]
     for slot in slots:
         if slot.busy:
             unread_before += slot.unread
             continue
         common = common_prefix(slot.token_ids, wanted) if slot.cache_salt == cache_salt else 0
         spared = max(0.0, common - (len(slot.token_ids) - common) / 4)
-        out_of_the_way = len(wanted) - common > _MANY_STEPS * step_tokens and 2 * slot.number >= len(slots)
+        out_of_the_way = len(wanted) - common > _MANY_STEPS * step_tokens and slot.number in free[len(free) // 2 :]
         rank = (spared - unread_before, out_of_the_way, -slot.last_used)
         if best_rank is None or rank > best_rank:
             best, best_rank = slot, rank
