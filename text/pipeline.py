@@ -115,8 +115,9 @@ class CompletionPipeline:
         if self.wants_stop:
             return []
         self._take_all(token_ids)
+        events = self._drain()
         self._settle()
-        return self._drain()
+        return events
 
     def finish(self) -> list[TextEvent]:
         """Ends the answer; returns what was held, and accounts for every id."""
