@@ -46,7 +46,8 @@ class UnsupportedTokenizer(ValueError):
 class Tokenizer:
     """A tokenizer of one model, with a cache over segments.
 
-    Not for concurrent use from several threads, except that `encode_async` sends its own long work to one.
+    `encode` and `encode_async` belong to one thread (the latter sends its own long work to another); decoding may be
+    called from any.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, cache_bytes: int = CACHE_BYTES) -> None:
