@@ -41,6 +41,7 @@ class Reply:
         "_head",
         "_kept_bytes",
         "_length",
+        "_marks",
         "_pieces",
         "_record",
         "_streamed",
@@ -64,6 +65,7 @@ class Reply:
         self._pieces: list[bytes] = []
         self._kept_bytes = 0
         self._content_seen = False
+        self._marks = 0
 
     def feed(self, data: bytes, now: float) -> bool:
         """Takes what was read at `now`; returns whether the reply is complete. Raises BadReply."""
@@ -76,8 +78,10 @@ class Reply:
         window = self._carry + data
         if self._streamed:
             count = window.count(_MARK) - self._carry.count(_MARK)
-            if count:
-                self._note(count, now)
+            if not self._content_seen:
+                self._look_for_content(count, now)
+            elif count:
+                self._record.arrived(now, count)
         self._carry = window[-_CARRY:]
         if self._chunked:
             return window.endswith(_LAST_CHUNK) or window == b"\n0\r\n\r\n"
@@ -128,16 +132,14 @@ class Reply:
             del self._pieces[:-_KEPT_PIECES]
             self._kept_bytes = sum(map(len, self._pieces))
 
-    def _note(self, count: int, now: float) -> None:
-        if not self._content_seen:
-            # Everything so far: a few hundred bytes, until the first content.
-            events = list(self._events(b"".join(self._pieces)))
-            first = next((i for i, event in enumerate(events) if has_content(event)), None)
-            if first is None:
-                return
+    def _look_for_content(self, count: int, now: float) -> None:
+        self._marks += count
+        # Everything so far: a few hundred bytes, until the first content.
+        events = self._events(b"".join(self._pieces))
+        first = next((i for i, event in enumerate(events) if has_content(event)), None)
+        if first is not None:
             self._content_seen = True
-            count = len(events) - first
-        self._record.arrived(now, count)
+            self._record.arrived(now, self._marks - first)
 
     def _events(self, raw: bytes) -> Iterator[Mapping[str, Any]]:
         """Yields the complete events of a body from its start; `[DONE]` as an empty one."""
