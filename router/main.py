@@ -23,7 +23,7 @@ from router.worker_metrics import WorkerCollector
 from runtime.auth import KeyRing
 from runtime.config import Config, ConfigError, load_config
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, TaskOwner, run, settle_garbage_collector
+from runtime.lifecycle import Shutdown, TaskOwner, run, settle_memory
 from runtime.logs import EventLog, configure_logs
 from runtime.metrics import RouterMetrics
 from text.assets import AssetError
@@ -127,7 +127,7 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
     with shutdown.on_signals():
         model = await asyncio.to_thread(ServedModel.load, model_path, config)
         router = Router(config, model, share_ports=share_ports)
-        settle_garbage_collector()
+        settle_memory()
         async with router.serving(shutdown):
             _log.info(
                 "serving",
