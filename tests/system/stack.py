@@ -107,13 +107,15 @@ async def start_worker(config: Config, built: BuiltEngine | None = None) -> Runn
 
 
 @contextlib.asynccontextmanager
-async def running_stack(config: Config, *, workers: int = 1, model_path: Path = TINY) -> AsyncIterator[Stack]:
-    """Runs `workers` workers and one router inside the block."""
+async def running_stack(
+    config: Config, *, workers: int = 1, model_path: Path = TINY, built: BuiltEngine | None = None
+) -> AsyncIterator[Stack]:
+    """Runs `workers` workers and one router inside the block. `built` is the engine of a single worker."""
     started: list[RunningWorker] = []
     try:
         for index in range(workers):
             own = config.model_copy(update={"worker": config.worker.model_copy(update={"name": f"worker-{index}"})})
-            started.append(await start_worker(own))
+            started.append(await start_worker(own, built))
         addresses = tuple(f"127.0.0.1:{worker.port}" for worker in started)
         config = config.model_copy(update={"router": config.router.model_copy(update={"workers": addresses})})
         router = Router(config, ServedModel.load(model_path, config))
