@@ -6,7 +6,6 @@ Findings are printed beside the figures and stored with them; `--strict` turns t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bench.measures import Figures
@@ -37,8 +36,7 @@ class Finding(NamedTuple):
         return {"code": self.code, "text": self.text, "values": dict(self.values)}
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """What the run meant to do. `open_loop`: requests have a schedule. `expects_cache`: the dataset shares prefixes
     on purpose. `exact_lengths`: answers were told to run to their limit."""
 
