@@ -82,7 +82,7 @@ class GenerationEndpoints:
         answer = await start(sink)
         try:
             await sink.started
-            if chunks.started is None:
+            if not sink.began or chunks.started is None:
                 raise sink.error or InternalError("the answer ended before it began")
             exchange.note_ignored(chunks.started.ignored_params)
             headers = exchange.headers(_EVENT_STREAM)

@@ -21,8 +21,8 @@ _log = EventLog("http")
 class SseSink:
     """An EventSink for one streamed answer.
 
-    `started` resolves at the first event or failure, `ended` at the last one. What comes before `attach` is kept.
-    `error` is what ended the answer early, None as long as nothing did.
+    `started` resolves at the first event or failure, `ended` at the last one; `began` tells which of the two the
+    first was. What comes before `attach` is kept. `error` is what ended the answer early, None where nothing did.
     """
 
     __slots__ = (
@@ -33,6 +33,7 @@ class SseSink:
         "_limit",
         "_request_id",
         "_transport",
+        "began",
         "ended",
         "error",
         "started",
@@ -42,6 +43,7 @@ class SseSink:
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
+        self.began = False
         self.error: ServiceError | None = None
         self._chunks = chunks
         self._limit = write_buffer_bytes
@@ -63,7 +65,8 @@ class SseSink:
             return
         if text:
             self._write(text.encode())
-        if self._chunks.started is not None and not self.started.done():
+        if not self.began:
+            self.began = True
             self.started.set_result(None)
         if self._chunks.ended:
             self._end()
@@ -73,7 +76,7 @@ class SseSink:
         if self._closed:
             return
         self.error = error
-        if self.started.done():
+        if self.began:
             self._write(b"data: %b\n\n" % error_body(error))
         else:
             self.started.set_result(None)
