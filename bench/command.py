@@ -88,8 +88,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m bench`. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    """Reads the command line, runs, returns the exit code."""
+    parser = argparse.ArgumentParser(prog="qwenserve bench", description=__doc__)
     add_commands(parser)
     arguments = parser.parse_args(argv)
     return int(arguments.func(arguments))

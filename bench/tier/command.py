@@ -13,7 +13,7 @@ from rich.console import Console
 from bench import report
 from bench.document import preamble, write_json
 from bench.findings import Finding
-from bench.tier import streamed, table, whole
+from bench.tier import streamed, table, whole, wrk
 from bench.tier.burden import TierError
 from bench.tier.context import Context
 from bench.tier.processes import PACKAGE_ROOT, ProcessError, pinned
@@ -24,6 +24,7 @@ _Rows = Callable[[Context], Awaitable[tuple[list[table.Row], list[Finding]]]]
 ROWS: Mapping[str, _Rows] = {
     "paced": lambda context: streamed.http_rows(context, streamed.PACED_STEP_MS),
     "fast": lambda context: streamed.http_rows(context, 0.0),
+    "wrk": wrk.wrk_rows,
     "request": whole.request_rows,
     "long": whole.long_rows,
     "grpc": streamed.grpc_rows,

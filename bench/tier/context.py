@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from rich.console import Console
 
 from bench.calibration import server_vocabulary
@@ -52,6 +53,10 @@ class Context:
         """Returns prompts that were never sent before."""
         shape = Shape(Lengths("fixed", prompt), Lengths("fixed", output), form, next(self.seeds))
         return random_jobs(count, shape, vocabulary)
+
+    def random(self) -> np.random.Generator:
+        """Returns random numbers that were never drawn before."""
+        return np.random.default_rng(next(self.seeds))
 
     def rounds(self, step_ms: float) -> int:
         """Returns how many answers one after the other fill `seconds`."""

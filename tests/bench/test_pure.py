@@ -12,9 +12,11 @@ from bench.meter import parse_machine_times, parse_throttled
 from bench.record import Record
 from bench.schedule import Arrivals, arrival_times, rate_at, slot_starts
 from bench.sweep import Point, knee, next_concurrency, stopped_rising
+from bench.tier.burden import TierError
 from bench.tier.streamed import half_core_rate
 from bench.tier.table import Row, ratio_row
 from bench.tier.whole import growth_per_million
+from bench.tier.wrk import WrkResult, parse
 
 
 def record(
@@ -231,3 +233,12 @@ def test_half_core_rate_is_bounded_by_the_worker() -> None:
     """A cheap tier would need more streams than the worker takes."""
     assert half_core_rate(20.0) == pytest.approx(0.5e6 / 20 / 128)
     assert half_core_rate(0.1) == pytest.approx(1000 / 1.28)
+
+
+def test_result_of_wrk() -> None:
+    """The script's line is found among wrk's own."""
+    output = "Running 2s test\n  1 threads\nRESULT 12 3400 1\nRequests/sec: 6\n"
+
+    assert parse(output) == WrkResult(answers=12, received=3400, errors=1)
+    with pytest.raises(TierError, match="no result"):
+        parse("unable to connect")
