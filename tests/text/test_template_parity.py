@@ -78,7 +78,8 @@ FEATURES = {
         "{{ x is defined }}"
     ),
     "tojson": (
-        "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}"
+        # One message without reasoning: newer references add further names for thoughts to those that have some.
+        "{{ messages[0] | tojson }}{{ messages[0] | tojson(indent=2) }}"
         "{{ {'b': 1, 'a': '<é>'} | tojson(sort_keys=true) }}{{ messages[-1].content }}"
     ),
     "trimming": "  {% if true %}  \n  x\n  {% endif %}\n\n  {#- c #}  y  {%- set z = 1 %}\n{{ messages[-1].content }}",
