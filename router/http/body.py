@@ -7,19 +7,21 @@ import sys
 
 from aiohttp import http_exceptions, web
 
+from runtime.config import HttpConfig
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 
 _BROKEN = (web.RequestPayloadError, http_exceptions.BadHttpMessage)
 
 
-async def read_body(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: web.Request, config: HttpConfig) -> bytes:
     """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
+    max_bytes = config.max_body_bytes
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)
     if request.content.is_eof():
         return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
-    return await _read_in_time(request, max_bytes, timeout_s)
+    return await _read_in_time(request, max_bytes, config.body_timeout_s)
 
 
 async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:

@@ -31,7 +31,7 @@ class GenerationEndpoints:
 
     async def chat(self, exchange: Exchange) -> web.StreamResponse:
         """Answers a conversation."""
-        body = await read_body(exchange.request, self._config.max_body_bytes, self._config.body_timeout_s)
+        body = await read_body(exchange.request, self._config)
         parsed = read_chat(CHAT_BODY.read(body))
         message = parsed.message
         _note(exchange, parsed)
@@ -49,7 +49,7 @@ class GenerationEndpoints:
 
     async def completion(self, exchange: Exchange) -> web.StreamResponse:
         """Continues texts or token ids."""
-        body = await read_body(exchange.request, self._config.max_body_bytes, self._config.body_timeout_s)
+        body = await read_body(exchange.request, self._config)
         parsed = read_completion(COMPLETION_BODY.read(body))
         message = parsed.message
         _note(exchange, parsed)

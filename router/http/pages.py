@@ -79,6 +79,14 @@ _BODIES: dict[str, tuple[str, BodyModel, Face | None]] = {
 }
 
 
+_HEADERS = (
+    ("x-request-id", "string", "Id of the request in logs and reply; one is made where it is absent."),
+    ("x-request-timeout", "number", "Seconds that the whole answer may take."),
+    ("x-strict", "boolean", "Refuses fields that are unknown or cannot be applied, instead of listing them."),
+    ("traceparent", "string", "W3C trace context, passed on and returned."),
+)
+
+
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document; field descriptions come from the field table."""
     schemas: dict[str, Any] = {"Error": _error_schema()}
@@ -152,6 +160,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if "{name}" in operation.path:
         described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if operation.path in _BODIES:
+        described["parameters"] = [
+            {"name": name, "in": "header", "required": False, "schema": {"type": kind}, "description": meaning}
+            for name, kind, meaning in _HEADERS
+        ]
         schema = {"$ref": f"#/components/schemas/{_BODIES[operation.path][0]}"}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described

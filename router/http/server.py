@@ -58,8 +58,8 @@ class HttpServer:
             await self._runner.cleanup()
             raise
         self._site = site
-        self._port = site.port
-        return site.port
+        self._port = self._runner.addresses[0][1]
+        return self._port
 
     async def drain(self) -> None:
         """Takes no more connections and closes idle ones. Requests under way go on; their replies are the last."""

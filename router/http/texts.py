@@ -57,7 +57,7 @@ class TextEndpoints:
 
     async def tokenize(self, exchange: Exchange) -> web.Response:
         """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""
-        values = _given(TOKENIZE_BODY.read(await self._body(exchange)))
+        values = _given(TOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
         model = values.pop("model", "")
         with_tokens = values.pop("return_token_strs", False)
         if values.pop("add_special_tokens", False):
@@ -99,7 +99,7 @@ class TextEndpoints:
 
     async def detokenize(self, exchange: Exchange) -> web.Response:
         """Text of token ids (`tokens`)."""
-        values = _given(DETOKENIZE_BODY.read(await self._body(exchange)))
+        values = _given(DETOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
         request = tokenizer_pb2.DetokenizeRequest(
             model=values.pop("model", ""),
             batches=[tokenizer_pb2.TokenIds(ids=values.pop("tokens", []))],
@@ -111,7 +111,7 @@ class TextEndpoints:
 
     async def explain(self, exchange: Exchange) -> web.Response:
         """What would be done with a chat or completion request; generates nothing."""
-        body = await self._body(exchange)
+        body = await read_body(exchange.request, self._config)
         request = chat_pb2.ExplainRequest()
         if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
             chat = read_chat(CHAT_BODY.read(body))
@@ -134,9 +134,6 @@ class TextEndpoints:
         """One model and its limits."""
         model = self._backend.get_model(exchange.request.match_info["name"])
         return exchange.reply(to_json(_model(model)))
-
-    async def _body(self, exchange: Exchange) -> bytes:
-        return await read_body(exchange.request, self._config.max_body_bytes, self._config.body_timeout_s)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
