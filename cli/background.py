@@ -19,6 +19,7 @@ def main(folder: Path) -> int:
     """Runs the plan that lies in a deployment's folder; returns the exit code."""
     deployment = Deployment(folder)
     plan = DeploymentPlan.model_validate_json(deployment.plan_file.read_bytes())
+    deployment.plan_file.unlink()  # it may hold keys
     try:
         return run_foreground(Prepared(plan, deployment, ""), Output())
     except CommandError as error:

@@ -6,12 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from cli.options import config_file, overrides_of
+from cli.options import SECRETS, config_file, overrides_of
 from cli.output import Output
 from runtime.config import Setting, annotated_yaml, load_config
-
-# Settings whose values are never shown.
-SECRETS = frozenset({"auth.keys"})
 
 
 def run_explain(arguments: argparse.Namespace) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandError
+
+# Settings whose values are never shown, neither in a table nor in a list of processes.
+SECRETS = frozenset({"auth.keys"})
 
 # Short forms of settings that are often given.
 _SHORT = {
@@ -27,9 +32,9 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{option}", metavar=option.rpartition("-")[2].upper(), help=f"{text} [{key}]")
 
 
-def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns dotted keys and their values as texts. Raises CommandError for a --set without '='."""
-    overrides: dict[str, Any] = {}
+def overrides_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns dotted keys and their values as YAML texts. Raises CommandError for a --set without '='."""
+    overrides: dict[str, str] = {}
     for item in arguments.set:
         key, separator, value = item.partition("=")
         if not separator:
@@ -38,8 +43,16 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
     for option, (key, _) in _SHORT.items():
         value = getattr(arguments, option.replace("-", "_"))
         if value is not None:
-            overrides[key] = value
+            overrides[key] = value if value.isdecimal() else json.dumps(value)
     return overrides
+
+
+def setting_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns values as YAML texts, the form in which settings travel from command to process.
+
+    JSON is YAML that means the same whatever it holds: a path with ': ' in it stays a path.
+    """
+    return {key: json.dumps(value) for key, value in values.items()}
 
 
 def config_file(given: Path | None) -> Path | None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cli.errors import CommandError
 from cli.model import local_path
-from cli.options import config_file, overrides_of
+from cli.options import config_file, overrides_of, setting_texts
 from cli.output import Output, ReportProgress
 from runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
 from worker.engines.interface import EngineError
@@ -58,10 +58,10 @@ class Manifest(BaseModel):
 
 
 class Package(NamedTuple):
-    """An archive that was checked and unpacked."""
+    """An archive that was checked and unpacked. `overrides` are YAML texts."""
 
     config_file: Path
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, str]
 
 
 def run_pack(arguments: argparse.Namespace) -> int:
@@ -131,7 +131,8 @@ def unpack(file: Path, packages: Path) -> Package:
     except (OSError, tarfile.TarError) as error:
         raise CommandError(f"{file} is no archive of `qwenserve pack`, or is damaged: {error}") from None
     model = str(folder / manifest.model_path) if manifest.model_path else manifest.model_reference
-    return Package(folder / CONFIG, {"model.reference": model, "model.name": manifest.model_name})
+    settings = {"model.reference": model, "model.name": manifest.model_name}
+    return Package(folder / CONFIG, setting_texts(settings))
 
 
 def _resolved(reference: str, report: ReportProgress) -> Path:

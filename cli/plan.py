@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from cli.options import SECRETS, setting_texts
 from cli.ports import Endpoint
-from runtime.config import Config
+from runtime.config import ENV_PREFIX, Config
 
 Tier = Literal["worker", "tokenizer", "router"]
 
@@ -56,6 +56,8 @@ class DeploymentPlan(BaseModel):
     drain_timeout_s: float
     start_timeout_s: float = 600.0
     announces: bool = True
+    # Environment variables of every process: what must not be seen in a list of processes.
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     processes: tuple[ProcessPlan, ...]
 
     def of_tier(self, *tiers: Tier) -> list[ProcessPlan]:
@@ -88,10 +90,12 @@ def make_plan(
     counts: Counts,
     addresses: Addresses,
     config_file: Path | None,
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, str],
 ) -> DeploymentPlan:
-    """Returns the plan. `overrides` go to every process, together with what is different for each."""
-    common = (*(("--config", str(config_file)) if config_file else ()), *_settings(overrides))
+    """Returns the plan. `overrides` (YAML texts) go to every process, together with what is different for each."""
+    secrets = {key: text for key, text in overrides.items() if key in SECRETS}
+    shown = {key: text for key, text in overrides.items() if key not in SECRETS}
+    common = (*(("--config", str(config_file)) if config_file else ()), *_arguments(shown))
     workers = [
         _process(
             "worker", f"worker-{n}", endpoint, common, {**_listen("worker", endpoint), "worker.name": f"worker-{n}"}
@@ -122,6 +126,7 @@ def make_plan(
         grpc=str(addresses.grpc.reachable),
         drain_timeout_s=config.drain_timeout_s,
         announces=config.log.level in ("debug", "info"),
+        secrets={f"{ENV_PREFIX}{key.upper().replace('.', '__')}": text for key, text in secrets.items()},
         processes=(*workers, *tokenizers, *routers),
     )
 
@@ -135,7 +140,7 @@ def _process(
     *,
     shared: bool = False,
 ) -> ProcessPlan:
-    arguments = [sys.executable, "-m", _MODULES[tier], *common, *_settings(settings)]
+    arguments = [sys.executable, "-m", _MODULES[tier], *common, *_arguments(setting_texts(settings))]
     if shared:
         arguments.append("--share-ports")
     return ProcessPlan(
@@ -152,6 +157,5 @@ def _listen(section: str, endpoint: Endpoint) -> dict[str, Any]:
     return {f"{section}.host": endpoint.host, f"{section}.port": endpoint.port}
 
 
-def _settings(values: Mapping[str, Any]) -> list[str]:
-    # JSON is YAML that means the same whatever the text holds: a path with ': ' in it stays a path.
-    return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+def _arguments(texts: Mapping[str, str]) -> list[str]:
+    return [part for key, text in texts.items() for part in ("--set", f"{key}={text}")]

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ class Supervisor:
         self._report = report
         self._restarts = restarts
         self._children = {
-            process.name: _Child(process, deployment.log_file(process.name)) for process in plan.processes
+            process.name: _Child(process, deployment.log_file(process.name), plan.secrets) for process in plan.processes
         }
         self._state: DeploymentState = "starting"
         self._reason = ""
@@ -124,16 +124,18 @@ class Supervisor:
 
     async def _all_ready(self) -> None:
         try:
-            await asyncio.wait_for(
-                asyncio.gather(*(child.ready.wait() for child in self._children.values())), self._plan.start_timeout_s
-            )
-            if self._plan.http:
-                while not await is_http_ready(self._plan.http):  # noqa: ASYNC110 - another process's state
-                    await asyncio.sleep(_POLL_S)
+            await asyncio.wait_for(self._until_ready(), self._plan.start_timeout_s)
         except asyncio.TimeoutError:
-            late = [child for child in self._children.values() if not child.ready.is_set()]
+            children = list(self._children.values())
+            # With every process ready it is the HTTP API, served by the routers, that is not.
+            late = [child for child in children if not child.ready.is_set()] or children[-1:]
             names = ", ".join(child.plan.name for child in late)
             self._fail(f"not ready after {self._plan.start_timeout_s:g} s: {names}", late[0])
+
+    async def _until_ready(self) -> None:
+        await asyncio.gather(*(child.ready.wait() for child in self._children.values()))
+        while self._plan.http and not await is_http_ready(self._plan.http):  # noqa: ASYNC110 - another process's state
+            await asyncio.sleep(_POLL_S)
 
     async def _keep(self, child: _Child) -> None:
         try:
@@ -239,8 +241,9 @@ class Supervisor:
 class _Child:
     """One process and its log."""
 
-    def __init__(self, plan: ProcessPlan, log: Path) -> None:
+    def __init__(self, plan: ProcessPlan, log: Path, secrets: Mapping[str, str]) -> None:
         self.plan = plan
+        self._secrets = secrets
         self.log = log
         self.state: ProcessState = "starting"
         self.ready = asyncio.Event()
@@ -254,7 +257,7 @@ class _Child:
             self._process = await asyncio.create_subprocess_exec(
                 *self.plan.arguments,
                 cwd=PACKAGE_ROOT,
-                env={**os.environ, **self.plan.environment},
+                env={**os.environ, **self._secrets, **self.plan.environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cli.errors import CommandError
 from cli.model import PreparedModel, local_path, prepare_model
-from cli.options import config_file, overrides_of
+from cli.options import config_file, overrides_of, setting_texts
 from cli.output import Output
 from cli.package import is_package, unpack
 from cli.plan import PACKAGE_ROOT, Addresses, Counts, DeploymentPlan, make_plan
@@ -98,7 +98,9 @@ async def _supervise(prepared: Prepared, output: Output, ask: str | None) -> int
         told = asyncio.ensure_future(_when_ready(supervisor, prepared, output, ask))
         draining = asyncio.ensure_future(_tell_drain(shutdown, output))
         try:
-            return await running
+            code = await running
+            output.line(f"{plan.name} {'is stopped' if code == 0 else 'has failed'}")
+            return code
         finally:
             for task in (told, draining):
                 task.cancel()
@@ -188,7 +190,7 @@ def _await_ready(
     return None
 
 
-def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path | None, dict[str, Any], Path | None]:
+def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path | None, dict[str, str], Path | None]:
     """Returns the configuration file, the overrides, and the archive that both came from, if any."""
     overrides = overrides_of(arguments)
     given: Path | None = arguments.file
@@ -212,14 +214,14 @@ def _addresses(config: Config, counts: Counts) -> Addresses:
     )
 
 
-def _absolute(config: Config, model: PreparedModel) -> Mapping[str, Any]:
+def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
     """Settings that processes cannot take as they are: they start in another directory."""
-    settings: dict[str, Any] = {"model.reference": str(model.path), "model.name": config.model_name}
+    settings = {"model.reference": str(model.path), "model.name": config.model_name}
     if config.auth.key_file:
         settings["auth.key_file"] = str(Path(config.auth.key_file).expanduser().absolute())
     if config.cache_dir:
         settings["cache_dir"] = str(config.cache_path.absolute())
-    return settings
+    return setting_texts(settings)
 
 
 def _keep_last_logs(deployment: Deployment) -> None:

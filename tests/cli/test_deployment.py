@@ -7,6 +7,7 @@ import signal
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -173,8 +174,12 @@ def test_stop_drains(qwenserve):
     qwenserve("up", "--name", "brief", "--detach", *FAST)
     record = StateDirectory(qwenserve.state).find("brief")
 
+    follower = qwenserve.start("logs", "brief", "--follow")
+
     output = qwenserve("stop", "brief")
 
+    followed, _ = follower.communicate(timeout=LIMIT_S)
+    assert "draining" in followed
     assert "brief is stopped" in output
     assert still_running(record) == []
     assert "brief" not in qwenserve("ps")
@@ -272,3 +277,30 @@ def test_own_folders_named_like_ours_do_no_harm(qwenserve):
 
     qwenserve("up", "--name", "names", "--detach", *FAST)
     qwenserve("stop", "names")
+
+
+def test_keys_guard_both_faces_and_stay_unseen(qwenserve, monkeypatch):
+    """With a key configured a chat needs it; the key is in no process's arguments and no record."""
+    qwenserve("up", "--name", "keyed", "--detach", *FAST, "--set", "auth.keys=[topsecret]")
+    record = StateDirectory(qwenserve.state).find("keyed")
+
+    assert "no API key given" in qwenserve("chat", "keyed", stdin="hello\n", code=1)
+    chat = ("chat", "keyed", "--api-key", "topsecret")
+    assert len(qwenserve(*chat, stdin="/params max_tokens=3\nhello\n").splitlines()[1]) == 3
+    commands = [Path(f"/proc/{p.identity.pid}/cmdline").read_bytes() for p in record.processes if p.identity]
+    assert not any(b"topsecret" in command for command in commands)
+    assert "topsecret" not in record.model_dump_json()
+    qwenserve("stop", "keyed")
+
+
+def test_chat_starts_what_it_needs(qwenserve, tmp_path, monkeypatch):
+    """`chat --model` runs the embedded engine on a model directory for as long as the chat lasts."""
+    monkeypatch.setitem(qwenserve.environment, "XDG_CACHE_HOME", str(tmp_path))
+
+    output = qwenserve(
+        "chat", "--model", str(ROOT / "models" / "qwen3-tiny"), "--stats", stdin="/params max_tokens=8\nHello!\n"
+    )
+
+    assert "8 answer tokens" in output
+    assert list((tmp_path / "qwenserve" / "gguf").rglob("*.gguf"))
+    assert "chat-" not in qwenserve("ps")

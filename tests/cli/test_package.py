@@ -11,6 +11,7 @@ import pytest
 
 from cli.errors import CommandError
 from cli.main import main
+from cli.options import setting_texts
 from cli.package import CONFIG, MANIFEST, is_package, pack, unpack
 from runtime.config import load_config
 
@@ -73,7 +74,7 @@ def test_model_by_reference(model: Path, tmp_path: Path):
     package = unpack(tmp_path / "a.tar", tmp_path / "packages")
 
     assert list(manifest.files) == [CONFIG]
-    assert package.overrides == {"model.reference": str(model), "model.name": "qwen3-mini"}
+    assert package.overrides == setting_texts({"model.reference": str(model), "model.name": "qwen3-mini"})
 
 
 def test_hub_id_by_reference(tmp_path: Path):
@@ -81,7 +82,7 @@ def test_hub_id_by_reference(tmp_path: Path):
     settings = load_config(environment={}, overrides={"model.reference": "Qwen/Qwen3-0.6B"})
     pack(settings, tmp_path / "a.tar", with_model=False, report=nothing)
 
-    assert unpack(tmp_path / "a.tar", tmp_path / "p").overrides["model.reference"] == "Qwen/Qwen3-0.6B"
+    assert unpack(tmp_path / "a.tar", tmp_path / "p").overrides["model.reference"] == '"Qwen/Qwen3-0.6B"'
 
 
 def test_same_content_gives_the_same_archive(archive: Path, model: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cli.errors import CommandError
+from cli.options import setting_texts
 from cli.plan import Addresses, Counts, DeploymentPlan, make_plan
 from cli.ports import Endpoint, claim, free_endpoints
 from cli.supervisor import RestartPolicy
@@ -65,15 +66,24 @@ def test_addresses_for_callers_are_reachable():
 @pytest.mark.parametrize("value", ["/a path: with #marks", "[x]", "1e5", "no", "你好", True, 3, ["a", "b"]])
 def test_overrides_arrive_unchanged(value: object):
     """What is handed to a process is read there as the same value, whatever YAML would make of the text."""
-    plan = plan_of(Counts(), overrides={"model.name": value})
+    plan = plan_of(Counts(), overrides=setting_texts({"model.name": value}))
 
     assert all(settings_of(process.arguments)["model.name"] == value for process in plan.processes)
 
 
 def test_processes_accept_their_settings():
     """Every setting that is handed out exists."""
-    for process in plan_of(Counts(1, 2, 1), overrides={"model.reference": "/m"}).processes:
+    for process in plan_of(Counts(1, 2, 1), overrides=setting_texts({"model.reference": "/m"})).processes:
         load_config(environment={}, overrides=settings_of(process.arguments))
+
+
+def test_secrets_are_on_no_command_line():
+    """Keys travel in the environment: everybody can see the arguments of a process."""
+    plan = plan_of(Counts(), overrides={"auth.keys": "[topsecret]", "http.port": "1"})
+
+    assert plan.secrets == {"QWENSERVE_AUTH__KEYS": "[topsecret]"}
+    assert "topsecret" not in str([process.arguments for process in plan.processes])
+    assert load_config(environment=plan.secrets).config.auth.keys == ("topsecret",)
 
 
 def test_plan_survives_the_disk():
