@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 
@@ -25,6 +26,7 @@ from runtime.grpc_setup import make_channel
 from runtime.lifecycle import Shutdown
 
 _CONNECT_S = 10.0
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -78,11 +80,28 @@ async def _chat_alone(
                 return running.result()
             if prepared.note:
                 news.line(f"note: {prepared.note}", "yellow")
-            return await _chat_at(prepared.plan.grpc, arguments, state, output)
+            with _ended_by_signals():
+                return await _chat_at(prepared.plan.grpc, arguments, state, output)
+        except asyncio.CancelledError:
+            return _TERMINATED
         finally:
             ready.cancel()
             shutdown.request()
             await asyncio.gather(running, ready, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Makes a closed terminal and SIGTERM end the block, so that what was started for this chat is stopped too."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, lambda: task is not None and task.cancel())
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def _prepare_own(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,3 +305,26 @@ def test_chat_starts_what_it_needs(qwenserve, tmp_path, monkeypatch):
     assert "8 answer tokens" in output
     assert list((tmp_path / "qwenserve" / "gguf").rglob("*.gguf"))
     assert "chat-" not in qwenserve("ps")
+
+
+def test_ended_chat_leaves_nothing_behind(qwenserve):
+    """A chat that is told to end stops what it started."""
+    chat = subprocess.Popen(
+        qwenserve.command("chat", "--engine", "simulated"),
+        cwd=qwenserve.state.parent, env=qwenserve.environment, stdin=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        name = f"chat-{chat.pid}"
+        state = StateDirectory(qwenserve.state)
+        until(lambda: any(r.name == name and r.state == "ready" for r in state.records()), f"{name} is ready")
+        record = state.find(name)
+
+        chat.send_signal(signal.SIGTERM)
+
+        until(lambda: still_running(record) == [], "its processes are gone")
+        chat.communicate(timeout=LIMIT_S)
+        assert name not in qwenserve("ps")
+    finally:
+        if chat.poll() is None:
+            chat.kill()
+            chat.communicate()
