@@ -45,6 +45,8 @@ def channel_options(config: GrpcConfig) -> list[tuple[str, int]]:
         ("grpc.max_reconnect_backoff_ms", 2000),
         # Our retries are decisions of the router, never silent ones of the transport.
         ("grpc.enable_retries", 0),
+        # A proxy in the environment is for the world outside, not for the tiers of one deployment.
+        ("grpc.enable_http_proxy", 0),
     ]
 
 
@@ -112,7 +114,10 @@ def to_status(error: ServiceError) -> grpc.Status:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
     """Returns the error that a call of ours failed with, as the other side meant it."""
-    rich = rpc_status.from_call(error)
+    try:
+        rich = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the status: a peer that is none of ours
+        rich = None
     info = error_details_pb2.ErrorInfo()
     for detail in rich.details if rich is not None else ():
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
