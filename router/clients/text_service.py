@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from runtime.config import GrpcConfig
 from runtime.conversation import TemplateInput
-from runtime.errors import InvalidRequest
+from runtime.errors import Draining, InternalError, InvalidRequest, ServiceError, Unavailable
 from runtime.grpc_setup import from_rpc_error, make_channel
 from runtime.lifecycle import TaskOwner
 from text.assets import ModelAssets
@@ -22,6 +23,9 @@ from text.chat_template import TemplateError
 _TIMEOUT_S = 30.0
 # The tier takes at most 256 conversations a call; fewer keep one slow conversation from delaying many.
 _BATCH = 64
+_RETRY_AFTER_S = 2.0
+# How the tier names the place of an error in a batch of one.
+_PLACE = "conversations[0]."
 
 
 class RenderedChat(NamedTuple):
@@ -66,7 +70,8 @@ class LocalTextService:
                 **given.variables,
             )
         except TemplateError as error:
-            raise InvalidRequest(f"the chat template cannot render this: {error}", param="messages") from None
+            where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
+            raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None
         return RenderedChat(await self._assets.tokenizer.encode_async(prompt), prompt)
 
     async def tokenize(self, text: str) -> Sequence[int]:
@@ -83,7 +88,8 @@ class RemoteTextService:
     def __init__(self, addresses: Sequence[str], model: str, config: GrpcConfig) -> None:
         self._model = model
         self._channels = [make_channel(address, config) for address in addresses]
-        self._stubs = itertools.cycle([tokenizer_pb2_grpc.TokenizerServiceStub(channel) for channel in self._channels])
+        # In turn, so that all processes of the tier get their share.
+        self._stubs = deque(tokenizer_pb2_grpc.TokenizerServiceStub(channel) for channel in self._channels)
         self._tasks = TaskOwner()
         self._waiting: list[tuple[message_pb2.Conversation, asyncio.Future[tokenizer_pb2.TokenizedChat]]] = []
         self._sending = 0
@@ -107,16 +113,16 @@ class RemoteTextService:
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes in the tier."""
         request = tokenizer_pb2.TokenizeRequest(model=self._model, texts=[text])
-        try:
-            response = await next(self._stubs).Tokenize(request, timeout=_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        ids: Sequence[int] = response.results[0].ids
-        return ids
+        response: tokenizer_pb2.TokenizeResponse = await self._ask("Tokenize", request)
+        _check_count(1, len(response.results))
+        return response.results[0].ids
 
     async def close(self) -> None:
-        """Closes the channels."""
+        """Closes the channels; whoever still waits is told."""
         await self._tasks.close()
+        for _, future in self._waiting:
+            _settle(future, Draining("the router is shutting down"))
+        self._waiting = []
         for channel in self._channels:
             await channel.close()
 
@@ -133,13 +139,20 @@ class RemoteTextService:
     ) -> None:
         try:
             results = await self._call([conversation for conversation, _ in batch], need_prompt=False)
-        except Exception as error:
+        except InvalidRequest as error:
             if len(batch) == 1:
                 _settle(batch[0][1], error)
                 return
             # One bad conversation fails a whole batch: each gets a call and an answer of its own.
             for item in batch:
                 await self._send([item])
+            return
+        except BaseException as error:
+            defect = error if isinstance(error, Exception) else Draining("the router is shutting down")
+            for _, future in batch:
+                _settle(future, defect)
+            if defect is not error:
+                raise
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
@@ -152,11 +165,32 @@ class RemoteTextService:
             model=self._model, conversations=conversations, return_prompt=need_prompt
         )
         try:
-            response = await next(self._stubs).TokenizeChat(request, timeout=_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        results: Sequence[tokenizer_pb2.TokenizedChat] = response.results
-        return results
+            response: tokenizer_pb2.TokenizeChatResponse = await self._ask("TokenizeChat", request)
+        except InvalidRequest as error:
+            # The caller sent one conversation and knows nothing of batches.
+            param = (error.param or "").removeprefix(_PLACE) or None
+            raise InvalidRequest(error.message.removeprefix(_PLACE), param=param) from None
+        _check_count(len(conversations), len(response.results))
+        return response.results
+
+    async def _ask(self, method: str, request: Message) -> Any:
+        """Calls the next process of the tier, and the others where it is not there. Raises ServiceError."""
+        failure: ServiceError = Unavailable("no tokenizer is configured")
+        for _ in range(len(self._stubs)):
+            stub = self._stubs[0]
+            self._stubs.rotate(-1)
+            try:
+                return await getattr(stub, method)(request, timeout=_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc_error(error)
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise failure from None
+        raise Unavailable(f"no tokenizer answers: {failure.message}", retry_after_s=_RETRY_AFTER_S)
+
+
+def _check_count(asked: int, given: int) -> None:
+    if asked != given:
+        raise InternalError(f"the tokenizer tier answered {given} of {asked} texts")
 
 
 def _settle(future: asyncio.Future[tokenizer_pb2.TokenizedChat], error: Exception) -> None:
