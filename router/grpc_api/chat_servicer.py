@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -43,8 +44,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Answers as events."""
         sink = EventQueue()
         answer = await self._core.stream_chat(request, _call(request.request_id, context), sink)
-        async for event in sink.read(answer, context):
-            yield event
+        async with contextlib.aclosing(sink.read(answer, context)) as events:
+            async for event in events:
+                yield event
 
     async def CreateCompletion(  # noqa: N802
         self, request: chat_pb2.CompletionRequest, context: Context
@@ -60,16 +62,18 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Continues a text as events."""
         sink = EventQueue()
         answer = await self._core.stream_completion(request, _call(request.request_id, context), sink)
-        async for event in sink.read(answer, context):
-            yield event
+        async with contextlib.aclosing(sink.read(answer, context)) as events:
+            async for event in events:
+                yield event
 
     async def ChatSession(  # noqa: N802
         self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: Context
     ) -> AsyncIterator[chat_pb2.ChatSessionResponse]:
         """Carries many chats, packed."""
         writer = ChatSessionWriter(self._core, _call("", context))
-        async for response in writer.serve(requests):
-            yield response
+        async with contextlib.aclosing(writer.serve(requests)) as responses:
+            async for response in responses:
+                yield response
 
     async def Explain(  # noqa: N802
         self, request: chat_pb2.ExplainRequest, context: Context
@@ -119,7 +123,7 @@ class EventQueue:
         self._error = error
         self._wake.set()
 
-    async def read(self, answer: Answer, context: Context) -> AsyncIterator[chat_pb2.ChatEvent]:
+    async def read(self, answer: Answer, context: Context) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         """Yields the events up to the usage. Leaving early cancels the answer. Raises the answer's error."""
         self._answer = answer
         try:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qwenserve.chat.v1 import chat_pb2
 from router.chat.answer import Answer
@@ -19,8 +20,37 @@ from runtime.logs import EventLog
 
 _log = EventLog("chat_session")
 
-# Entries kept for a client that reads slowly, over all of its chats.
-_MAX_UNREAD = 262_144
+# About what a message holds, in bytes. Clients take 4 MB unless told otherwise.
+_MESSAGE_BYTES = 1 << 20
+# Messages kept for a client that reads slowly, over all of its chats.
+_MAX_UNREAD = 16
+# A delta's numbers and lengths.
+_DELTA_BYTES = 12
+
+
+class _Page:
+    """The parts of one message."""
+
+    __slots__ = ("choices", "events", "handles", "reasoning", "size", "texts", "typed")
+
+    def __init__(self) -> None:
+        self.handles: list[int] = []
+        self.choices: list[int] = []
+        self.texts: list[str] = []
+        self.reasoning: list[int] = []
+        self.events: list[chat_pb2.ChatSessionEvent] = []
+        # Chats that have an event among `events`.
+        self.typed: set[int] = set()
+        self.size = 0
+
+    def message(self) -> chat_pb2.ChatSessionResponse:
+        return chat_pb2.ChatSessionResponse(
+            handles=self.handles,
+            choice_indexes=self.choices if any(self.choices) else (),
+            texts=self.texts,
+            reasoning_positions=self.reasoning,
+            events=self.events,
+        )
 
 
 class ChatSessionWriter:
@@ -34,58 +64,56 @@ class ChatSessionWriter:
         self._wake = asyncio.Event()
         self._ended = False
         self._error: ServiceError | None = None
-        self._new_message()
+        self._page = _Page()
+        self._full: deque[_Page] = deque()
 
     async def serve(
         self, requests: AsyncIterator[chat_pb2.ChatSessionRequest]
-    ) -> AsyncIterator[chat_pb2.ChatSessionResponse]:
+    ) -> AsyncGenerator[chat_pb2.ChatSessionResponse, None]:
         """Yields packed messages until the client has closed its side and every chat has ended."""
         self._tasks.start(self._read(requests), name="chat-session-reader")
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                if self._handles or self._events:
-                    yield self._take_message()
+                while self._full or self._page.size:
+                    yield self._take_page().message()
                 if self._error is not None:
                     raise self._error
-                if self._ended and not self._chats and not self._handles and not self._events:
+                if self._ended and not self._chats:
                     return
         finally:
             await self._tasks.close()
-            for chat in list(self._chats.values()):
-                chat.cancel()
+            self._cancel_all()
 
     def delta(self, handle: int, choice: int, text: str, *, reasoning: bool) -> None:
         """Adds one text delta to the message being filled."""
+        page = self._page
         if reasoning:
-            self._reasoning.append(len(self._texts))
-        self._handles.append(handle)
-        self._choices.append(choice)
-        self._texts.append(text)
-        self._wake.set()
+            page.reasoning.append(len(page.texts))
+        page.handles.append(handle)
+        page.choices.append(choice)
+        page.texts.append(text)
+        self._added(_DELTA_BYTES + len(text))
 
     def holds_events(self, handle: int) -> bool:
         """Whether a typed event of that chat waits in the message being filled."""
-        return handle in self._typed
+        return handle in self._page.typed
 
     def event(self, handle: int, event: chat_pb2.ChatEvent) -> None:
         """Adds a typed event."""
-        self._typed.add(handle)
-        self._events.append(chat_pb2.ChatSessionEvent(handle=handle, event=event))
-        self._wake.set()
-        if len(self._handles) + len(self._events) > _MAX_UNREAD:
-            self._error = SlowReader("the session's client does not read; its chats were cancelled")
+        self._append(chat_pb2.ChatSessionEvent(handle=handle, event=event))
 
-    def ended(self, handle: int, error: ServiceError | None) -> None:
-        """Forgets a chat, and reports its error."""
-        self._chats.pop(handle, None)
-        if error is not None:
-            self._report(handle, error)
+    def ended(self, chat: _Chat, error: ServiceError | None) -> None:
+        """Forgets a chat, and reports its error. A chat that was cancelled has been forgotten already."""
+        if self._chats.get(chat.handle) is chat:
+            del self._chats[chat.handle]
+            if error is not None:
+                self._report(chat.handle, error)
         self._wake.set()
 
     def _report(self, handle: int, error: ServiceError) -> None:
-        self._events.append(
+        self._append(
             chat_pb2.ChatSessionEvent(
                 handle=handle,
                 error_reason=error.reason,
@@ -93,76 +121,90 @@ class ChatSessionWriter:
                 error_code=error.status.value[0],
             )
         )
+
+    def _append(self, event: chat_pb2.ChatSessionEvent) -> None:
+        self._page.typed.add(event.handle)
+        self._page.events.append(event)
+        self._added(event.ByteSize())
+
+    def _added(self, size: int) -> None:
         self._wake.set()
+        self._page.size += size
+        if self._page.size < _MESSAGE_BYTES:
+            return
+        self._full.append(self._page)
+        self._page = _Page()
+        if len(self._full) > _MAX_UNREAD and self._error is None:
+            self._error = SlowReader("the session's client does not read; its chats were cancelled")
+            self._full.clear()
+            self._cancel_all()
+
+    def _take_page(self) -> _Page:
+        if self._full:
+            return self._full.popleft()
+        page, self._page = self._page, _Page()
+        return page
+
+    def _cancel_all(self) -> None:
+        chats, self._chats = self._chats, {}
+        for chat in chats.values():
+            chat.cancel()
 
     async def _read(self, requests: AsyncIterator[chat_pb2.ChatSessionRequest]) -> None:
-        async for request in requests:
-            for submit in request.submits:
-                self._begin(submit)
-            for handle in request.cancels:
-                chat = self._chats.pop(handle, None)
-                if chat is not None:
-                    chat.cancel()
+        try:
+            async for request in requests:
+                for submit in request.submits:
+                    self._begin(submit)
+                for handle in request.cancels:
+                    chat = self._chats.pop(handle, None)
+                    if chat is not None:
+                        chat.cancel()
+        except Exception as defect:
+            _log.error("chat_session_failed", request_id=self._call.request_id, exc_info=defect)
+            self._error = InternalError("internal error; the router's log has the details")
         self._ended = True
         self._wake.set()
 
     def _begin(self, submit: chat_pb2.ChatSubmit) -> None:
+        if self._error is not None:
+            return
         if submit.handle < 1 or submit.handle in self._chats:
             error = InvalidRequest(f"handle {submit.handle} must be 1 or more and not in use", param="submits.handle")
             self._report(submit.handle, error)
             return
         chat = self._chats[submit.handle] = _Chat(self, submit.handle)
         call = dataclasses.replace(self._call, request_id=request_id(submit.request.request_id))
-        self._tasks.start(chat.begin(self._core, submit.request, call), name=f"chat {call.request_id}")
-
-    def _new_message(self) -> None:
-        self._handles: list[int] = []
-        self._choices: list[int] = []
-        self._texts: list[str] = []
-        self._reasoning: list[int] = []
-        self._events: list[chat_pb2.ChatSessionEvent] = []
-        self._typed: set[int] = set()
-
-    def _take_message(self) -> chat_pb2.ChatSessionResponse:
-        message = chat_pb2.ChatSessionResponse(
-            handles=self._handles,
-            choice_indexes=self._choices if any(self._choices) else (),
-            texts=self._texts,
-            reasoning_positions=self._reasoning,
-            events=self._events,
-        )
-        self._new_message()
-        return message
+        chat.beginning = self._tasks.start(chat.begin(self._core, submit.request, call), name=f"chat {call.request_id}")
 
 
 class _Chat:
     """The sink of one chat of a session."""
 
-    __slots__ = ("_answer", "_cancelled", "_handle", "_writer")
+    __slots__ = ("_answer", "_writer", "beginning", "handle")
 
     def __init__(self, writer: ChatSessionWriter, handle: int) -> None:
         self._writer = writer
-        self._handle = handle
+        self.handle = handle
         self._answer: Answer | None = None
-        self._cancelled = False
+        # The task of `begin`.
+        self.beginning: asyncio.Task[None] | None = None
 
     async def begin(self, core: ChatCore, request: chat_pb2.ChatCompletionRequest, call: Call) -> None:
         """Starts the chat; its failure is an event of the session."""
         try:
             self._answer = await core.stream_chat(request, call, self)
-            if self._cancelled:
-                self._answer.cancel()
         except ServiceError as error:
-            self._writer.ended(self._handle, error)
+            self._writer.ended(self, error)
         except Exception as defect:
             _log.error("chat_failed", request_id=call.request_id, exc_info=defect)
-            self._writer.ended(self._handle, InternalError("internal error; the router's log has the details"))
+            self._writer.ended(self, InternalError("internal error; the router's log has the details"))
 
     def cancel(self) -> None:
         """Stops the engine's work, even if it has not begun yet."""
-        self._cancelled = True
         if self._answer is not None:
             self._answer.cancel()
+        elif self.beginning is not None:
+            self.beginning.cancel()
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Packs plain text; everything else, and text that has tokens attached, goes as a typed event."""
@@ -172,15 +214,15 @@ class _Chat:
             plain = not event.logprobs and not event.token_ids
             # Typed events come after the packed deltas of their message: once one is waiting, text has to queue
             # behind it.
-            if plain and kind == "content_delta" and not writer.holds_events(self._handle):
-                writer.delta(self._handle, event.choice_index, event.content_delta, reasoning=False)
-            elif plain and kind == "reasoning_delta" and not writer.holds_events(self._handle):
-                writer.delta(self._handle, event.choice_index, event.reasoning_delta, reasoning=True)
+            if plain and kind == "content_delta" and not writer.holds_events(self.handle):
+                writer.delta(self.handle, event.choice_index, event.content_delta, reasoning=False)
+            elif plain and kind == "reasoning_delta" and not writer.holds_events(self.handle):
+                writer.delta(self.handle, event.choice_index, event.reasoning_delta, reasoning=True)
             else:
-                writer.event(self._handle, event)
+                writer.event(self.handle, event)
             if kind == "usage":
-                writer.ended(self._handle, None)
+                writer.ended(self, None)
 
     def failed(self, error: ServiceError) -> None:
         """Reports the chat's failure."""
-        self._writer.ended(self._handle, error)
+        self._writer.ended(self, error)
