@@ -12,7 +12,7 @@ from pathlib import Path
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from router.chat.model import ServedModel
 from router.chat.service import ChatCore
-from router.clients.directory import WorkerDirectory
+from router.clients.directory import Expectation, WorkerDirectory
 from router.clients.session import WorkerSession
 from router.clients.text_service import LocalTextService, RemoteTextService, TextService
 from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
@@ -40,7 +40,8 @@ class Router:
         keys = KeyRing.from_config(config.auth)
         self.metrics = RouterMetrics()
         self._config = config
-        self._workers = WorkerDirectory(config.router.workers, config.grpc, config.router.policy)
+        expected = Expectation(model.name, model.assets.tokenizer.vocab_size)
+        self._workers = WorkerDirectory(config.router.workers, config.grpc, config.router.policy, expected)
         self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (
             RemoteTextService(config.router.tokenizers, model.name, config.grpc)
@@ -89,7 +90,7 @@ class Router:
             self._workers.start()
             await self._server.start()
             if self._http is not None:
-                await self._http.start()
+                await self._start_http(self._http)
             tasks.start(self._follow_health(), name="health")
             yield
         finally:
@@ -100,6 +101,13 @@ class Router:
             await self._server.stop(1.0)
             if self._http is not None:
                 await self._http.close()
+
+    async def _start_http(self, http: HttpServer) -> None:
+        try:
+            await http.start()
+        except OSError as error:
+            where = f"{self._config.http.host}:{self._config.http.port}"
+            raise ConfigError(f"http.port: cannot listen on {where}: {error.strerror or error}") from None
 
     async def _follow_health(self) -> None:
         was = False

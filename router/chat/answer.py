@@ -52,6 +52,17 @@ class ChoicePlan(NamedTuple):
     lead: str = ""
 
 
+class Placing(NamedTuple):
+    """How the choices of an answer reach workers. `choose` returns the best worker for a prompt, without those whose
+    addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock.
+    """
+
+    choose: Callable[[Sequence[int], frozenset[str]], WorkerSession]
+    priority: int
+    cache_salt: str
+    deadline: float
+
+
 class AnswerOutcome(NamedTuple):
     """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock, 0 where none; `queue_s` is the
     longest time that a choice waited in a worker's queue."""
@@ -69,9 +80,9 @@ class AnswerOutcome(NamedTuple):
     workers: Sequence[str]
 
 
-def refused(kind: str, call: Call, error: ServiceError, began: float) -> AnswerOutcome:
-    """The outcome of a request that was refused before any engine work."""
-    return AnswerOutcome(kind, call, error, False, sampling_pb2.Usage(), began, 0.0, 0.0, 0.0, 0, ())
+def refused(kind: str, call: Call, error: ServiceError | None, began: float) -> AnswerOutcome:
+    """The outcome of a request that ended before any engine work: refused, or (None) given up by its caller."""
+    return AnswerOutcome(kind, call, error, error is None, sampling_pb2.Usage(), began, 0.0, 0.0, 0.0, 0, ())
 
 
 class Answer:
@@ -110,25 +121,27 @@ class Answer:
         choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
         *,
         priority: int,
+        cache_salt: str,
         timeout_s: float,
     ) -> None:
-        """Submits every choice. Raises Unavailable, with nothing left running, if no worker is there."""
-        limit = time.monotonic() + timeout_s
+        """Submits every choice. Raises Unavailable or DeadlineExceeded, with nothing left running."""
+        now = time.monotonic()
+        limit = now + timeout_s
         deadline = limit if self.call.deadline is None else min(limit, self.call.deadline)
-        self._choices = [Choice(self, index, plan, choose, priority, deadline) for index, plan in enumerate(plans)]
+        if deadline <= now:
+            self._ended = True
+            raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
+        placing = Placing(choose, priority, cache_salt, deadline)
+        self._choices = [Choice(self, index, plan, placing) for index, plan in enumerate(plans)]
         self._open = len(plans)
         try:
             for choice in self._choices:
                 choice.submit()
-        except ServiceError:
+        except BaseException:
             self._ended = True
             self._abort_all()
             raise
-        if self._start is not None:
-            self._start.worker = self._choices[0].worker
-        self._timer = asyncio.get_running_loop().call_later(
-            max(0.0, deadline - time.monotonic()), self._on_deadline, deadline
-        )
+        self._timer = asyncio.get_running_loop().call_later(deadline - now, self._on_deadline, deadline)
 
     def cancel(self) -> None:
         """Stops the engine's work; the sink hears nothing more. Safe at any time."""
@@ -140,6 +153,7 @@ class Answer:
         if self._ended:
             return
         if self._start is not None:
+            self._start.worker = self._choices[0].worker
             events.insert(0, ChatEvent(start=self._start))
             self._start = None
         self._sink.events(events)
@@ -155,7 +169,10 @@ class Answer:
         """Ends the answer early: the first failing choice fails all."""
         if not self._ended:
             self._end(error)
-            self._sink.failed(error)
+            try:
+                self._sink.failed(error)
+            except Exception as defect:  # the sink's; the reader that called has other answers to serve
+                _log.error("sink_failed", request_id=self.call.request_id, exc_info=defect)
 
     @property
     def ended(self) -> bool:
@@ -181,7 +198,7 @@ class Answer:
                 began=self._began,
                 first_token=self.first_token,
                 last_token=self.last_token,
-                queue_s=max(choice.queue_s for choice in self._choices),
+                queue_s=max((choice.queue_s for choice in self._choices), default=0.0),
                 broken_tool_calls=sum(choice.pipeline.broken_tool_calls for choice in self._choices),
                 workers=sorted({choice.worker for choice in self._choices}),
             ),
@@ -208,13 +225,12 @@ class Choice:
 
     __slots__ = (
         "_answer",
-        "_choose",
-        "_deadline",
         "_handle",
         "_index",
+        "_lead",
         "_pending_ids",
         "_pending_logprobs",
-        "_priority",
+        "_placing",
         "_session",
         "_text_ended",
         "_tool_call_ids",
@@ -231,9 +247,7 @@ class Choice:
         answer: Answer,
         index: int,
         plan: ChoicePlan,
-        choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
-        priority: int,
-        deadline: float,
+        placing: Placing,
     ) -> None:
         self.plan = plan
         self.pipeline = plan.pipeline
@@ -241,9 +255,8 @@ class Choice:
         self.queue_s = 0.0
         self._answer = answer
         self._index = index
-        self._choose = choose
-        self._priority = priority
-        self._deadline = deadline
+        self._placing = placing
+        self._lead = plan.lead
         self._session: WorkerSession | None = None
         self._handle = 0
         self._tried: frozenset[str] = frozenset()
@@ -261,7 +274,8 @@ class Choice:
 
     def submit(self) -> None:
         """Sends the request to the best worker not tried yet. Raises Unavailable."""
-        session = self._choose(self.plan.prompt_token_ids, self._tried)
+        placing = self._placing
+        session = placing.choose(self.plan.prompt_token_ids, self._tried)
         self._tried |= {session.address}
         self._session = session
         self._handle = session.submit(
@@ -269,8 +283,9 @@ class Choice:
             self.plan.prompt_token_ids,
             self.plan.sampling,
             request_id=self._answer.call.request_id,
-            priority=self._priority,
-            deadline=self._deadline,
+            priority=placing.priority,
+            deadline=placing.deadline,
+            cache_salt=placing.cache_salt,
         )
 
     def abandon(self) -> None:
@@ -291,12 +306,18 @@ class Choice:
             answer.last_token = time.monotonic()
             if not answer.first_token:
                 answer.first_token = answer.last_token
-            if self._tracked:
-                self._track(ids, logprobs)
             pipeline = self.pipeline
-            if not pipeline.completion_tokens and self.plan.lead:
-                events.append(ChatEvent(choice_index=self._index, content_delta=self.plan.lead))
-            events += map(self._to_event, pipeline.push(ids))
+            if self._lead:
+                self._say_lead(events)
+            if self._tracked:
+                before = pipeline.completion_tokens
+                pushed = pipeline.push(ids)
+                # Ids after the end of the text are none of the answer's.
+                taken = pipeline.completion_tokens - before
+                self._track(ids[:taken], logprobs[:taken])
+            else:
+                pushed = pipeline.push(ids)
+            events += map(self._to_event, pushed)
             if pipeline.wants_stop:
                 self._end_text(events, None)
                 if self._session is not None:
@@ -309,11 +330,12 @@ class Choice:
     def finished(self, finish: worker_pb2.Finish) -> None:
         """Takes the worker's end of the request."""
         self._handle = 0
-        if finish.error_reason:
-            self._failed(finish)
-            return
         try:
-            self.cached_tokens = finish.cached_tokens
+            # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
+            if finish.error_reason and not self._text_ended:
+                self._failed(finish)
+                return
+            self.cached_tokens = max(0, finish.cached_tokens)
             self.queue_s = finish.queue_us / 1e6
             if not self._text_ended:
                 events: list[chat_pb2.ChatEvent] = []
@@ -326,10 +348,13 @@ class Choice:
     def lost(self, error: ServiceError) -> None:
         """Goes to another worker where nothing was generated yet; else fails."""
         self._handle = 0
-        if self._text_ended:
-            self._answer.choice_ended()
-        else:
-            self._retry(error)
+        try:
+            if self._text_ended:
+                self._answer.choice_ended()
+            else:
+                self._retry(error)
+        except Exception as defect:
+            self._defect(defect)
 
     def _failed(self, finish: worker_pb2.Finish) -> None:
         error_class = by_reason(finish.error_reason)
@@ -354,9 +379,15 @@ class Choice:
         _log.error("answer_failed", request_id=self._answer.call.request_id, exc_info=defect)
         self._answer.fail(InternalError("internal error; the router's log has the details"))
 
+    def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
+        events.append(ChatEvent(choice_index=self._index, content_delta=self._lead))
+        self._lead = ""
+
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
         pipeline = self.pipeline
+        if self._lead:
+            self._say_lead(events)
         events += map(self._to_event, pipeline.finish())
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         if pipeline.stop_string is not None:

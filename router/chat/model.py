@@ -8,22 +8,10 @@ from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
+from router.chat.sampling import NEUTRAL
 from runtime.config import Config, SamplingDefaults
 from runtime.errors import ModelNotFound
 from text.assets import ModelAssets, load_assets
-
-# What "unset everywhere" means: no filter, no penalty.
-_NEUTRAL = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "min_tokens": 0,
-    "ignore_eos": False,
-}
 
 
 @dataclass(frozen=True)
@@ -88,9 +76,9 @@ class ServedModel:
 
 
 def _defaults(published: object, configured: SamplingDefaults | None) -> sampling_pb2.SamplingParams:
-    values = dict(_NEUTRAL)
+    values = dict(NEUTRAL)
     if isinstance(published, dict) or hasattr(published, "items"):
-        values.update({key: value for key, value in published.items() if key in _NEUTRAL})
+        values.update({key: value for key, value in published.items() if key in NEUTRAL})
     if configured is not None:
         values.update(configured.model_dump(exclude_none=True))
     return sampling_pb2.SamplingParams(**values)  # type: ignore[arg-type]

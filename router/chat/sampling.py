@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from qwenserve.type.v1 import sampling_pb2
@@ -15,17 +15,23 @@ MAX_STOP_STRINGS = 16
 MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20
 
-_DEFAULTED = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "min_tokens",
-    "ignore_eos",
-)
+
+MAX_SALT = 256
+
+# What "unset everywhere" means: no filter, no penalty.
+NEUTRAL: Mapping[str, float | int | bool] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+}
+# Whatever an engine says that it lacks: without it there is no generation.
+_INDISPENSABLE = frozenset({"max_tokens"})
 
 
 class _Range(NamedTuple):
@@ -96,13 +102,19 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
         raise InvalidRequest("stop must not contain an empty string", param="stop")
 
 
+def check_cache_salt(cache_salt: str) -> None:
+    """Raises InvalidRequest for one that is too long."""
+    if len(cache_salt) > MAX_SALT:
+        raise InvalidRequest(f"cache_salt has {len(cache_salt)} characters; at most {MAX_SALT}", param="cache_salt")
+
+
 def complete(
     asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams
 ) -> tuple[sampling_pb2.SamplingParams, list[str]]:
     """Returns the parameters with `defaults` filled in, and the names of the fields so filled."""
     full = sampling_pb2.SamplingParams()
     full.CopyFrom(asked)
-    filled = [name for name in _DEFAULTED if not asked.HasField(name)]
+    filled = [name for name in NEUTRAL if not asked.HasField(name)]
     for name in filled:
         setattr(full, name, getattr(defaults, name))
     return full, filled
@@ -138,17 +150,32 @@ def seeds(asked: sampling_pb2.SamplingParams, count: int) -> list[int]:
 
 
 def drop_unsupported(
-    asked: sampling_pb2.SamplingParams, unsupported: Collection[str], *, strict: bool, engine: str
+    asked: sampling_pb2.SamplingParams,
+    sampling: sampling_pb2.SamplingParams,
+    unsupported: Collection[str],
+    *,
+    asked_besides: Collection[str] = (),
+    strict: bool,
+    engine: str,
 ) -> list[str]:
-    """Returns the fields that the request set and the engine cannot honour. Raises Unsupported if strict."""
+    """Takes what the engine cannot honour out of `sampling`, defaults included.
+
+    Returns the fields among them that the request itself set: those of `asked`, and of `asked_besides`, the names of
+    such fields outside of the sampling parameters. Raises Unsupported where there are any and `strict` is set.
+    """
     names = []
     for name in sorted(unsupported):
         field = asked.DESCRIPTOR.fields_by_name.get(name)
-        if field is None:
-            continue
-        is_set = asked.HasField(name) if field.has_presence else bool(getattr(asked, name))
-        if is_set:
+        if name in asked_besides:
             names.append(name)
+        if field is None or name in _INDISPENSABLE:
+            continue
+        if asked.HasField(name) if field.has_presence else getattr(asked, name):
+            names.append(name)
+        if name in NEUTRAL:
+            setattr(sampling, name, NEUTRAL[name])
+        else:
+            sampling.ClearField(name)
     if names and strict:
         raise Unsupported(f"the {engine} engine cannot apply {names[0]}; leave it out", param=names[0])
     return names

@@ -9,16 +9,19 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2
 from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
 from router.chat.fold import Fold
 from router.chat.model import ServedModel
 from router.chat.sampling import (
+    check_cache_salt,
     check_counts,
     check_prompt_ids,
     check_sampling,
@@ -33,16 +36,20 @@ from router.clients.text_service import TextService
 from runtime.call import Call
 from runtime.config import RouterConfig
 from runtime.conversation import TemplateInput, conversation_to_template
-from runtime.errors import Draining, InvalidRequest, ServiceError, Unsupported
+from runtime.errors import DeadlineExceeded, Draining, InvalidRequest, ServiceError, Unsupported
 from runtime.metrics import RouterMetrics
 from text.markers import starts_in_reasoning
 from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from text.tool_calls import tool_schemas
 
 _MAX_PROMPTS = 128
+# Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.
+_MAX_CHOICES_IN_ALL = 256
 _COMPLETION_MAX_TOKENS = 16
 # A character has at most four bytes, so at most its last three tokens can be cut off before its end.
 _CONTEXT_IDS = 8
+
+T = TypeVar("T")
 
 
 class _Prepared(NamedTuple):
@@ -56,6 +63,9 @@ class _Prepared(NamedTuple):
     new_pipeline: Callable[[Sequence[int]], AnswerPipeline | CompletionPipeline]
     starts_in_reasoning: bool
     choices: int
+    priority: int
+    cache_salt: str
+    unsupported: frozenset[str]
 
 
 class ChatCore:
@@ -90,7 +100,7 @@ class ChatCore:
             prepared = await self._prepare_chat(request, call)
             start = self._start("chatcmpl", prepared, request.return_token_ids)
             answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-            return self._begin(answer, prepared, request.priority)
+            return self._begin(answer, prepared)
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -106,7 +116,7 @@ class ChatCore:
             start = self._start("cmpl", prepared, request.return_token_ids)
             answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
             leads = self._echoed(request, prepared) if request.echo else None
-            return self._begin(answer, prepared, request.priority, leads)
+            return self._begin(answer, prepared, leads)
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
@@ -140,7 +150,7 @@ class ChatCore:
                     expected_cached_tokens=candidate.expected_cached_tokens,
                     ready=candidate.ready,
                 )
-                for candidate in self._workers.candidates(prepared.prompts[0])
+                for candidate in self._workers.candidates(prepared.prompts[0], prepared.cache_salt)
             ],
             tool_call_format=self._model.assets.template.tool_call_format,
             max_model_len=self.max_model_len,
@@ -203,7 +213,9 @@ class ChatCore:
     @property
     def max_model_len(self) -> int:
         """The context window in tokens: the least of model, configuration and connected workers."""
-        limits = [s.info.max_model_len for s in self._workers.sessions if s.info is not None and s.info.max_model_len]
+        # What is gone must not limit what is here; where nothing is here, the last that was known is the best guess.
+        sessions = self._workers.ready_sessions or self._workers.sessions
+        limits = [session.info.max_model_len for session in sessions if session.info is not None]
         return min([limit for limit in (self._model.max_model_len, *limits) if limit], default=0)
 
     def drain(self) -> None:
@@ -222,7 +234,7 @@ class ChatCore:
     async def _prepare_chat(
         self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False
     ) -> _Prepared:
-        self._check_common(request.model, request.n, request.stop_strings, request.sampling)
+        self._check_common(request)
         if request.tool_choice == chat_pb2.TOOL_CHOICE_REQUIRED:
             raise Unsupported(
                 "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
@@ -235,11 +247,12 @@ class ChatCore:
             del conversation.tools[:]
         given = self._template_input(conversation)
         stage = time.monotonic()
-        rendered = await self._text.render_chat(conversation, given, need_prompt=need_prompt)
+        rendered = await _in_time(self._text.render_chat(conversation, given, need_prompt=need_prompt), call)
         self._prompt_stage.observe(time.monotonic() - stage)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling, filled = complete(request.sampling, self._model.defaults(thinking))
-        ignored = self._fit(request.sampling, sampling, rendered.token_ids, self._config.default_max_tokens, call)
+        unsupported = self._unsupported()
+        ignored = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, unsupported, call)
         in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
         separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
         settings = PipelineSettings(
@@ -259,23 +272,35 @@ class ChatCore:
             new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
             starts_in_reasoning=in_reasoning,
             choices=max(1, request.n),
+            priority=request.priority,
+            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
+            unsupported=unsupported,
         )
 
     async def _prepare_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> _Prepared:
-        self._check_common(request.model, request.n, request.stop_strings, request.sampling)
+        self._check_common(request)
         if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
             raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
+        if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
+            raise InvalidRequest(
+                f"{len(request.prompts)} prompts with n={request.n} are more than {_MAX_CHOICES_IN_ALL} answers",
+                param="n",
+            )
         prompts: list[Sequence[int]] = []
         for index, prompt in enumerate(request.prompts):
-            is_ids = prompt.WhichOneof("prompt") == "token_ids"
-            ids = prompt.token_ids.ids if is_ids else await self._text.tokenize(prompt.text)
+            ids: Sequence[int]
+            if prompt.WhichOneof("prompt") == "token_ids":
+                ids = prompt.token_ids.ids
+            else:
+                ids = await _in_time(self._text.tokenize(prompt.text), call)
             param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
             check_prompt_ids(ids, self._tokenizer.vocab_size, param)
             prompts.append(ids)
         # A raw text is nothing that thinks: the values for answers without thinking apply.
         sampling, filled = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
-        ignored = self._fit(request.sampling, sampling, longest, _COMPLETION_MAX_TOKENS, call)
+        unsupported = self._unsupported()
+        ignored = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, unsupported, call)
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
         )
@@ -288,16 +313,18 @@ class ChatCore:
             new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
             starts_in_reasoning=False,
             choices=max(1, request.n),
+            priority=request.priority,
+            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
+            unsupported=unsupported,
         )
 
-    def _check_common(
-        self, model: str, n: int, stop_strings: Sequence[str], sampling: sampling_pb2.SamplingParams
-    ) -> None:
+    def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         if self._draining:
             raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
-        self._model.check_name(model)
-        check_counts(n, stop_strings)
-        check_sampling(sampling, self._tokenizer.vocab_size)
+        self._model.check_name(request.model)
+        check_counts(request.n, request.stop_strings)
+        check_sampling(request.sampling, self._tokenizer.vocab_size)
+        check_cache_salt(request.cache_salt)
 
     def _template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
         """Converts a conversation, with the deployment's thinking default filled in on both forms."""
@@ -308,15 +335,16 @@ class ChatCore:
 
     def _fit(
         self,
-        asked: sampling_pb2.SamplingParams,
+        request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
         sampling: sampling_pb2.SamplingParams,
         prompt: Sequence[int],
         default_max: int,
+        unsupported: frozenset[str],
         call: Call,
     ) -> list[str]:
         """Fits `sampling` to window and engines. Returns the fields that could not be applied as asked."""
         strict = self._config.strict if call.strict is None else call.strict
-        infos = [session.info for session in self._workers.ready_sessions if session.info is not None]
+        asked = request.sampling
         window = self.max_model_len
         ignored: list[str] = []
         if window and fit_window(sampling, len(prompt), window, default_max):
@@ -326,10 +354,20 @@ class ChatCore:
                     param="max_tokens",
                 )
             ignored.append("max_tokens")
-        unsupported = {name for info in infos for name in info.unsupported_fields}
         if unsupported:
-            ignored += drop_unsupported(asked, unsupported, strict=strict, engine=infos[0].engine)
+            besides = ("cache_salt",) if request.cache_salt else ()
+            engines = ", ".join(sorted({info.engine for info in self._infos()}))
+            ignored += drop_unsupported(
+                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=engines
+            )
         return ignored
+
+    def _infos(self) -> list[worker_pb2.WorkerInfo]:
+        return [session.info for session in self._workers.ready_sessions if session.info is not None]
+
+    def _unsupported(self) -> frozenset[str]:
+        """Fields that some worker cannot honour: which one answers is not known yet."""
+        return frozenset(name for info in self._infos() for name in info.unsupported_fields)
 
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids
@@ -361,27 +399,34 @@ class ChatCore:
             on_end=self._ended,
         )
 
-    def _begin(self, answer: Answer, prepared: _Prepared, priority: int, leads: Sequence[str] | None = None) -> Answer:
+    def _begin(self, answer: Answer, prepared: _Prepared, leads: Sequence[str] | None = None) -> Answer:
         plans = []
         for index, prompt in enumerate(prepared.prompts):
             for seed in seeds(prepared.sampling, prepared.choices):
                 sampling = sampling_pb2.SamplingParams()
                 sampling.CopyFrom(prepared.sampling)
-                sampling.seed = seed
+                if "seed" not in prepared.unsupported:
+                    sampling.seed = seed
                 lead = leads[index] if leads else ""
                 plans.append(ChoicePlan(prompt, sampling, prepared.new_pipeline(prompt), lead))
         self._running.add(answer)
         self._idle.clear()
         self._metrics.running.set(len(self._running))
         try:
-            answer.begin(plans, self._choose, priority=priority, timeout_s=self._config.request_timeout_s)
-        except ServiceError:
+            answer.begin(
+                plans,
+                partial(self._choose, prepared.cache_salt),
+                priority=prepared.priority,
+                cache_salt=prepared.cache_salt,
+                timeout_s=self._config.request_timeout_s,
+            )
+        except BaseException:
             self._release(answer)
             raise
         return answer
 
-    def _choose(self, prompt: Sequence[int], tried: frozenset[str]) -> WorkerSession:
-        return self._workers.choose(prompt, excluding=tried)
+    def _choose(self, cache_salt: str, prompt: Sequence[int], tried: frozenset[str]) -> WorkerSession:
+        return self._workers.choose(prompt, cache_salt=cache_salt, excluding=tried)
 
     def _ended(self, answer: Answer, outcome: AnswerOutcome) -> None:
         self._release(answer)
@@ -401,6 +446,9 @@ class ChatCore:
         except ServiceError as error:
             self._on_outcome(refused(kind, call, error, began))
             raise
+        except asyncio.CancelledError:
+            self._on_outcome(refused(kind, call, None, began))
+            raise
 
     def _echoed(self, request: chat_pb2.CompletionRequest, prepared: _Prepared) -> list[str]:
         return [
@@ -411,6 +459,17 @@ class ChatCore:
     def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
         texts = [self._tokenizer.token_text(token_id) for token_id in ids] if with_tokens else ()
         return tokenizer_pb2.TokenIds(ids=ids, tokens=texts)
+
+
+async def _in_time(work: Awaitable[T], call: Call) -> T:
+    """Waits for work on a prompt, no longer than the call has time. Raises DeadlineExceeded."""
+    remaining = call.remaining_s()
+    if remaining is None:
+        return await work
+    try:
+        return await asyncio.wait_for(work, remaining)
+    except asyncio.TimeoutError:
+        raise DeadlineExceeded("the deadline passed while the prompt was being tokenized") from None
 
 
 async def _until_done(answer: Answer, fold: Fold) -> None:

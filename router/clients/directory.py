@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from qwenserve.worker.v1 import worker_pb2
 from router.clients.session import WorkerSession
 from router.routing.policy import Candidate, Policy, PolicyName, make_policy
 from runtime.config import GrpcConfig
@@ -12,12 +14,32 @@ from runtime.errors import Unavailable
 from runtime.lifecycle import TaskOwner
 
 
+class Expectation(NamedTuple):
+    """What a worker must serve to be of use: a model by name, and at least the ids of its tokenizer."""
+
+    model: str
+    vocab_size: int
+
+    def why_not(self, info: worker_pb2.WorkerInfo) -> str:
+        """Returns why a worker cannot be used; empty where it can."""
+        if info.model.lower() != self.model.lower():
+            return f"it serves the model {info.model!r}, this router {self.model!r}"
+        if info.vocab_size < self.vocab_size:
+            return f"its vocabulary has {info.vocab_size} ids, the tokenizer {self.vocab_size}"
+        if info.max_model_len < 1:
+            return "it has no context window"
+        return ""
+
+
 class WorkerDirectory:
     """Keeps a session to every configured worker and chooses among them."""
 
-    def __init__(self, addresses: Sequence[str], config: GrpcConfig, policy: PolicyName) -> None:
+    def __init__(self, addresses: Sequence[str], config: GrpcConfig, policy: PolicyName, expected: Expectation) -> None:
         self._changed = asyncio.Event()
-        self.sessions = tuple(WorkerSession(address, config, self._changed.set) for address in addresses)
+        self.sessions = tuple(
+            WorkerSession(address, config, self._changed.set, why_not=expected.why_not)
+            for address in dict.fromkeys(addresses)
+        )
         self._policy: Policy = make_policy(policy)
         self._tasks = TaskOwner()
 
@@ -40,23 +62,26 @@ class WorkerDirectory:
         """Sessions that take requests now."""
         return [session for session in self.sessions if session.ready]
 
-    def candidates(self, prompt_token_ids: Sequence[int]) -> list[Candidate]:
+    def candidates(self, prompt_token_ids: Sequence[int], cache_salt: str = "") -> list[Candidate]:
         """All workers as the policy sees them for this prompt, best first."""
-        return self._policy.rank([self._candidate(session) for session in self.sessions], prompt_token_ids)
+        return self._policy.rank([self._candidate(session) for session in self.sessions], prompt_token_ids, cache_salt)
 
-    def choose(self, prompt_token_ids: Sequence[int], *, excluding: frozenset[str] = frozenset()) -> WorkerSession:
+    def choose(
+        self, prompt_token_ids: Sequence[int], *, cache_salt: str = "", excluding: frozenset[str] = frozenset()
+    ) -> WorkerSession:
         """Returns the best worker for a prompt and remembers the choice. Raises Unavailable."""
-        usable = [self._candidate(s) for s in self.sessions if s.ready and s.address not in excluding]
+        usable = [s for s in self.sessions if s.ready and s.address not in excluding]
         if not usable:
             raise Unavailable(
                 "no worker is ready; check `qwenserve ps` and the workers' logs",
                 metadata={"workers": str(len(self.sessions))},
                 retry_after_s=2.0,
             )
-        best = usable[0] if len(usable) == 1 else self._policy.rank(usable, prompt_token_ids)[0]
-        if len(self.sessions) > 1:
-            self._policy.chosen(best.address, prompt_token_ids)
-        return next(session for session in self.sessions if session.address == best.address)
+        if len(self.sessions) == 1:
+            return usable[0]
+        best = self._policy.rank([self._candidate(s) for s in usable], prompt_token_ids, cache_salt)[0].address
+        self._policy.chosen(best, prompt_token_ids, cache_salt)
+        return next(session for session in usable if session.address == best)
 
     @staticmethod
     def _candidate(session: WorkerSession) -> Candidate:

@@ -28,6 +28,11 @@ _CONNECT_TIMEOUT_S = 5.0
 # With gRPC's own window a busy router gets every step as a message of its own, and pays for each.
 _RECEIVE_WINDOW = 4096
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+# Prompt ids in one message, about 1 MB: many long prompts at once must not make one beyond the transport's limit.
+_MESSAGE_IDS = 262_144
+# A load stamp comes with every message. Where none comes, other routers' requests would stay unknown.
+_STAMP_AGE_S = 1.0
+_MAX_UINT32 = 0xFFFFFFFF
 
 
 class TokenStream(Protocol):
@@ -46,7 +51,15 @@ class TokenStream(Protocol):
 class WorkerSession:
     """The router's side of one worker's session. `run` keeps it connected until cancelled."""
 
-    def __init__(self, address: str, config: GrpcConfig, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        config: GrpcConfig,
+        on_change: Callable[[], None],
+        *,
+        why_not: Callable[[worker_pb2.WorkerInfo], str] = lambda _: "",
+    ) -> None:
+        """`why_not` says why a worker must not be used, or returns an empty text."""
         self.address = address
         self.info: worker_pb2.WorkerInfo | None = None
         self.load = worker_pb2.Load()
@@ -56,11 +69,15 @@ class WorkerSession:
         self.draining = False
         self._config = config
         self._on_change = on_change
+        self._why_not = why_not
         self._connected = False
         self._streams: dict[int, TokenStream] = {}
         self._next_handle = 1
-        self._outbox = worker_pb2.SessionRequest()
+        # Messages to write; the last one is being filled.
+        self._outbox: list[worker_pb2.SessionRequest] = []
+        self._outbox_ids = 0
         self._wake = asyncio.Event()
+        self._heard = False
 
     @property
     def name(self) -> str:
@@ -86,23 +103,25 @@ class WorkerSession:
         request_id: str,
         priority: int = 0,
         deadline: float | None = None,
+        cache_salt: str = "",
     ) -> int:
         """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected."""
         if not self._connected:
             raise WorkerLost(f"worker {self.name} is not connected")
         handle = self._next_handle
-        self._next_handle = handle % 0xFFFFFFFF + 1
-        self._streams[handle] = stream
+        self._next_handle = handle % _MAX_UINT32 + 1
         # At least 1: 0 would read as "no deadline".
-        deadline_ms = 0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000))
-        self._outbox.submits.add(
+        left_ms = 0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000))
+        self._message(len(prompt_token_ids)).submits.add(
             handle=handle,
             prompt_token_ids=prompt_token_ids,
             sampling=sampling,
             request_id=request_id,
             priority=priority,
-            deadline_ms=deadline_ms,
+            deadline_ms=min(left_ms, _MAX_UINT32),
+            cache_salt=cache_salt,
         )
+        self._streams[handle] = stream
         self.submitted_requests += 1
         self.submitted_tokens += len(prompt_token_ids)
         self._wake.set()
@@ -111,7 +130,7 @@ class WorkerSession:
     def abort(self, handle: int) -> None:
         """Asks the worker to stop; `finished` still follows unless `forget` is called too."""
         if handle in self._streams and self._connected:
-            self._outbox.aborts.append(handle)
+            self._message().aborts.append(handle)
             self._wake.set()
 
     def forget(self, handle: int) -> None:
@@ -125,18 +144,7 @@ class WorkerSession:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
                 began = time.monotonic()
-                try:
-                    await self._serve(stub)
-                    error: ServiceError = WorkerLost(f"worker {self.name} ended the session")
-                except grpc.aio.AioRpcError as failure:
-                    error = from_rpc_error(failure)
-                except ServiceError as failure:
-                    error = failure
-                except Exception as failure:  # a defect must not leave this worker unused for ever
-                    _log.error("session_failed", worker=self.name, exc_info=failure)
-                    error = WorkerLost(f"session with worker {self.name} failed")
-                finally:
-                    self._connected = False
+                error = await self._serve_until_broken(stub)
                 if time.monotonic() - began > _RETRY_S[-1]:
                     attempt = 0
                 was_connected = self.info is not None
@@ -147,10 +155,28 @@ class WorkerSession:
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
 
+    async def _serve_until_broken(self, stub: Any) -> ServiceError:
+        """Returns why the session ended. Raises nothing: a defect must not leave this worker unused for ever."""
+        try:
+            try:
+                await self._serve(stub)
+            except grpc.aio.AioRpcError as failure:
+                return from_rpc_error(failure)
+            return WorkerLost(f"worker {self.name} ended the session")
+        except ServiceError as failure:
+            return failure
+        except Exception as defect:
+            _log.error("session_failed", worker=self.name, exc_info=defect)
+            return WorkerLost(f"session with worker {self.name} failed")
+        finally:
+            self._connected = False
+
     async def _serve(self, stub: Any) -> None:
         info = await stub.GetWorkerInfo(worker_pb2.GetWorkerInfoRequest(), timeout=_CONNECT_TIMEOUT_S)
+        if reason := self._why_not(info):
+            raise WorkerLost(f"worker {info.name} cannot be used: {reason}")
         call = stub.Session()
-        writer: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
         try:
             # The first answer shows that the session really stands.
             await asyncio.wait_for(call.write(worker_pb2.SessionRequest(ping=True)), _CONNECT_TIMEOUT_S)
@@ -158,7 +184,7 @@ class WorkerSession:
             if first is grpc.aio.EOF:
                 await _raise_status(call)
                 return
-            self._outbox = worker_pb2.SessionRequest()
+            self._outbox, self._outbox_ids = [], 0
             self._wake.clear()
             self.info = info
             self.draining = info.draining
@@ -166,31 +192,62 @@ class WorkerSession:
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
             self._on_change()
-            writer = asyncio.get_running_loop().create_task(self._write(call), name=f"session-writer {self.address}")
-            while (message := await call.read()) is not grpc.aio.EOF:
-                self._dispatch(message)
-            await _raise_status(call)
+            loop = asyncio.get_running_loop()
+            tasks = [
+                loop.create_task(work, name=f"session {self.address}")
+                for work in (self._read(call), self._write(call), self._keep_load_fresh())
+            ]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                await _raise_status(call)
+            for task in tasks:
+                if task.done():
+                    task.result()
         except asyncio.TimeoutError:
             raise WorkerLost(f"worker at {self.address} did not answer within {_CONNECT_TIMEOUT_S:.0f} s") from None
         finally:
             call.cancel()
-            if writer is not None:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, call: Any) -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            self._dispatch(message)
 
     async def _write(self, call: Any) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            message, self._outbox = self._outbox, worker_pb2.SessionRequest()
-            await call.write(message)
+            messages, self._outbox, self._outbox_ids = self._outbox, [], 0
+            for message in messages:
+                await call.write(message)
+
+    async def _keep_load_fresh(self) -> None:
+        while True:
+            self._heard = False
+            await asyncio.sleep(_STAMP_AGE_S)
+            if not self._heard:
+                self._message().ping = True
+                self._wake.set()
+
+    def _message(self, prompt_ids: int = 0) -> worker_pb2.SessionRequest:
+        """Returns the message being filled, or a new one where `prompt_ids` more would make it too long."""
+        if not self._outbox or self._outbox_ids + prompt_ids > _MESSAGE_IDS:
+            self._outbox.append(worker_pb2.SessionRequest())
+            self._outbox_ids = 0
+        self._outbox_ids += prompt_ids
+        return self._outbox[-1]
 
     def _dispatch(self, message: worker_pb2.SessionResponse) -> None:
+        self._heard = True
+        if len(message.handles) != len(message.counts) or sum(message.counts) != len(message.token_ids):
+            raise WorkerLost(f"worker {self.name} sent arrays that do not fit together")
         streams = self._streams
         logprobs = {run.handle: run.tokens for run in message.logprobs} if message.logprobs else None
         token_ids = message.token_ids
         position = 0
-        for handle, count in zip(message.handles, message.counts, strict=True):
+        for handle, count in zip(message.handles, message.counts):  # noqa: B905  # the lengths have been compared
             end = position + count
             stream = streams.get(handle)
             if stream is not None:
@@ -215,7 +272,13 @@ class WorkerSession:
         self._on_change()
         lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
         for stream in streams.values():
+            self._lose(stream, lost)
+
+    def _lose(self, stream: TokenStream, lost: ServiceError) -> None:
+        try:
             stream.lost(lost)
+        except Exception as defect:  # one stream's defect must not keep the others waiting
+            _log.error("stream_failed", worker=self.name, exc_info=defect)
 
 
 async def _raise_status(call: Any) -> None:

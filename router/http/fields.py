@@ -324,6 +324,9 @@ _COMMON = (
     _applied("user", str, "request.user", "u-1", "Name of the end user, kept for logs."),
     _applied("priority", Int32, "request.priority", 3, "Higher is sooner among queued requests."),
     _applied(
+        "cache_salt", str, "request.cache_salt", "tenant-a", "Cached prefixes are shared under an equal salt only."
+    ),
+    _applied(
         "request_id", str, "shim.request_id", "r-1", "Like the header x-request-id, which wins.", draft.write_request_id
     ),
     _refused("guided_json", {"type": "object"}, _GRAMMAR),
@@ -347,7 +350,6 @@ _COMMON = (
     _ignored("safety_identifier", "x", "not used"),
     _ignored("prompt_cache_key", "x", "prefixes are reused without it"),
     _ignored("prompt_cache_retention", "24h", "prefixes are reused without it"),
-    _ignored("cache_salt", "x", "prefixes are shared by all callers"),
     _ignored("skip_special_tokens", False, "special tokens are never text", harmless=(True,)),
     _ignored("spaces_between_special_tokens", False, "special tokens are never text", harmless=(True,)),
     _ignored("add_special_tokens", True, "Qwen3 has none to add", harmless=(False,)),

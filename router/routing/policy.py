@@ -30,12 +30,14 @@ class Candidate(NamedTuple):
 
 
 class Policy(Protocol):
-    """Ranks workers for a prompt."""
+    """Ranks workers for a prompt. Prompts share prefixes only under an equal `cache_salt`."""
 
-    def rank(self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int]) -> list[Candidate]:
+    def rank(
+        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
+    ) -> list[Candidate]:
         """Returns the candidates with scores, best first; those not ready last."""
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int]) -> None:
+    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Learns that a worker was given this prompt."""
 
 
@@ -46,9 +48,11 @@ class PrefixPolicy:
         self._index = index or PrefixIndex()
         self._turn = 0
 
-    def rank(self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int]) -> list[Candidate]:
+    def rank(
+        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
+    ) -> list[Candidate]:
         """Ranks by `_waiting_cost` plus the uncached tokens of this prompt."""
-        cached = self._index.match(prompt_token_ids)
+        cached = self._index.match(prompt_token_ids, cache_salt)
         scored = []
         for candidate in candidates:
             expected = cached.get(candidate.address, 0)
@@ -58,10 +62,10 @@ class PrefixPolicy:
             )
         return _best_first(scored, self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int]) -> None:
+    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Records the prompt's blocks for that worker."""
         self._turn += 1
-        self._index.record(address, prompt_token_ids)
+        self._index.record(address, prompt_token_ids, cache_salt)
 
 
 class LeastLoadedPolicy:
@@ -70,11 +74,13 @@ class LeastLoadedPolicy:
     def __init__(self) -> None:
         self._turn = 0
 
-    def rank(self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int]) -> list[Candidate]:
+    def rank(
+        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
+    ) -> list[Candidate]:
         """Ranks by `_waiting_cost`."""
         return _best_first([c._replace(score=-_waiting_cost(c)) for c in candidates], self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int]) -> None:
+    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Moves on, so that ties do not always go to the same worker."""
         self._turn += 1
 
@@ -85,11 +91,13 @@ class RoundRobinPolicy:
     def __init__(self) -> None:
         self._turn = 0
 
-    def rank(self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int]) -> list[Candidate]:
+    def rank(
+        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
+    ) -> list[Candidate]:
         """Ranks by position after the last one chosen."""
         return _best_first(list(candidates), self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int]) -> None:
+    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Moves on."""
         self._turn += 1
 

@@ -21,10 +21,10 @@ class PrefixIndex:
         self._max_blocks = max_blocks
         self._holders: OrderedDict[int, frozenset[str]] = OrderedDict()
 
-    def match(self, token_ids: Sequence[int]) -> Mapping[str, int]:
+    def match(self, token_ids: Sequence[int], cache_salt: str = "") -> Mapping[str, int]:
         """Returns for each worker how many leading tokens it has probably cached."""
         found: dict[str, int] = {}
-        for position, block in enumerate(block_hashes(token_ids), start=1):
+        for position, block in enumerate(block_hashes(token_ids, cache_salt), start=1):
             holders = self._holders.get(block)
             if holders is None:
                 break
@@ -36,9 +36,9 @@ class PrefixIndex:
                 found[worker] = position * BLOCK_TOKENS
         return found
 
-    def record(self, worker: str, token_ids: Sequence[int]) -> None:
+    def record(self, worker: str, token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Notes that a worker computes this prompt."""
-        for block in block_hashes(token_ids):
+        for block in block_hashes(token_ids, cache_salt):
             holders = self._holders.get(block, frozenset())
             if worker not in holders:
                 self._holders[block] = holders | {worker}
@@ -50,11 +50,11 @@ class PrefixIndex:
         return len(self._holders)
 
 
-def block_hashes(token_ids: Sequence[int], block_tokens: int = BLOCK_TOKENS) -> Iterator[int]:
-    """Yields the chained hash of every whole block."""
+def block_hashes(token_ids: Sequence[int], cache_salt: str = "", block_tokens: int = BLOCK_TOKENS) -> Iterator[int]:
+    """Yields the chained hash of every whole block; the chain begins with the salt."""
     packed = array("i", token_ids).tobytes()
     width = 4 * block_tokens
-    parent = 0
+    parent = hash(cache_salt) if cache_salt else 0
     for start in range(0, len(packed) - width + 1, width):
         parent = hash((parent, packed[start : start + width]))
         yield parent

@@ -8,6 +8,7 @@ import pytest
 
 from qwenserve.type.v1.sampling_pb2 import SamplingParams
 from router.chat.sampling import (
+    check_cache_salt,
     check_counts,
     check_prompt_ids,
     check_sampling,
@@ -128,15 +129,44 @@ def test_no_seed_means_fresh_ones() -> None:
 
 def test_fields_an_engine_lacks_are_listed_only_where_set() -> None:
     asked = SamplingParams(min_p=0.1, stop_token_ids=[3])
+    lacks = {"min_p", "seed", "stop_token_ids"}
 
-    assert drop_unsupported(asked, {"min_p", "seed", "stop_token_ids"}, strict=False, engine="e") == [
-        "min_p",
-        "stop_token_ids",
+    assert drop_unsupported(asked, SamplingParams(), lacks, strict=False, engine="e") == ["min_p", "stop_token_ids"]
+
+
+def test_fields_an_engine_lacks_do_not_reach_it_whether_asked_or_defaulted() -> None:
+    asked = SamplingParams(min_p=0.1, stop_token_ids=[3], logit_bias={1: 2.0}, top_logprobs=4, max_tokens=5)
+    sampling, _ = complete(asked, SamplingParams(top_k=20, repetition_penalty=1.1))
+    lacks = {"min_p", "stop_token_ids", "logit_bias", "top_logprobs", "top_k", "repetition_penalty", "max_tokens"}
+
+    drop_unsupported(asked, sampling, lacks, strict=False, engine="e")
+
+    assert (sampling.min_p, sampling.top_k, sampling.repetition_penalty) == (0.0, 0, 1.0)
+    assert not sampling.stop_token_ids
+    assert not sampling.logit_bias
+    assert not sampling.HasField("top_logprobs")
+    assert sampling.max_tokens == 5
+
+
+def test_a_field_besides_sampling_is_listed_where_it_was_set() -> None:
+    empty = SamplingParams()
+
+    assert drop_unsupported(empty, empty, {"cache_salt"}, strict=False, engine="e") == []
+    assert drop_unsupported(empty, empty, {"cache_salt"}, asked_besides=["cache_salt"], strict=False, engine="e") == [
+        "cache_salt"
     ]
+
+
+def test_a_long_salt_is_refused() -> None:
+    check_cache_salt("x" * 256)
+    with pytest.raises(InvalidRequest) as caught:
+        check_cache_salt("x" * 257)
+
+    assert caught.value.param == "cache_salt"
 
 
 def test_fields_an_engine_lacks_are_refused_if_strict() -> None:
     with pytest.raises(Unsupported) as caught:
-        drop_unsupported(SamplingParams(min_p=0.1), {"min_p"}, strict=True, engine="e")
+        drop_unsupported(SamplingParams(min_p=0.1), SamplingParams(), {"min_p"}, strict=True, engine="e")
 
     assert caught.value.param == "min_p"
