@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from router.http.server import HttpServer
 from router.outcomes import OutcomeRecorder
 from router.worker_metrics import WorkerCollector
 from runtime.auth import KeyRing
-from runtime.config import Config, ConfigError, load_config
+from runtime.config import Config, ConfigError
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, TaskOwner, run, settle_memory
-from runtime.logs import EventLog, configure_logs
+from runtime.lifecycle import Shutdown, TaskOwner, settle_memory
+from runtime.logs import EventLog
 from runtime.metrics import RouterMetrics
+from runtime.process import run_tier
 from text.assets import AssetError
 
 _log = EventLog("router")
@@ -150,18 +150,15 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
     return shutdown.exit_code
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Reads the command line, runs, returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m router", description="Runs one router process.")
-    parser.add_argument("--config", type=Path, help="configuration file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
-    parser.add_argument("--share-ports", action="store_true", help="let other routers listen on the same ports")
-    given = parser.parse_args(arguments)
-    try:
-        overrides = dict(item.split("=", 1) for item in given.set if "=" in item)
-        config = load_config(given.config, overrides=overrides).config
-        configure_logs(config.log.level, config.log.format, "router")
-        return run(serve(config, Path(config.model.reference).expanduser(), share_ports=given.share_ports))
-    except (ConfigError, AssetError) as error:
-        print(f"router: {error}", file=sys.stderr)  # noqa: T201  # before there are logs
-        return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs until told to stop; returns the exit code."""
+
+    async def start(config: Config, arguments: argparse.Namespace) -> int:
+        path = Path(config.model.reference).expanduser()
+        try:
+            return await serve(config, path, share_ports=arguments.share_ports)
+        except AssetError as error:
+            raise ConfigError(f"model.reference: {error}") from None
+
+    share = ("--share-ports", "let other routers listen on the same ports")
+    return run_tier("router", "router", start, argv, flags=[share])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from runtime.config import Config, ConfigError, load_config
+from runtime.config import Config
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, run
-from runtime.logs import EventLog, configure_logs
+from runtime.lifecycle import Shutdown
+from runtime.logs import EventLog
+from runtime.process import run_tier
 from text.assets import AssetError, load_assets
 from tokenizer_svc.service import SERVICE, TokenizerServicer
 
@@ -22,18 +21,7 @@ _log = EventLog("tokenizer")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tokenizer_svc", description="Tokenizer tier.")
-    parser.add_argument("--config", type=Path, help="configuration file (YAML)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
-    arguments = parser.parse_args(argv)
-    try:
-        overrides = dict(_pair(item) for item in arguments.set)
-        config = load_config(arguments.config, overrides=overrides).config
-    except ConfigError as error:
-        print(f"tokenizer: {error}", file=sys.stderr)  # noqa: T201 - logs need a configuration
-        return 2
-    configure_logs(config.log.level, config.log.format, "tokenizer")
-    return run(serve(config, Shutdown()))
+    return run_tier("tokenizer", "tokenizer_svc", lambda config, _: serve(config, Shutdown()), argv)
 
 
 async def serve(config: Config, shutdown: Shutdown) -> int:
@@ -64,10 +52,3 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
             await server.stop(None)
         _log.info("stopped", drained=finished)
         return shutdown.exit_code
-
-
-def _pair(item: str) -> tuple[str, str]:
-    key, separator, value = item.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {item}: expected KEY=VALUE, such as tokenizer.port=50071")
-    return key.strip(), value

@@ -7,22 +7,20 @@ the same way without the waiting, and the exit code is 1.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from qwenserve.worker.v1 import worker_pb2_grpc
-from runtime.config import Config, ConfigError, load_config
+from runtime.config import Config
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, run
-from runtime.logs import EventLog, configure_logs
+from runtime.lifecycle import Shutdown
+from runtime.logs import EventLog
+from runtime.process import run_tier
 from worker.dispatch import Dispatcher, DispatchLimits
 from worker.engine_choice import BuiltEngine, build_engine
 from worker.engines.interface import EngineError, EngineInfo
@@ -40,25 +38,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Worker tier.")
-    parser.add_argument("--config", type=Path, help="configuration file (YAML)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
-    arguments = parser.parse_args(argv)
-    try:
-        overrides = dict(_pair(item) for item in arguments.set)
-        config = load_config(arguments.config, overrides=overrides).config
-    except ConfigError as error:
-        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - logs need a configuration
-        return 2
-    configure_logs(config.log.level, config.log.format, "worker")
-    return run(run_worker(config))
-
-
-def _pair(item: str) -> tuple[str, str]:
-    key, separator, value = item.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {item}: expected KEY=VALUE, such as worker.port=50061")
-    return key.strip(), value
+    return run_tier("worker", "worker", lambda config, _: run_worker(config), argv)
 
 
 async def run_worker(

@@ -1,0 +1,38 @@
+"""The command line that the tiers share."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from runtime.config import Config, ConfigError
+from runtime.process import run_tier
+
+
+async def exit_with_port(config: Config, arguments: argparse.Namespace) -> int:
+    return config.http.port + (1 if getattr(arguments, "loud", False) else 0)
+
+
+def test_settings_and_flags_reach_the_tier() -> None:
+    flags = [("--loud", "shout")]
+
+    assert run_tier("router", "router", exit_with_port, ["--set", "http.port=7"], flags=flags) == 7
+    assert run_tier("router", "router", exit_with_port, ["--set", "http.port=7", "--loud"], flags=flags) == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"), [("http.port", "expected KEY=VALUE"), ("http.prot=1", "did you mean 'http.port'")]
+)
+def test_a_bad_setting_is_named_and_ends_with_2(capsys: pytest.CaptureFixture[str], argument: str, told: str) -> None:
+    assert run_tier("router", "router", exit_with_port, ["--set", argument]) == 2
+
+    assert told in capsys.readouterr().err
+
+
+def test_a_tier_may_refuse_its_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    async def refuse(config: Config, arguments: argparse.Namespace) -> int:
+        raise ConfigError("http.port: taken")
+
+    assert run_tier("router", "router", refuse, []) == 2
+    assert "router: http.port: taken" in capsys.readouterr().err
