@@ -28,8 +28,10 @@ _CONNECT_TIMEOUT_S = 5.0
 # With gRPC's own window a busy router gets every step as a message of its own, and pays for each.
 _RECEIVE_WINDOW = 4096
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-# Prompt ids in one message, about 1 MB: many long prompts at once must not make one beyond the transport's limit.
+# Prompt ids in one message, at most 1 MB: many long prompts at once must not make one beyond the transport's limit.
 _MESSAGE_IDS = 262_144
+# What an id of a prompt takes at most, with room for what goes with the prompt.
+_ID_BYTES = 8
 # A load stamp comes with every message. Where none comes, other routers' requests would stay unknown.
 _STAMP_AGE_S = 1.0
 _MAX_UINT32 = 0xFFFFFFFF
@@ -76,6 +78,7 @@ class WorkerSession:
         # Messages to write; the last one is being filled.
         self._outbox: list[worker_pb2.SessionRequest] = []
         self._outbox_ids = 0
+        self._message_ids = min(_MESSAGE_IDS, config.max_message_bytes // _ID_BYTES)
         self._wake = asyncio.Event()
         self._heard = False
 
@@ -233,7 +236,7 @@ class WorkerSession:
 
     def _message(self, prompt_ids: int = 0) -> worker_pb2.SessionRequest:
         """Returns the message being filled, or a new one where `prompt_ids` more would make it too long."""
-        if not self._outbox or self._outbox_ids + prompt_ids > _MESSAGE_IDS:
+        if not self._outbox or self._outbox_ids + prompt_ids > self._message_ids:
             self._outbox.append(worker_pb2.SessionRequest())
             self._outbox_ids = 0
         self._outbox_ids += prompt_ids

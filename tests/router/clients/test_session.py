@@ -1,0 +1,289 @@
+"""The router's side of a worker's session, against a real worker and against workers that break the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2
+from router.clients import session as session_module
+from router.clients.directory import Expectation
+from router.clients.session import WorkerSession
+from runtime.config import GrpcConfig
+from runtime.errors import ServiceError, WorkerLost
+from tests.router.clients.odd_worker import OddWorker, answers_pings, requests_of, serving
+from tests.system.stack import until
+from tests.worker.running import running
+from worker.convert import with_neutral
+from worker.engines.simulated_state import SimulatedConfig
+
+SLOW = SimulatedConfig(step_s=0.02)
+
+
+class Stream:
+    """Notes what it is told. `raises` makes it fail when its session breaks."""
+
+    def __init__(self, *, raises: bool = False) -> None:
+        self.ids: list[int] = []
+        self.finish: worker_pb2.Finish | None = None
+        self.error: ServiceError | None = None
+        self._raises = raises
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        self.ids += ids
+
+    def finished(self, finish: worker_pb2.Finish) -> None:
+        assert self.finish is None
+        self.finish = finish
+
+    def lost(self, error: ServiceError) -> None:
+        self.error = error
+        if self._raises:
+            raise RuntimeError("a stream's defect")
+
+    @property
+    def ended(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str, *, ready: bool = True, **fields: Any) -> AsyncIterator[WorkerSession]:
+    session = WorkerSession(address, fields.pop("config", GrpcConfig()), lambda: None, **fields)
+    task = asyncio.get_running_loop().create_task(session.run())
+    try:
+        if ready:
+            await until(lambda: session.ready)
+        yield session
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def submit(
+    session: WorkerSession, stream: Stream, prompt: Sequence[int] = (1, 2, 3), *, max_tokens: int = 4, **fields: Any
+) -> int:
+    sampling = with_neutral(sampling_pb2.SamplingParams(max_tokens=max_tokens))
+    return session.submit(stream, prompt, sampling, request_id="r", **fields)
+
+
+async def test_tokens_and_finish_reach_their_streams() -> None:
+    streams = [Stream() for _ in range(5)]
+    async with running() as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        for stream in streams:
+            submit(session, stream)
+        await until(lambda: all(stream.ended for stream in streams))
+
+        assert [len(stream.ids) for stream in streams] == [4] * 5
+        assert session.active == 0
+        assert session.name == "w"
+
+
+async def test_an_abort_that_leaves_together_with_its_submit_stops_it() -> None:
+    stream = Stream()
+    async with running(SLOW) as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        handle = submit(session, stream, max_tokens=1000)
+        session.abort(handle)
+        await until(lambda: stream.finish is not None)
+        await worker.until_idle()
+
+    assert stream.finish is not None
+    assert stream.finish.reason == sampling_pb2.FINISH_REASON_ABORTED
+
+
+async def test_a_forgotten_stream_hears_nothing_more() -> None:
+    stream = Stream()
+    async with running(SLOW) as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        handle = submit(session, stream, max_tokens=1000)
+        await until(lambda: bool(stream.ids))
+        heard = len(stream.ids)
+        session.abort(handle)
+        session.forget(handle)
+        await worker.until_idle()
+
+        assert (len(stream.ids), stream.ended) == (heard, False)
+
+
+async def test_prefixes_are_kept_apart_by_salt() -> None:
+    prompt = list(range(64))
+    cached = []
+    async with running() as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        for salt in ("", "a", "", "a", "b"):
+            stream = Stream()
+            submit(session, stream, prompt, cache_salt=salt)
+            await until(lambda: stream.ended)  # noqa: B023  # awaited before the next turn
+            assert stream.finish is not None
+            cached.append(stream.finish.cached_tokens > 0)
+
+    assert cached == [False, False, True, True, False]
+
+
+async def test_a_deadline_far_away_is_no_error() -> None:
+    stream = Stream()
+    async with running() as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        submit(session, stream, deadline=time.monotonic() + 1e9)
+        await until(lambda: stream.ended)
+
+    assert stream.error is None
+
+
+async def test_many_long_prompts_at_once_do_not_make_a_message_beyond_the_limit() -> None:
+    config = GrpcConfig(max_message_bytes=65536)
+    streams = [Stream() for _ in range(16)]
+    quick = SimulatedConfig(step_s=0.001, prefill_tokens_per_s=1e9)
+    async with (
+        running(quick, max_running=16) as worker,
+        connected(f"127.0.0.1:{worker.port}", config=config) as session,
+    ):
+        for number, stream in enumerate(streams):
+            submit(session, stream, [100_000 + number] * 6000, max_tokens=1)
+        await until(lambda: all(stream.ended for stream in streams))
+
+    assert [stream.error for stream in streams] == [None] * 16
+
+
+async def test_a_session_that_breaks_is_told_to_all_and_begun_anew() -> None:
+    broken, beside = Stream(raises=True), Stream()
+
+    async def leaves(worker: OddWorker, context: Any) -> None:
+        if worker.sessions > 1:
+            return await answers_pings(worker, context)
+        async for message in requests_of(context):
+            if message.submits:
+                return None
+            await context.write(worker_pb2.SessionResponse())
+        return None
+
+    async with serving(worker := OddWorker(leaves)) as address, connected(address) as session:
+        submit(session, broken)
+        submit(session, beside)
+        await until(lambda: beside.ended)
+        await until(lambda: session.ready)
+
+        assert isinstance(broken.error, WorkerLost)
+        assert isinstance(beside.error, WorkerLost)
+        assert worker.sessions == 2
+        assert session.active == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        worker_pb2.SessionResponse(handles=[1, 2], counts=[1], token_ids=[5]),
+        worker_pb2.SessionResponse(handles=[1], counts=[3], token_ids=[5]),
+        worker_pb2.SessionResponse(handles=[1], counts=[1], token_ids=[5, 6]),
+    ],
+    ids=["a count is missing", "ids are missing", "too many ids"],
+)
+async def test_arrays_that_do_not_fit_break_the_session_and_deliver_nothing(wrong: Any) -> None:
+    stream = Stream()
+
+    async def misleads(worker: OddWorker, context: Any) -> None:
+        async for message in requests_of(context):
+            await context.write(wrong if message.submits else worker_pb2.SessionResponse())
+
+    async with serving(OddWorker(misleads)) as address, connected(address) as session:
+        submit(session, stream)
+        await until(lambda: stream.ended)
+
+    assert isinstance(stream.error, WorkerLost)
+    assert stream.ids == []
+
+
+async def test_handles_that_nobody_knows_are_passed_over() -> None:
+    stream = Stream()
+
+    async def strays(worker: OddWorker, context: Any) -> None:
+        async for message in requests_of(context):
+            finishes = [worker_pb2.Finish(handle=submit.handle) for submit in message.submits]
+            stray = worker_pb2.Finish(handle=77)
+            await context.write(
+                worker_pb2.SessionResponse(
+                    handles=[99, 1], counts=[2, 1], token_ids=[5, 6, 7], finishes=[stray, *finishes]
+                )
+            )
+
+    async with serving(OddWorker(strays)) as address, connected(address) as session:
+        submit(session, stream)
+        await until(lambda: stream.ended)
+
+    assert stream.ids == [7]
+
+
+async def test_a_worker_that_never_answers_is_given_up_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_CONNECT_TIMEOUT_S", 0.05)
+
+    async def silent(worker: OddWorker, context: Any) -> None:
+        async for _ in requests_of(context):
+            pass
+
+    async with serving(worker := OddWorker(silent)) as address, connected(address, ready=False) as session:
+        await until(lambda: worker.sessions >= 2)
+        assert not session.ready
+
+        worker.behaviour = answers_pings
+        await until(lambda: session.ready)
+
+
+async def test_a_worker_that_must_not_be_used_is_not_until_it_has_changed() -> None:
+    expected = Expectation("M", 100)
+    worker = OddWorker()
+    worker.info.model = "another"
+
+    async with serving(worker) as address, connected(address, ready=False, why_not=expected.why_not) as session:
+        await until(lambda: worker.asked >= 2)
+        assert not session.ready
+        assert worker.sessions == 0
+        with pytest.raises(WorkerLost):
+            submit(session, Stream())
+
+        worker.info.model = "m"
+        await until(lambda: session.ready)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"model": "x"}, "model"), ({"vocab_size": 99}, "vocabulary"), ({"max_model_len": 0}, "window")],
+)
+def test_the_reason_names_what_does_not_fit(change: dict[str, Any], word: str) -> None:
+    info = OddWorker().info
+    for name, value in change.items():
+        setattr(info, name, value)
+
+    assert word in Expectation("m", 100).why_not(info)
+    assert Expectation("m", 100).why_not(OddWorker().info) == ""
+
+
+async def test_a_draining_worker_takes_no_requests_until_a_new_one_stands_there() -> None:
+    async def drains(worker: OddWorker, context: Any) -> None:
+        async for message in requests_of(context):
+            finishes = [worker_pb2.Finish(handle=s.handle, error_reason="DRAINING") for s in message.submits]
+            await context.write(worker_pb2.SessionResponse(finishes=finishes))
+            if finishes:
+                worker.behaviour = answers_pings
+                await released.wait()
+                return
+
+    released = asyncio.Event()
+    stream = Stream()
+    async with serving(OddWorker(drains)) as address, connected(address) as session:
+        submit(session, stream)
+        await until(lambda: stream.ended)
+        assert not session.ready
+
+        released.set()
+        await until(lambda: session.ready)
+
+
+async def test_the_load_stays_fresh_without_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_STAMP_AGE_S", 0.01)
+    async with running() as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        first = session.load.sequence
+
+        await until(lambda: session.load.sequence > first + 1)
