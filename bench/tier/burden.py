@@ -65,7 +65,7 @@ async def burden(
     cpu = [p.cpu_s() - was for p, was in zip(measured, before, strict=True)]
     others = sum(p.cpu_s() - was for p, was in zip(beside, beside_before, strict=True))
     figures = measure(outcome.records)
-    if figures.failed or not figures.events:
+    if figures.failed or not figures.output_tokens:
         raise TierError(f"{figures.failed} of {figures.sent} requests failed: {dict(figures.errors)}")
     usage = outcome.usage
     busy = usage.machine_busy_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from bench import report
+from bench.clients.endpoint import EndpointError
 from bench.document import preamble, write_json
 from bench.findings import Finding
-from bench.tier import streamed, table, whole, wrk
+from bench.tier import peer, streamed, table, whole, wrk
 from bench.tier.burden import TierError
 from bench.tier.context import Context
 from bench.tier.processes import PACKAGE_ROOT, ProcessError, pinned
@@ -32,9 +33,8 @@ ROWS: Mapping[str, _Rows] = {
     "worker": streamed.worker_rows,
     "scaling": whole.scaling_rows,
     "memory": whole.memory_rows,
+    "peer": peer.peer_rows,
 }
-# Gateways that would be measured in the same run if a worker that they can talk to came with them.
-_PEERS = ("smg", "litellm")
 
 _METHOD = (
     "CPU time of the router process(es) alone (kernel's process clock), all threads; simulated worker and load client "
@@ -59,6 +59,9 @@ def add_tier_command(
     parser.add_argument("--model", default=default, help="directory with the tokenizer of all rows")
     parser.add_argument("--memory-model", default="", help="directory with the tokenizer of the memory rows")
     parser.add_argument("--memory-requests", type=int, default=20_000, help="requests of the memory rows")
+    parser.add_argument(
+        "--peer-python", default=sys.executable, metavar="FILE", help="interpreter with smg and smg-grpc-proto"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 1 for a doubtful figure or a missed goal")
     parser.set_defaults(func=wrap(_run))
@@ -77,10 +80,11 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
         repeats=arguments.repeat,
         seconds=arguments.seconds,
         memory_requests=arguments.memory_requests,
+        peer_python=arguments.peer_python,
         memory_model=arguments.memory_model and str(Path(arguments.memory_model).expanduser().resolve()),
     )
     rows: list[table.Row] = []
-    findings = peer_notes()
+    findings: list[Finding] = []
     with pinned(cores.others) as possible:
         if not (possible and cores.apart):
             findings.append(
@@ -89,7 +93,7 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
         for name in names:
             try:
                 new_rows, new_findings = await ROWS[name](context)
-            except (ProcessError, TierError) as error:
+            except (ProcessError, TierError, EndpointError) as error:
                 new_rows, new_findings = [], [Finding("ROW_FAILED", f"{name}: {error}", {"row": name})]
             rows += new_rows
             findings += new_findings
@@ -102,8 +106,7 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
         write_json(arguments.json, document)
     missed = any(row.met is False for row in rows)
     failed = any(finding.code == "ROW_FAILED" for finding in findings)
-    doubtful = any(finding.code not in ("PEER_LEFT_OUT",) for finding in findings)
-    return int(failed or (arguments.strict and (missed or doubtful)))
+    return int(failed or (arguments.strict and (missed or bool(findings))))
 
 
 def make_document(
@@ -128,19 +131,6 @@ def make_document(
         "rows": [row.as_json() for row in rows],
         "findings": [finding.as_json() for finding in findings],
     }
-
-
-def peer_notes() -> list[Finding]:
-    """Says of each installed peer gateway that it was not measured, and why."""
-    return [
-        Finding(
-            "PEER_LEFT_OUT",
-            f"{name} is installed but was not measured: it cannot talk to this project's workers.",
-            {"peer": name},
-        )
-        for name in _PEERS
-        if shutil.which(name)
-    ]
 
 
 def _cores(cores: frozenset[int]) -> str:

@@ -35,6 +35,8 @@ class Context:
     seconds: float
     memory_requests: int
     memory_model: str
+    # Interpreter of the peer gateway.
+    peer_python: str
     seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def say(self, text: str) -> None:

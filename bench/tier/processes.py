@@ -86,15 +86,17 @@ async def running(
     arguments: Sequence[str],
     cores: Collection[int],
     environment: Mapping[str, str] | None = None,
+    *,
+    python: str = sys.executable,
 ) -> AsyncIterator[Process]:
-    """`python -m module arguments` on some cores, while the block lasts."""
+    """`python -m module arguments` on some cores, while the block lasts; `python` may be another interpreter."""
     with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
         log_file = Path(folder) / "log"
         with log_file.open("wb") as log:
             # Not asyncio's subprocesses: they fork, which gRPC's handlers remark on; this one uses vfork.
             child = await asyncio.to_thread(
                 subprocess.Popen,
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 cwd=PACKAGE_ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

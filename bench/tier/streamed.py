@@ -81,9 +81,6 @@ def _http_table(name: str, tier: Sequence[Burden], floors: dict[str, list[Burden
         rows.append(Row(f"{name}.{floor}", f"  {floor}, ready-made events", "µs CPU", floor_us, None, client))
         goal = 1.0 if paced and floor == "bare uvicorn" else None
         rows.append(ratio_row(f"{name}.ratio.{floor}", f"  tier / {floor}", us, floor_us, goal=goal))
-    if paced:
-        half = "half of the 36 µs once measured for a Rust gateway on a like machine"
-        rows.append(Row("paced.half_of_rust", "  the same figure against the Rust gateway", "µs CPU", us, 18.0, half))
     rows.append(
         Row(
             f"{name}.client",

@@ -38,6 +38,14 @@ def test_rows_are_measured(tmp_path: Path) -> None:
     assert "CPU time of the router" in document["method"]
 
 
+def test_missing_peer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gateway that is not installed is named; with --strict that is not passed over."""
+    assert main(["tier", "--rows", "peer", "--peer-python", "false"]) == 0
+    assert "PEER_LEFT_OUT" in capsys.readouterr().out
+    assert main(["tier", "--rows", "peer", "--peer-python", "false", "--strict"]) == 1
+    assert main(["tier", "--rows", "peer", "--peer-python", str(tmp_path / "none")]) == 2
+
+
 async def test_protocol_floor_streams_ready_made_events() -> None:
     """As many events as tokens were asked for, at the pace asked for; its CPU and memory can be read."""
     async with protocol_floor(2.0, Cores(ONE, ONE)) as floor:
