@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 
 from text.tokenizer import Tokenizer
 
@@ -46,6 +47,7 @@ def next_section(section: Section, marker: Marker) -> Section | None:
     return _NEXT.get((section, marker))
 
 
+@lru_cache(maxsize=8)  # by identity; twice in every request
 def markers_of(tokenizer: Tokenizer) -> Mapping[int, Marker]:
     """The markers that this vocabulary has, by token id."""
     added = tokenizer.added_ids

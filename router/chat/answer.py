@@ -162,8 +162,10 @@ class Answer:
         """Counts a choice as done; the last one brings the usage and ends the answer."""
         self._open -= 1
         if self._open == 0 and not self._ended:
-            self.emit([ChatEvent(usage=self._usage())])
-            self._end(None)
+            usage = self._usage()
+            self.emit([ChatEvent(usage=usage)])
+            if not self._ended:
+                self._end(None, usage=usage)
 
     def fail(self, error: ServiceError) -> None:
         """Ends the answer early: the first failing choice fails all."""
@@ -182,7 +184,9 @@ class Answer:
     def _on_deadline(self, deadline: float) -> None:
         self.fail(DeadlineExceeded(f"the answer was not complete after {deadline - self._began:.3g} s"))
 
-    def _end(self, error: ServiceError | None, *, cancelled: bool = False) -> None:
+    def _end(
+        self, error: ServiceError | None, *, cancelled: bool = False, usage: sampling_pb2.Usage | None = None
+    ) -> None:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -194,7 +198,7 @@ class Answer:
                 call=self.call,
                 error=error,
                 cancelled=cancelled,
-                usage=self._usage(),
+                usage=usage or self._usage(),
                 began=self._began,
                 first_token=self.first_token,
                 last_token=self.last_token,
@@ -209,6 +213,14 @@ class Answer:
             choice.abandon()
 
     def _usage(self) -> sampling_pb2.Usage:
+        if len(self._choices) == 1:
+            choice = self._choices[0]
+            return sampling_pb2.Usage(
+                prompt_tokens=len(choice.plan.prompt_token_ids),
+                completion_tokens=choice.pipeline.completion_tokens,
+                cached_tokens=choice.cached_tokens,
+                reasoning_tokens=choice.pipeline.reasoning_tokens,
+            )
         # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
         # the others found what the first one had just computed.
         firsts = {id(choice.plan.prompt_token_ids): choice for choice in reversed(self._choices)}.values()

@@ -63,11 +63,11 @@ _RANGES = {
 
 def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> None:
     """Raises InvalidRequest naming the first field out of range."""
-    for name, allowed in _RANGES.items():
-        if sampling.HasField(name):
-            value = getattr(sampling, name)
-            if not allowed.holds(value):
-                raise InvalidRequest(f"{name} must be {allowed}, got {value:g}", param=name)
+    # Few of the fields are set in most requests: only those are looked at.
+    for field, value in sampling.ListFields():
+        allowed = _RANGES.get(field.name)
+        if allowed is not None and not allowed.holds(value):
+            raise InvalidRequest(f"{field.name} must be {allowed}, got {value:g}", param=field.name)
     if len(sampling.logit_bias) > MAX_LOGIT_BIAS:
         raise InvalidRequest(
             f"logit_bias has {len(sampling.logit_bias)} entries; at most {MAX_LOGIT_BIAS} are allowed",
@@ -108,16 +108,17 @@ def check_cache_salt(cache_salt: str) -> None:
         raise InvalidRequest(f"cache_salt has {len(cache_salt)} characters; at most {MAX_SALT}", param="cache_salt")
 
 
-def complete(
-    asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams
-) -> tuple[sampling_pb2.SamplingParams, list[str]]:
-    """Returns the parameters with `defaults` filled in, and the names of the fields so filled."""
+def complete(asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:
+    """Returns the parameters with `defaults` filled in; `defaults` has a value for every name of NEUTRAL."""
     full = sampling_pb2.SamplingParams()
-    full.CopyFrom(asked)
-    filled = [name for name in NEUTRAL if not asked.HasField(name)]
-    for name in filled:
-        setattr(full, name, getattr(defaults, name))
-    return full, filled
+    full.CopyFrom(defaults)
+    full.MergeFrom(asked)
+    return full
+
+
+def filled_fields(asked: sampling_pb2.SamplingParams) -> list[str]:
+    """Returns the names of the fields that `complete` fills."""
+    return [name for name in NEUTRAL if not asked.HasField(name)]
 
 
 def fit_window(sampling: sampling_pb2.SamplingParams, prompt_tokens: int, window: int, default_max: int) -> bool:

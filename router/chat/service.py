@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.v1 import worker_pb2
 from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
 from router.chat.fold import Fold
 from router.chat.model import ServedModel
@@ -27,6 +26,7 @@ from router.chat.sampling import (
     check_sampling,
     complete,
     drop_unsupported,
+    filled_fields,
     fit_window,
     seeds,
 )
@@ -58,7 +58,6 @@ class _Prepared(NamedTuple):
     prompts: Sequence[Sequence[int]]
     rendered: str
     sampling: sampling_pb2.SamplingParams
-    filled: Sequence[str]
     ignored: list[str]
     new_pipeline: Callable[[Sequence[int]], AnswerPipeline | CompletionPipeline]
     starts_in_reasoning: bool
@@ -90,6 +89,7 @@ class ChatCore:
         self._on_outcome = on_outcome
         self._draining = False
         self._running: set[Answer] = set()
+        metrics.running.set_function(lambda: len(self._running))
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -139,7 +139,7 @@ class ChatCore:
             token_ids=prepared.prompts[0],
             starts_in_reasoning=prepared.starts_in_reasoning,
             sampling=prepared.sampling,
-            defaulted_fields=prepared.filled,
+            defaulted_fields=filled_fields(request.chat.sampling if kind == "chat" else request.completion.sampling),
             ignored_params=prepared.ignored,
             candidates=[
                 chat_pb2.CandidateWorker(
@@ -213,10 +213,8 @@ class ChatCore:
     @property
     def max_model_len(self) -> int:
         """The context window in tokens: the least of model, configuration and connected workers."""
-        # What is gone must not limit what is here; where nothing is here, the last that was known is the best guess.
-        sessions = self._workers.ready_sessions or self._workers.sessions
-        limits = [session.info.max_model_len for session in sessions if session.info is not None]
-        return min([limit for limit in (self._model.max_model_len, *limits) if limit], default=0)
+        own, workers = self._model.max_model_len, self._workers.abilities.max_model_len
+        return min(own, workers) if own and workers else own or workers
 
     def drain(self) -> None:
         """Refuses new requests; running ones go on."""
@@ -239,19 +237,16 @@ class ChatCore:
             raise Unsupported(
                 "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
             )
-        # A copy: the caller's message stays as it was, whatever is settled here.
-        conversation = message_pb2.Conversation()
-        conversation.CopyFrom(request.conversation)
+        given = self._template_input(request.conversation)
         if request.tool_choice == chat_pb2.TOOL_CHOICE_NONE:
             # The only sure way to no call: a model that sees no tools calls none.
-            del conversation.tools[:]
-        given = self._template_input(conversation)
+            given = given._replace(tools=None)
         stage = time.monotonic()
-        rendered = await _in_time(self._text.render_chat(conversation, given, need_prompt=need_prompt), call)
+        rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
         self._prompt_stage.observe(time.monotonic() - stage)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
-        sampling, filled = complete(request.sampling, self._model.defaults(thinking))
-        unsupported = self._unsupported()
+        sampling = complete(request.sampling, self._model.defaults(thinking))
+        unsupported = self._workers.abilities.unsupported
         ignored = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, unsupported, call)
         in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
         separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
@@ -267,7 +262,6 @@ class ChatCore:
             prompts=[rendered.token_ids],
             rendered=rendered.prompt,
             sampling=sampling,
-            filled=filled,
             ignored=ignored,
             new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
             starts_in_reasoning=in_reasoning,
@@ -297,9 +291,9 @@ class ChatCore:
             check_prompt_ids(ids, self._tokenizer.vocab_size, param)
             prompts.append(ids)
         # A raw text is nothing that thinks: the values for answers without thinking apply.
-        sampling, filled = complete(request.sampling, self._model.defaults(False))
+        sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
-        unsupported = self._unsupported()
+        unsupported = self._workers.abilities.unsupported
         ignored = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, unsupported, call)
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
@@ -308,7 +302,6 @@ class ChatCore:
             prompts=prompts,
             rendered="",
             sampling=sampling,
-            filled=filled,
             ignored=ignored,
             new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
             starts_in_reasoning=False,
@@ -327,10 +320,9 @@ class ChatCore:
         check_cache_salt(request.cache_salt)
 
     def _template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
-        """Converts a conversation, with the deployment's thinking default filled in on both forms."""
+        """Converts a conversation, with the deployment's thinking default filled in."""
         given = conversation_to_template(conversation)
-        thinking = given.variables.setdefault("enable_thinking", self._model.enable_thinking)
-        conversation.enable_thinking = bool(thinking)
+        given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         return given
 
     def _fit(
@@ -354,20 +346,18 @@ class ChatCore:
                     param="max_tokens",
                 )
             ignored.append("max_tokens")
+        abilities = self._workers.abilities
+        most = abilities.max_top_logprobs
+        if abilities.engines and asked.top_logprobs > most and "top_logprobs" not in unsupported:
+            raise InvalidRequest(
+                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
+            )
         if unsupported:
             besides = ("cache_salt",) if request.cache_salt else ()
-            engines = ", ".join(sorted({info.engine for info in self._infos()}))
             ignored += drop_unsupported(
-                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=engines
+                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=abilities.engines
             )
         return ignored
-
-    def _infos(self) -> list[worker_pb2.WorkerInfo]:
-        return [session.info for session in self._workers.ready_sessions if session.info is not None]
-
-    def _unsupported(self) -> frozenset[str]:
-        """Fields that some worker cannot honour: which one answers is not known yet."""
-        return frozenset(name for info in self._infos() for name in info.unsupported_fields)
 
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids
@@ -400,18 +390,23 @@ class ChatCore:
         )
 
     def _begin(self, answer: Answer, prepared: _Prepared, leads: Sequence[str] | None = None) -> Answer:
-        plans = []
+        plans: list[ChoicePlan] = []
+        wanted = prepared.choices * len(prepared.prompts)
+        # Drawn before the loop, which writes into what they are derived from.
+        prompt_seeds = [seeds(prepared.sampling, prepared.choices) for _ in prepared.prompts]
         for index, prompt in enumerate(prepared.prompts):
-            for seed in seeds(prepared.sampling, prepared.choices):
-                sampling = sampling_pb2.SamplingParams()
-                sampling.CopyFrom(prepared.sampling)
+            for seed in prompt_seeds[index]:
+                # The last choice takes what was prepared, the others copies: most answers have one choice only.
+                sampling = prepared.sampling
+                if len(plans) + 1 < wanted:
+                    sampling = sampling_pb2.SamplingParams()
+                    sampling.CopyFrom(prepared.sampling)
                 if "seed" not in prepared.unsupported:
                     sampling.seed = seed
                 lead = leads[index] if leads else ""
                 plans.append(ChoicePlan(prompt, sampling, prepared.new_pipeline(prompt), lead))
         self._running.add(answer)
         self._idle.clear()
-        self._metrics.running.set(len(self._running))
         try:
             answer.begin(
                 plans,
@@ -434,7 +429,6 @@ class ChatCore:
 
     def _release(self, answer: Answer) -> None:
         self._running.discard(answer)
-        self._metrics.running.set(len(self._running))
         if not self._running:
             self._idle.set()
 

@@ -31,17 +31,29 @@ class Expectation(NamedTuple):
         return ""
 
 
+class Abilities(NamedTuple):
+    """What all ready workers can do: which one answers is not known while a request is checked. `max_model_len` is 0
+    where no worker is known; `unsupported` has every field that some engine among `engines` cannot honour.
+    """
+
+    max_model_len: int
+    max_top_logprobs: int
+    unsupported: frozenset[str]
+    engines: str
+
+
 class WorkerDirectory:
     """Keeps a session to every configured worker and chooses among them."""
 
     def __init__(self, addresses: Sequence[str], config: GrpcConfig, policy: PolicyName, expected: Expectation) -> None:
         self._changed = asyncio.Event()
         self.sessions = tuple(
-            WorkerSession(address, config, self._changed.set, why_not=expected.why_not)
+            WorkerSession(address, config, self._on_change, why_not=expected.why_not)
             for address in dict.fromkeys(addresses)
         )
         self._policy: Policy = make_policy(policy)
         self._tasks = TaskOwner()
+        self._abilities: Abilities | None = None
 
     def start(self) -> None:
         """Begins to connect."""
@@ -61,6 +73,24 @@ class WorkerDirectory:
     def ready_sessions(self) -> list[WorkerSession]:
         """Sessions that take requests now."""
         return [session for session in self.sessions if session.ready]
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the ready workers can do. Kept until one comes, drains or goes."""
+        if self._abilities is None:
+            # What is gone must not limit what is here; where nothing is here, what was known last is the best guess.
+            infos = [s.info for s in self.ready_sessions or self.sessions if s.info is not None]
+            self._abilities = Abilities(
+                min((info.max_model_len for info in infos), default=0),
+                min((info.max_top_logprobs for info in infos), default=0),
+                frozenset(name for info in infos for name in info.unsupported_fields),
+                ", ".join(sorted({info.engine for info in infos})),
+            )
+        return self._abilities
+
+    def _on_change(self) -> None:
+        self._abilities = None
+        self._changed.set()
 
     def candidates(self, prompt_token_ids: Sequence[int], cache_salt: str = "") -> list[Candidate]:
         """All workers as the policy sees them for this prompt, best first."""

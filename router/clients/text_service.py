@@ -41,8 +41,8 @@ class TextService(Protocol):
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
-        """Renders a conversation and tokenizes it. `given` is the same conversation as the template takes it; both
-        have the deployment's defaults filled in."""
+        """Renders a conversation and tokenizes it. `given` is the same conversation as the template takes it, with
+        the deployment's defaults filled in, and without tools where they must not be shown."""
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes a text as it stands."""
@@ -98,6 +98,7 @@ class RemoteTextService:
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
         """Renders and tokenizes in the tier; batched with its neighbours unless the text is wanted too."""
+        conversation = _settled(conversation, given)
         if need_prompt:
             result = (await self._call([conversation], need_prompt=True))[0]
         else:
@@ -186,6 +187,16 @@ class RemoteTextService:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise failure from None
         raise Unavailable(f"no tokenizer answers: {failure.message}", retry_after_s=_RETRY_AFTER_S)
+
+
+def _settled(conversation: message_pb2.Conversation, given: TemplateInput) -> message_pb2.Conversation:
+    """Returns a copy that says what `given` says; the caller's message stays as it was."""
+    copy = message_pb2.Conversation()
+    copy.CopyFrom(conversation)
+    copy.enable_thinking = bool(given.variables["enable_thinking"])
+    if given.tools is None:
+        del copy.tools[:]
+    return copy
 
 
 def _check_count(asked: int, given: int) -> None:

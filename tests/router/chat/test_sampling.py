@@ -14,6 +14,7 @@ from router.chat.sampling import (
     check_sampling,
     complete,
     drop_unsupported,
+    filled_fields,
     fit_window,
     seeds,
 )
@@ -80,11 +81,13 @@ def test_prompt_ids_must_be_in_the_vocabulary(ids: list[int]) -> None:
 def test_the_request_wins_over_defaults_and_the_rest_is_filled() -> None:
     defaults = SamplingParams(temperature=0.6, top_p=0.95, top_k=20, repetition_penalty=1.0)
 
-    full, filled = complete(SamplingParams(temperature=0.0), defaults)
+    asked = SamplingParams(temperature=0.0, min_p=0.25, logit_bias={5: 1.0})
+    full, filled = complete(asked, defaults), filled_fields(asked)
 
     assert full.temperature == 0.0
     assert full.top_k == 20
-    assert full.HasField("min_p")
+    assert (full.min_p, full.logit_bias[5]) == (0.25, 1.0)
+    assert not asked.HasField("top_k")
     assert "temperature" not in filled
     assert "top_k" in filled
 
@@ -136,7 +139,7 @@ def test_fields_an_engine_lacks_are_listed_only_where_set() -> None:
 
 def test_fields_an_engine_lacks_do_not_reach_it_whether_asked_or_defaulted() -> None:
     asked = SamplingParams(min_p=0.1, stop_token_ids=[3], logit_bias={1: 2.0}, top_logprobs=4, max_tokens=5)
-    sampling, _ = complete(asked, SamplingParams(top_k=20, repetition_penalty=1.1))
+    sampling = complete(asked, SamplingParams(top_k=20, repetition_penalty=1.1))
     lacks = {"min_p", "stop_token_ids", "logit_bias", "top_logprobs", "top_k", "repetition_penalty", "max_tokens"}
 
     drop_unsupported(asked, sampling, lacks, strict=False, engine="e")
