@@ -38,12 +38,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def start(module: str, settings: Mapping[str, object]) -> asyncio.subprocess.Process:
-    """Starts `python -m module` with these settings."""
+async def start(
+    module: str, settings: Mapping[str, object], *flags: str, stderr: int | None = None
+) -> asyncio.subprocess.Process:
+    """Starts `python -m module` with these settings and flags."""
     arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, cwd=ROOT, env={**environment, "OMP_WAIT_POLICY": "passive"}
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        *flags,
+        cwd=ROOT,
+        env={**environment, "OMP_WAIT_POLICY": "passive"},
+        stderr=stderr,
     )
 
 

@@ -1,0 +1,249 @@
+"""A client's session under a test's hand: a core that answers as told, a client that reads as it likes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.type.v1 import sampling_pb2
+from router.grpc_api.chat_servicer import EventQueue
+from router.grpc_api.chat_session import ChatSessionWriter
+from runtime.call import Call
+from runtime.errors import NotFound, ServiceError, SlowReader
+from tests.system.stack import until
+
+
+class Told:
+    """An answer that only notes what becomes of it."""
+
+    def __init__(self, sink: Any) -> None:
+        self.sink = sink
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def fail(self, error: ServiceError) -> None:
+        self.sink.failed(error)
+
+
+class Core:
+    """Begins answers when `gate` is open; `refuses` names request ids that fail instead."""
+
+    def __init__(self, *refuses: str) -> None:
+        self.answers: list[Told] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._refuses = refuses
+        self.begun = 0
+
+    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Any) -> Told:
+        self.begun += 1
+        await self.gate.wait()
+        if call.request_id in self._refuses:
+            raise NotFound("no")
+        answer = Told(sink)
+        self.answers.append(answer)
+        return answer
+
+
+class Client:
+    """Sends what a test puts in; `responses` are those of the session."""
+
+    def __init__(self, core: Core) -> None:
+        self._requests: asyncio.Queue[chat_pb2.ChatSessionRequest | None] = asyncio.Queue()
+        self.responses = ChatSessionWriter(core, Call("session")).serve(self._sent())  # type: ignore[arg-type]
+
+    async def _sent(self) -> AsyncIterator[chat_pb2.ChatSessionRequest]:
+        while (request := await self._requests.get()) is not None:
+            yield request
+
+    def send(self, *handles: int, cancels: tuple[int, ...] = (), ids: tuple[str, ...] = ()) -> None:
+        named = [chat_pb2.ChatCompletionRequest(request_id=name) for name in ids or [""] * len(handles)]
+        submits = [chat_pb2.ChatSubmit(handle=h, request=r) for h, r in zip(handles, named, strict=True)]
+        self._requests.put_nowait(chat_pb2.ChatSessionRequest(submits=submits, cancels=cancels))
+
+    def close(self) -> None:
+        self._requests.put_nowait(None)
+
+    async def read(self) -> chat_pb2.ChatSessionResponse:
+        return await asyncio.wait_for(self.responses.__anext__(), 5)
+
+    def reading(self) -> asyncio.Task[chat_pb2.ChatSessionResponse]:
+        return asyncio.get_running_loop().create_task(self.read())
+
+
+def content(text: str) -> chat_pb2.ChatEvent:
+    return chat_pb2.ChatEvent(content_delta=text)
+
+
+def usage() -> chat_pb2.ChatEvent:
+    return chat_pb2.ChatEvent(usage=sampling_pb2.Usage(completion_tokens=1))
+
+
+async def test_deltas_of_many_chats_share_a_message_in_order() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1, 2)
+    first = client.reading()
+    await until(lambda: len(core.answers) == 2)
+
+    one, two = core.answers
+    one.sink.events([content("a"), chat_pb2.ChatEvent(reasoning_delta="r"), content("b")])
+    two.sink.events([content("c")])
+    message = await first
+
+    assert list(message.handles) == [1, 1, 1, 2]
+    assert list(message.texts) == ["a", "r", "b", "c"]
+    assert list(message.reasoning_positions) == [1]
+    await client.responses.aclose()
+
+
+async def test_text_after_a_typed_event_stays_behind_it() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1)
+    first = client.reading()
+    await until(lambda: bool(core.answers))
+
+    finish = chat_pb2.ChatEvent(choice_index=1, finish=chat_pb2.ChoiceFinish(reason=sampling_pb2.FINISH_REASON_STOP))
+    core.answers[0].sink.events([content("a"), finish, content("b"), usage()])
+    client.close()
+    message = await first
+
+    assert list(message.texts) == ["a"]
+    assert [item.event.WhichOneof("event") for item in message.events] == ["finish", "content_delta", "usage"]
+    with pytest.raises(StopAsyncIteration):
+        await client.read()
+
+
+async def test_a_handle_in_use_or_zero_is_refused_and_the_first_chat_goes_on() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1, 1, 0)
+
+    failed = (await client.read()).events
+
+    assert [(item.handle, item.error_reason) for item in failed] == [(1, "INVALID_REQUEST"), (0, "INVALID_REQUEST")]
+    await until(lambda: len(core.answers) == 1)
+    core.answers[0].sink.events([content("x")])
+    assert list((await client.read()).texts) == ["x"]
+    await client.responses.aclose()
+    assert core.answers[0].cancelled
+
+
+async def test_a_chat_cancelled_while_it_begins_never_begins_and_does_not_harm_its_successor() -> None:
+    core = Core("refused")
+    core.gate.clear()
+    client = Client(core)
+    client.send(1, ids=("refused",))
+    reading = client.reading()
+    await until(lambda: core.begun == 1)
+
+    client.send(cancels=(1,))
+    client.send(1, ids=("good",))
+    await until(lambda: core.begun == 2)
+    core.gate.set()
+    await until(lambda: len(core.answers) == 1)
+    core.answers[0].sink.events([content("good")])
+    message = await reading
+
+    assert list(message.texts) == ["good"]
+    assert not message.events
+    await client.responses.aclose()
+
+
+async def test_a_client_that_does_not_read_loses_its_chats_at_once_and_memory_stays_bounded() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1, 2)
+    first = client.reading()
+    await until(lambda: len(core.answers) == 2)
+    core.answers[0].sink.events([content("begin")])
+    await first
+
+    piece = "x" * 65536
+    sent = 0
+    while not core.answers[0].cancelled:
+        core.answers[0].sink.events([content(piece)])
+        sent += 1
+        assert sent < 1000
+
+    assert core.answers[1].cancelled
+    with pytest.raises(SlowReader):
+        [message async for message in client.responses]
+
+
+async def test_a_message_stays_below_what_clients_take() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1)
+    first = client.reading()
+    await until(lambda: bool(core.answers))
+
+    core.answers[0].sink.events([content("y" * 100_000) for _ in range(100)])
+    sizes, texts = [], 0
+    message = await first
+    while True:
+        sizes.append(message.ByteSize())
+        texts += len(message.texts)
+        if texts == 100:
+            break
+        message = await client.read()
+
+    assert max(sizes) < 2 << 20
+    await client.responses.aclose()
+
+
+async def test_requests_that_cannot_be_read_end_the_session_with_an_error() -> None:
+    async def broken() -> AsyncIterator[chat_pb2.ChatSessionRequest]:
+        yield chat_pb2.ChatSessionRequest()
+        raise RuntimeError("broken")
+
+    responses = ChatSessionWriter(Core(), Call("session")).serve(broken())  # type: ignore[arg-type]
+
+    with pytest.raises(ServiceError) as caught:
+        await asyncio.wait_for(responses.__anext__(), 5)
+    assert caught.value.reason == "INTERNAL"
+
+
+class Context:
+    """As much of a call as a stream uses."""
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.metadata = metadata
+
+
+async def test_a_stream_that_is_not_read_fails_its_answer_and_keeps_a_bounded_number_of_events() -> None:
+    queue = EventQueue()
+    answer = Told(queue)
+    events = queue.read(answer, Context())  # type: ignore[arg-type]
+    queue.events([content("a")])
+    assert (await events.__anext__()).content_delta == "a"
+
+    for _ in range(20_000):
+        queue.events([content("b")])
+
+    with pytest.raises(SlowReader):
+        async for _ in events:
+            pass
+    assert answer.cancelled
+
+
+async def test_leaving_a_stream_early_cancels_its_answer() -> None:
+    queue = EventQueue()
+    answer = Told(queue)
+    events = queue.read(answer, Context())  # type: ignore[arg-type]
+    queue.events([chat_pb2.ChatEvent(start=chat_pb2.StreamStart(ignored_params=["x"])), content("a")])
+    await events.__anext__()
+
+    await events.aclose()
+
+    assert answer.cancelled
