@@ -102,3 +102,14 @@ def test_the_index_forgets_the_oldest_blocks_first() -> None:
     assert len(index) == 4
     assert index.match(PROMPT) == {}
     assert index.match(fresh) == {"b": 4 * BLOCK_TOKENS}
+
+
+def test_prefixes_count_only_under_an_equal_salt() -> None:
+    policy = make_policy("prefix")
+    policy.chosen("b", PROMPT, "tenant")
+
+    salted = policy.rank([worker("a"), worker("b")], PROMPT, "tenant")
+    others = [policy.rank([worker("a"), worker("b")], PROMPT, salt) for salt in ("", "another")]
+
+    assert salted[0].expected_cached_tokens == len(PROMPT)
+    assert [ranked[0].expected_cached_tokens for ranked in others] == [0, 0]
