@@ -15,7 +15,7 @@ async def is_serving(address: str) -> bool:
     """Whether the gRPC server at `address` says that it serves."""
     # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
     # reach the same process behind a shared port.
-    options = (("grpc.use_local_subchannel_pool", 1),)
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         try:
             response = await health_pb2_grpc.HealthStub(channel).Check(

@@ -61,10 +61,14 @@ class OutcomeRecorder:
         counter.inc()
         if outcome.error is not None:
             metrics.errors.labels(outcome.error.reason).inc()
-        metrics.prompt_tokens.inc(usage.prompt_tokens)
-        metrics.cached_tokens.inc(usage.cached_tokens)
-        metrics.completion_tokens.inc(usage.completion_tokens)
-        metrics.reasoning_tokens.inc(usage.reasoning_tokens)
+        for counter, count in (
+            (metrics.prompt_tokens, usage.prompt_tokens),
+            (metrics.cached_tokens, usage.cached_tokens),
+            (metrics.completion_tokens, usage.completion_tokens),
+            (metrics.reasoning_tokens, usage.reasoning_tokens),
+        ):
+            if count:
+                counter.inc(count)
         if outcome.broken_tool_calls:
             metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
