@@ -9,62 +9,25 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
 
-from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.chat.v1 import chat_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
 from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
 from router.chat.fold import Fold
 from router.chat.model import ServedModel
-from router.chat.sampling import (
-    check_cache_salt,
-    check_counts,
-    check_prompt_ids,
-    check_sampling,
-    complete,
-    drop_unsupported,
-    filled_fields,
-    fit_window,
-    seeds,
-)
+from router.chat.prepare import Preparation, Prepared
+from router.chat.sampling import check_prompt_ids, filled_fields, seeds
 from router.clients.directory import WorkerDirectory
 from router.clients.session import WorkerSession
 from router.clients.text_service import TextService
 from runtime.call import Call
 from runtime.config import RouterConfig
-from runtime.conversation import TemplateInput, conversation_to_template
-from runtime.errors import DeadlineExceeded, Draining, InvalidRequest, ServiceError, Unsupported
+from runtime.errors import Draining, InvalidRequest, ServiceError
 from runtime.metrics import RouterMetrics
 from text.markers import starts_in_reasoning
-from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
-from text.tool_calls import tool_schemas
-
-_MAX_PROMPTS = 128
-# Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.
-_MAX_CHOICES_IN_ALL = 256
-_COMPLETION_MAX_TOKENS = 16
-# A character has at most four bytes, so at most its last three tokens can be cut off before its end.
-_CONTEXT_IDS = 8
-
-T = TypeVar("T")
-
-
-class _Prepared(NamedTuple):
-    """A checked request, ready to submit."""
-
-    prompts: Sequence[Sequence[int]]
-    rendered: str
-    sampling: sampling_pb2.SamplingParams
-    ignored: list[str]
-    new_pipeline: Callable[[Sequence[int]], AnswerPipeline | CompletionPipeline]
-    starts_in_reasoning: bool
-    choices: int
-    priority: int
-    cache_salt: str
-    unsupported: frozenset[str]
 
 
 class ChatCore:
@@ -85,9 +48,11 @@ class ChatCore:
         self._text = text
         self._config = config
         self._metrics = metrics
-        self._prompt_stage = metrics.stage.labels("prompt")
+        self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
         self._on_outcome = on_outcome
         self._draining = False
+        # Requests that are not answers yet: a drain waits for them too.
+        self._preparing = 0
         self._running: set[Answer] = set()
         metrics.running.set_function(lambda: len(self._running))
         self._idle = asyncio.Event()
@@ -97,7 +62,8 @@ class ChatCore:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
         with self._refusals_recorded("chat", call, began):
-            prepared = await self._prepare_chat(request, call)
+            self._check_open()
+            prepared = await self._prepare.chat(request, call)
             start = self._start("chatcmpl", prepared, request.return_token_ids)
             answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
             return self._begin(answer, prepared)
@@ -112,7 +78,8 @@ class ChatCore:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
         with self._refusals_recorded("completion", call, began):
-            prepared = await self._prepare_completion(request, call)
+            self._check_open()
+            prepared = await self._prepare.completion(request, call)
             start = self._start("cmpl", prepared, request.return_token_ids)
             answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
             leads = self._echoed(request, prepared) if request.echo else None
@@ -126,11 +93,12 @@ class ChatCore:
 
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         """Shows what would be done; generates nothing."""
+        self._check_open()
         kind = request.WhichOneof("request")
         if kind == "chat":
-            prepared = await self._prepare_chat(request.chat, call, need_prompt=True)
+            prepared = await self._prepare.chat(request.chat, call, need_prompt=True)
         elif kind == "completion":
-            prepared = await self._prepare_completion(request.completion, call)
+            prepared = await self._prepare.completion(request.completion, call)
         else:
             raise InvalidRequest("set either chat or completion", param="request")
         return chat_pb2.ExplainResponse(
@@ -153,7 +121,7 @@ class ChatCore:
                 for candidate in self._workers.candidates(prepared.prompts[0], prepared.cache_salt)
             ],
             tool_call_format=self._model.assets.template.tool_call_format,
-            max_model_len=self.max_model_len,
+            max_model_len=self._prepare.max_model_len,
         )
 
     async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
@@ -163,14 +131,14 @@ class ChatCore:
             self._token_ids(await self._text.tokenize(text), with_tokens=request.return_tokens)
             for text in request.texts
         ]
-        return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self.max_model_len)
+        return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
     async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
         """Conversations to rendered prompts and ids."""
         self._model.check_name(request.model)
         results = []
         for conversation in request.conversations:
-            given = self._template_input(conversation)
+            given = self._prepare.template_input(conversation)
             rendered = await self._text.render_chat(conversation, given, need_prompt=request.return_prompt)
             results.append(
                 tokenizer_pb2.TokenizedChat(
@@ -179,7 +147,7 @@ class ChatCore:
                     starts_in_reasoning=starts_in_reasoning(self._tokenizer, rendered.token_ids),
                 )
             )
-        return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=self.max_model_len)
+        return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=self._prepare.max_model_len)
 
     async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
         """Ids to texts."""
@@ -199,7 +167,7 @@ class ChatCore:
         self._model.check_name(name)
         ready = self._workers.ready_sessions
         return self._model.describe(
-            max_model_len=self.max_model_len,
+            max_model_len=self._prepare.max_model_len,
             ready_workers=len(ready),
             simulated=any(session.info is not None and session.info.simulated for session in ready),
         )
@@ -209,12 +177,6 @@ class ChatCore:
         if self._draining:
             return "draining"
         return "" if self._workers.ready_sessions else "no worker is ready"
-
-    @property
-    def max_model_len(self) -> int:
-        """The context window in tokens: the least of model, configuration and connected workers."""
-        own, workers = self._model.max_model_len, self._workers.abilities.max_model_len
-        return min(own, workers) if own and workers else own or workers
 
     def drain(self) -> None:
         """Refuses new requests; running ones go on."""
@@ -229,141 +191,11 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
-    async def _prepare_chat(
-        self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False
-    ) -> _Prepared:
-        self._check_common(request)
-        if request.tool_choice == chat_pb2.TOOL_CHOICE_REQUIRED:
-            raise Unsupported(
-                "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
-            )
-        given = self._template_input(request.conversation)
-        if request.tool_choice == chat_pb2.TOOL_CHOICE_NONE:
-            # The only sure way to no call: a model that sees no tools calls none.
-            given = given._replace(tools=None)
-        stage = time.monotonic()
-        rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
-        self._prompt_stage.observe(time.monotonic() - stage)
-        thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
-        sampling = complete(request.sampling, self._model.defaults(thinking))
-        unsupported = self._workers.abilities.unsupported
-        ignored = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, unsupported, call)
-        in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
-        separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
-        settings = PipelineSettings(
-            stop_strings=tuple(request.stop_strings),
-            separate_reasoning=self._config.separate_reasoning if separate is None else separate,
-            parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
-            tools=tool_schemas(given.tools) if given.tools else None,
-            parallel_tool_calls=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
-            eos_token_ids=self._hidden_ids(request.sampling),
-        )
-        return _Prepared(
-            prompts=[rendered.token_ids],
-            rendered=rendered.prompt,
-            sampling=sampling,
-            ignored=ignored,
-            new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
-            starts_in_reasoning=in_reasoning,
-            choices=max(1, request.n),
-            priority=request.priority,
-            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
-            unsupported=unsupported,
-        )
-
-    async def _prepare_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> _Prepared:
-        self._check_common(request)
-        if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
-            raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
-        if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
-            raise InvalidRequest(
-                f"{len(request.prompts)} prompts with n={request.n} are more than {_MAX_CHOICES_IN_ALL} answers",
-                param="n",
-            )
-        prompts: list[Sequence[int]] = []
-        for index, prompt in enumerate(request.prompts):
-            ids: Sequence[int]
-            if prompt.WhichOneof("prompt") == "token_ids":
-                ids = prompt.token_ids.ids
-            else:
-                ids = await _in_time(self._text.tokenize(prompt.text), call)
-            param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
-            check_prompt_ids(ids, self._tokenizer.vocab_size, param)
-            prompts.append(ids)
-        # A raw text is nothing that thinks: the values for answers without thinking apply.
-        sampling = complete(request.sampling, self._model.defaults(False))
-        longest = max(prompts, key=len)
-        unsupported = self._workers.abilities.unsupported
-        ignored = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, unsupported, call)
-        settings = PipelineSettings(
-            stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
-        )
-        return _Prepared(
-            prompts=prompts,
-            rendered="",
-            sampling=sampling,
-            ignored=ignored,
-            new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
-            starts_in_reasoning=False,
-            choices=max(1, request.n),
-            priority=request.priority,
-            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
-            unsupported=unsupported,
-        )
-
-    def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
+    def _check_open(self) -> None:
         if self._draining:
             raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
-        self._model.check_name(request.model)
-        check_counts(request.n, request.stop_strings)
-        check_sampling(request.sampling, self._tokenizer.vocab_size)
-        check_cache_salt(request.cache_salt)
 
-    def _template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
-        """Converts a conversation, with the deployment's thinking default filled in."""
-        given = conversation_to_template(conversation)
-        given.variables.setdefault("enable_thinking", self._model.enable_thinking)
-        return given
-
-    def _fit(
-        self,
-        request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
-        sampling: sampling_pb2.SamplingParams,
-        prompt: Sequence[int],
-        default_max: int,
-        unsupported: frozenset[str],
-        call: Call,
-    ) -> list[str]:
-        """Fits `sampling` to window and engines. Returns the fields that could not be applied as asked."""
-        strict = self._config.strict if call.strict is None else call.strict
-        asked = request.sampling
-        window = self.max_model_len
-        ignored: list[str] = []
-        if window and fit_window(sampling, len(prompt), window, default_max):
-            if strict:
-                raise InvalidRequest(
-                    f"max_tokens {asked.max_tokens} and {len(prompt)} prompt tokens exceed the window of {window}",
-                    param="max_tokens",
-                )
-            ignored.append("max_tokens")
-        abilities = self._workers.abilities
-        most = abilities.max_top_logprobs
-        if abilities.engines and asked.top_logprobs > most and "top_logprobs" not in unsupported:
-            raise InvalidRequest(
-                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
-            )
-        if unsupported:
-            besides = ("cache_salt",) if request.cache_salt else ()
-            ignored += drop_unsupported(
-                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=abilities.engines
-            )
-        return ignored
-
-    def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
-        eos = self._model.assets.eos_token_ids
-        return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
-
-    def _start(self, prefix: str, prepared: _Prepared, return_ids: bool) -> chat_pb2.StreamStart:
+    def _start(self, prefix: str, prepared: Prepared, return_ids: bool) -> chat_pb2.StreamStart:
         start = chat_pb2.StreamStart(
             id=f"{prefix}-{os.urandom(12).hex()}",
             created=int(time.time()),
@@ -389,7 +221,7 @@ class ChatCore:
             on_end=self._ended,
         )
 
-    def _begin(self, answer: Answer, prepared: _Prepared, leads: Sequence[str] | None = None) -> Answer:
+    def _begin(self, answer: Answer, prepared: Prepared, leads: Sequence[str] | None = None) -> Answer:
         plans: list[ChoicePlan] = []
         wanted = prepared.choices * len(prepared.prompts)
         # Drawn before the loop, which writes into what they are derived from.
@@ -429,12 +261,17 @@ class ChatCore:
 
     def _release(self, answer: Answer) -> None:
         self._running.discard(answer)
-        if not self._running:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._running and not self._preparing:
             self._idle.set()
 
     @contextlib.contextmanager
     def _refusals_recorded(self, kind: str, call: Call, began: float) -> Iterator[None]:
         """Records a request that never became an answer, as an outcome like the others."""
+        self._preparing += 1
+        self._idle.clear()
         try:
             yield
         except ServiceError as error:
@@ -443,8 +280,11 @@ class ChatCore:
         except asyncio.CancelledError:
             self._on_outcome(refused(kind, call, None, began))
             raise
+        finally:
+            self._preparing -= 1
+            self._note_idle()
 
-    def _echoed(self, request: chat_pb2.CompletionRequest, prepared: _Prepared) -> list[str]:
+    def _echoed(self, request: chat_pb2.CompletionRequest, prepared: Prepared) -> list[str]:
         return [
             given.text if given.WhichOneof("prompt") == "text" else self._tokenizer.decode(ids)
             for given, ids in zip(request.prompts, prepared.prompts, strict=True)
@@ -453,17 +293,6 @@ class ChatCore:
     def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
         texts = [self._tokenizer.token_text(token_id) for token_id in ids] if with_tokens else ()
         return tokenizer_pb2.TokenIds(ids=ids, tokens=texts)
-
-
-async def _in_time(work: Awaitable[T], call: Call) -> T:
-    """Waits for work on a prompt, no longer than the call has time. Raises DeadlineExceeded."""
-    remaining = call.remaining_s()
-    if remaining is None:
-        return await work
-    try:
-        return await asyncio.wait_for(work, remaining)
-    except asyncio.TimeoutError:
-        raise DeadlineExceeded("the deadline passed while the prompt was being tokenized") from None
 
 
 async def _until_done(answer: Answer, fold: Fold) -> None:

@@ -76,3 +76,18 @@ async def test_a_caller_that_leaves_early_is_counted_as_one(silent: tuple[Stack,
 
     await asyncio.wait_for(counted(), 10)
     assert stack.running() == 0
+
+
+async def test_a_drain_waits_for_requests_that_are_still_being_tokenized(silent: tuple[Stack, SilentTier]) -> None:
+    stack, tier = silent
+    call = chat_pb2_grpc.ChatServiceStub(stack.channel).CreateChatCompletion(chat())
+    await until(lambda: tier.calls == 1)
+
+    stack.router.core.drain()
+    idle = asyncio.ensure_future(stack.router.core.wait_idle())
+    await asyncio.sleep(0)
+    waited = not idle.done()
+    call.cancel()
+    await asyncio.wait_for(idle, 10)
+
+    assert waited

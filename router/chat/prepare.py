@@ -1,0 +1,224 @@
+"""From a request to what is submitted for it: checked, completed, rendered, tokenized, fitted to the window."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from prometheus_client import Histogram
+
+from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.type.v1 import sampling_pb2
+from router.chat.model import ServedModel
+from router.chat.sampling import (
+    check_cache_salt,
+    check_counts,
+    check_prompt_ids,
+    check_sampling,
+    complete,
+    drop_unsupported,
+    fit_window,
+)
+from router.clients.directory import WorkerDirectory
+from router.clients.text_service import TextService
+from runtime.call import Call
+from runtime.config import RouterConfig
+from runtime.conversation import TemplateInput, conversation_to_template
+from runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
+from text.markers import starts_in_reasoning
+from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from text.tool_calls import tool_schemas
+
+_MAX_PROMPTS = 128
+# Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.
+_MAX_CHOICES_IN_ALL = 256
+_COMPLETION_MAX_TOKENS = 16
+# A character has at most four bytes, so at most its last three tokens can be cut off before its end.
+_CONTEXT_IDS = 8
+
+T = TypeVar("T")
+
+
+class Prepared(NamedTuple):
+    """A checked request, ready to submit. Each prompt gets `choices` answers."""
+
+    prompts: Sequence[Sequence[int]]
+    rendered: str
+    sampling: sampling_pb2.SamplingParams
+    ignored: list[str]
+    new_pipeline: Callable[[Sequence[int]], AnswerPipeline | CompletionPipeline]
+    starts_in_reasoning: bool
+    choices: int
+    priority: int
+    cache_salt: str
+    unsupported: frozenset[str]
+
+
+class Preparation:
+    """Prepares requests for one model. `chat` and `completion` raise ServiceError naming the field at fault."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        workers: WorkerDirectory,
+        text: TextService,
+        config: RouterConfig,
+        prompt_stage: Histogram,
+    ) -> None:
+        self._model = model
+        self._tokenizer = model.assets.tokenizer
+        self._workers = workers
+        self._text = text
+        self._config = config
+        self._prompt_stage = prompt_stage
+
+    @property
+    def max_model_len(self) -> int:
+        """The context window in tokens: the least of model, configuration and connected workers."""
+        own, workers = self._model.max_model_len, self._workers.abilities.max_model_len
+        return min(own, workers) if own and workers else own or workers
+
+    async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
+        """Prepares a chat; the rendered prompt is there only if it is needed."""
+        self._check_common(request)
+        if request.tool_choice == chat_pb2.TOOL_CHOICE_REQUIRED:
+            raise Unsupported(
+                "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
+            )
+        given = self.template_input(request.conversation)
+        if request.tool_choice == chat_pb2.TOOL_CHOICE_NONE:
+            # The only sure way to no call: a model that sees no tools calls none.
+            given = given._replace(tools=None)
+        stage = time.monotonic()
+        rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
+        self._prompt_stage.observe(time.monotonic() - stage)
+        thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
+        sampling = complete(request.sampling, self._model.defaults(thinking))
+        unsupported = self._workers.abilities.unsupported
+        ignored = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, unsupported, call)
+        in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
+        separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
+        settings = PipelineSettings(
+            stop_strings=tuple(request.stop_strings),
+            separate_reasoning=self._config.separate_reasoning if separate is None else separate,
+            parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
+            tools=tool_schemas(given.tools) if given.tools else None,
+            parallel_tool_calls=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            eos_token_ids=self._hidden_ids(request.sampling),
+        )
+        return Prepared(
+            prompts=[rendered.token_ids],
+            rendered=rendered.prompt,
+            sampling=sampling,
+            ignored=ignored,
+            new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
+            starts_in_reasoning=in_reasoning,
+            choices=max(1, request.n),
+            priority=request.priority,
+            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
+            unsupported=unsupported,
+        )
+
+    async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
+        """Prepares a completion."""
+        self._check_common(request)
+        if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
+            raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
+        if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
+            raise InvalidRequest(
+                f"{len(request.prompts)} prompts with n={request.n} are more than {_MAX_CHOICES_IN_ALL} answers",
+                param="n",
+            )
+        prompts: list[Sequence[int]] = []
+        for index, prompt in enumerate(request.prompts):
+            ids: Sequence[int]
+            if prompt.WhichOneof("prompt") == "token_ids":
+                ids = prompt.token_ids.ids
+            else:
+                ids = await _in_time(self._text.tokenize(prompt.text), call)
+            param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
+            check_prompt_ids(ids, self._tokenizer.vocab_size, param)
+            prompts.append(ids)
+        # A raw text is nothing that thinks: the values for answers without thinking apply.
+        sampling = complete(request.sampling, self._model.defaults(False))
+        longest = max(prompts, key=len)
+        unsupported = self._workers.abilities.unsupported
+        ignored = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, unsupported, call)
+        settings = PipelineSettings(
+            stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
+        )
+        return Prepared(
+            prompts=prompts,
+            rendered="",
+            sampling=sampling,
+            ignored=ignored,
+            new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
+            starts_in_reasoning=False,
+            choices=max(1, request.n),
+            priority=request.priority,
+            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
+            unsupported=unsupported,
+        )
+
+    def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
+        """Converts a conversation, with the deployment's thinking default filled in."""
+        given = conversation_to_template(conversation)
+        given.variables.setdefault("enable_thinking", self._model.enable_thinking)
+        return given
+
+    def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
+        self._model.check_name(request.model)
+        check_counts(request.n, request.stop_strings)
+        check_sampling(request.sampling, self._tokenizer.vocab_size)
+        check_cache_salt(request.cache_salt)
+
+    def _fit(
+        self,
+        request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
+        sampling: sampling_pb2.SamplingParams,
+        prompt: Sequence[int],
+        default_max: int,
+        unsupported: frozenset[str],
+        call: Call,
+    ) -> list[str]:
+        """Fits `sampling` to window and engines. Returns the fields that could not be applied as asked."""
+        strict = self._config.strict if call.strict is None else call.strict
+        asked = request.sampling
+        window = self.max_model_len
+        ignored: list[str] = []
+        if window and fit_window(sampling, len(prompt), window, default_max):
+            if strict:
+                raise InvalidRequest(
+                    f"max_tokens {asked.max_tokens} and {len(prompt)} prompt tokens exceed the window of {window}",
+                    param="max_tokens",
+                )
+            ignored.append("max_tokens")
+        abilities = self._workers.abilities
+        most = abilities.max_top_logprobs
+        if abilities.engines and asked.top_logprobs > most and "top_logprobs" not in unsupported:
+            raise InvalidRequest(
+                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
+            )
+        if unsupported:
+            besides = ("cache_salt",) if request.cache_salt else ()
+            ignored += drop_unsupported(
+                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=abilities.engines
+            )
+        return ignored
+
+    def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
+        eos = self._model.assets.eos_token_ids
+        return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
+
+
+async def _in_time(work: Awaitable[T], call: Call) -> T:
+    """Waits for work on a prompt, no longer than the call has time. Raises DeadlineExceeded."""
+    remaining = call.remaining_s()
+    if remaining is None:
+        return await work
+    try:
+        return await asyncio.wait_for(work, remaining)
+    except asyncio.TimeoutError:
+        raise DeadlineExceeded("the deadline passed while the prompt was being tokenized") from None
