@@ -14,6 +14,10 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from runtime.logs import EventLog
+
+_log = EventLog("lifecycle")
+
 T = TypeVar("T")
 
 
@@ -62,7 +66,7 @@ class Shutdown:
 
 
 class TaskOwner:
-    """Owns background tasks: closing it cancels them and waits. A task that fails calls `on_failure`."""
+    """Owns background tasks: closing it cancels them and waits. A task that fails on its own is logged at once."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -71,8 +75,13 @@ class TaskOwner:
         """Starts a task that ends, at the latest, with this owner."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task_failed", task=task.get_name(), exc_info=error)
 
     async def close(self) -> None:
         """Cancels what still runs and waits for it."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+
+import pytest
 
 from runtime.lifecycle import Shutdown, TaskOwner, run
 
@@ -43,6 +46,20 @@ async def test_closing_an_owner_ends_its_tasks() -> None:
     await owner.close()
 
     assert task.cancelled()
+
+
+async def test_a_task_that_fails_is_logged_though_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def breaks() -> None:
+        raise RuntimeError("broken")
+
+    owner = TaskOwner()
+    task = owner.start(breaks(), name="breaks")
+    with caplog.at_level(logging.ERROR):
+        await asyncio.wait({task}, timeout=5)
+        await owner.close()
+
+    (record,) = caplog.records
+    assert (record.message, record.__dict__["fields"]) == ("task_failed", {"task": "breaks"})
 
 
 def test_run_returns_the_exit_code() -> None:
