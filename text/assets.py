@@ -72,7 +72,9 @@ def _from_directory(path: Path) -> ModelAssets:
     file = path / "tokenizer.json"
     serialized = _read_bytes(file)
     try:
-        tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(serialized))
+        backend = tokenizers.Tokenizer.from_buffer(serialized)
+        tokenizer = Tokenizer(backend, reload=lambda: tokenizers.Tokenizer.from_file(str(file)))
+        del backend
     except UnsupportedTokenizer as error:
         raise AssetError(f"{file}: {error}; use a model of the Qwen3 family") from error
     except Exception as error:  # the library raises bare Exception for whatever it cannot read
@@ -95,7 +97,7 @@ def _from_directory(path: Path) -> ModelAssets:
 def _from_gguf(path: Path) -> ModelAssets:
     try:
         metadata = read_metadata(path)
-        tokenizer = Tokenizer(tokenizer_from(metadata))
+        tokenizer = Tokenizer(tokenizer_from(metadata), reload=lambda: tokenizer_from(read_metadata(path)))
     except (BrokenGguf, OSError) as error:
         raise AssetError(f"{path} cannot be read as GGUF ({error}); download it again") from error
     except (UnknownVocabulary, UnsupportedTokenizer) as error:

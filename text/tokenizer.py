@@ -12,25 +12,25 @@ UTF-8; that is both quicker than asking the library per token and exact where a 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
 
 import tokenizers
+
+from text.bpe import Encoder, ReferenceEncoder, encoder_for, stages
 
 # The library spreads a batch over a pool of threads unless told otherwise. The batches here are the segments of one
 # prompt: the pool's waiting costs more than it gains (0.03 ms a call, and 10 to 20 % of a long prompt's CPU time).
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Characters that are tokenized on the event loop itself. 2,000 take about 0.5 ms, eight times what the hop to a
+# Characters that are tokenized on the event loop itself. 8,000 take about 0.5 ms, eight times what the hop to a
 # thread costs; longer texts would be felt by the streams beside them.
-INLINE_CHARACTERS = 2_000
+INLINE_CHARACTERS = 8_000
 
 # What cached segments may occupy. A cached character costs at most 4 bytes and its id 4 more.
 CACHE_BYTES = 32 << 20
@@ -50,9 +50,15 @@ class Tokenizer:
     called from any.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        reload: Callable[[], tokenizers.Tokenizer] | None = None,
+    ) -> None:
+        """`reload` makes `backend` again, so that it need not be kept where a quicker encoder does its work."""
         _require_byte_level(backend)
-        self._backend = backend
         added = backend.get_added_tokens_decoder()
         self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
@@ -61,8 +67,10 @@ class Tokenizer:
         # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
         self._cut = _segment_pattern(added.values())
+        # Texts that cannot be cut at added tokens are for the library that knows these.
+        self._encoder: Encoder = ReferenceEncoder(backend) if self._cut is None else encoder_for(backend, reload)
         self._cache = SegmentCache(cache_bytes)
-        self._bytes = _TokenBytes(backend, self.added_text)
+        self._bytes = _TokenBytes(self._encoder, self.added_text)
         self.plain_text = PlainText(self, "")
         self.text_before_newlines = PlainText(self, "\n")
         self.text_before_space = PlainText(self, None)
@@ -72,7 +80,7 @@ class Tokenizer:
         segments = self._segments(text)
         known, missing = self._look_up(segments)
         if missing:
-            self._learn(known, missing, _encode_all(self._backend, missing))
+            self._learn(known, missing, self._encoder.encode(missing))
         return list(chain.from_iterable(map(known.__getitem__, segments)))
 
     async def encode_async(self, text: str) -> list[int]:
@@ -81,9 +89,9 @@ class Tokenizer:
         known, missing = self._look_up(segments)
         if missing:
             if sum(map(len, missing)) <= INLINE_CHARACTERS:
-                encoded = _encode_all(self._backend, missing)
+                encoded = self._encoder.encode(missing)
             else:
-                encoded = await asyncio.to_thread(_encode_all, self._backend, missing)
+                encoded = await asyncio.to_thread(self._encoder.encode, missing)
             self._learn(known, missing, encoded)
         return list(chain.from_iterable(map(known.__getitem__, segments)))
 
@@ -105,7 +113,7 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         """Id of an added token such as `<|im_end|>`, or of a vocabulary entry in its byte-level spelling."""
         found = self.added_ids.get(token)
-        return self._backend.token_to_id(token) if found is None else found
+        return self._encoder.id_of(token) if found is None else found
 
     def _segments(self, text: str) -> list[str]:
         if self._cut is None:
@@ -194,43 +202,16 @@ class PlainText(dict[int, str | None]):
 class _TokenBytes(dict[int, bytes]):
     """Token id → bytes, filled as ids are met: the whole table of a 150,000-token vocabulary is rarely needed."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, added: Mapping[int, str]) -> None:
+    def __init__(self, encoder: Encoder, added: Mapping[int, str]) -> None:
         super().__init__()
-        self._backend = backend
+        self._encoder = encoder
         self._added = added
 
     def __missing__(self, token_id: int) -> bytes:
         added = self._added.get(token_id)
-        if added is not None:
-            data = added.encode()
-        else:
-            token = self._backend.id_to_token(token_id) if token_id >= 0 else None
-            data = b"" if token is None else bytes(map(_BYTE_OF.__getitem__, token))
+        data = self._encoder.token_bytes(token_id) if added is None else added.encode()
         self[token_id] = data
         return data
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE's spelling of the 256 bytes: printable Latin-1 as itself, the others from U+0100 upwards."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    spelled = {chr(byte): byte for byte in printable}
-    others = (byte for byte in range(256) if byte not in set(printable))
-    spelled.update({chr(0x100 + n): byte for n, byte in enumerate(others)})
-    return spelled
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _encode_all(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
-    # The batch call lets go of the interpreter lock, which `encode` does not, and computes no offsets.
-    try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    except (TypeError, UnicodeError):
-        # Strings made from JSON may hold halves of UTF-16 pairs, which are no characters.
-        whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
-        encodings = backend.encode_batch_fast(whole, add_special_tokens=False)
-    return [encoding.ids for encoding in encodings]
 
 
 def _cost(segment: str, ids: array[int]) -> int:
@@ -246,19 +227,10 @@ def _segment_pattern(added: Iterable[tokenizers.AddedToken]) -> re.Pattern[str] 
 
 
 def _require_byte_level(backend: tokenizers.Tokenizer) -> None:
-    before, after = _stages(backend.pre_tokenizer), _stages(backend.decoder)
+    before, after = stages(backend.pre_tokenizer), stages(backend.decoder)
     if not isinstance(backend.model, tokenizers.models.BPE):
         raise UnsupportedTokenizer("its model is not byte-pair encoding")
     if not all(any(stage["type"] == "ByteLevel" for stage in stages) for stages in (before, after)):
         raise UnsupportedTokenizer("it does not work on bytes")
     if any(stage.get("add_prefix_space") for stage in before):
         raise UnsupportedTokenizer("its pre-tokenizer puts a space before texts")
-
-
-def _stages(component: Any) -> list[dict[str, Any]]:
-    """A component's parts. Its pickled state is its JSON; the whole tokenizer's would be ten megabytes."""
-    if component is None:
-        return []
-    description = json.loads(component.__getstate__())
-    stages: list[dict[str, Any]] = description.get("pretokenizers") or description.get("decoders") or [description]
-    return stages

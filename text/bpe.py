@@ -1,0 +1,197 @@
+"""Byte-pair encoding of plain text, by the quickest exact way that a tokenizer allows.
+
+Two libraries can do it. `tokenizers` is the reference: it reads `tokenizer.json` and knows every variant. `tiktoken`
+knows one, vocabularies whose ids are in the order of their merges, as Qwen's are, and needs a fifth of the time (see
+docs/performance.md). So `tiktoken` encodes where the tokenizer is of that kind and agrees with the reference on a
+sample at start; everything else, and every text it cannot take, goes to the reference.
+
+The one merges neighbours by the rank of the token that they form, the other by the place of the pair in a list. That
+is the same where every token has one merge and the list is in the order of ids; the tests compare the two on every
+token and on every character.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import tokenizers
+from tiktoken._tiktoken import CoreBPE  # the public class keeps a second copy of the vocabulary: 20 MB
+
+_SAMPLE_TEXTS = 64
+_SAMPLE_TOKENS = 32
+
+
+class Encoder(Protocol):
+    """A vocabulary and what turns texts without added tokens into its ids. May be called from any thread; encoding
+    lets go of the interpreter lock."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text. Halves of UTF-16 pairs, which JSON may hold, become U+FFFD."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token that is no added one; empty for an id that is none."""
+
+    def id_of(self, spelled: str) -> int | None:
+        """The id of a token in its byte-level spelling."""
+
+
+class ReferenceEncoder:
+    """The `tokenizers` library."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Encoder`."""
+        # The batch call lets go of the interpreter lock, which the single one does not, and computes no offsets.
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeError):
+            encodings = self._backend.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `Encoder`."""
+        token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        return b"" if token is None else bytes(map(BYTE_OF.__getitem__, token))
+
+    def id_of(self, spelled: str) -> int | None:
+        """See `Encoder`."""
+        found: int | None = self._backend.token_to_id(spelled)
+        return found
+
+
+class RankEncoder:
+    """The `tiktoken` library. `reference` is called, once, for the first text that it cannot take."""
+
+    def __init__(self, ranks: CoreBPE, *, normalize: bool, reference: Callable[[], tokenizers.Tokenizer]) -> None:
+        self._ranks = ranks
+        self._normalizer = tokenizers.normalizers.NFC() if normalize else None
+        self._load_reference = reference
+        self._reference: ReferenceEncoder | None = None
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Encoder`."""
+        return [self._encode(text) for text in texts]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `Encoder`."""
+        try:
+            data: bytes = self._ranks.decode_single_token_bytes(token_id)
+        except (KeyError, OverflowError):
+            return b""
+        return data
+
+    def id_of(self, spelled: str) -> int | None:
+        """See `Encoder`."""
+        try:
+            found: int = self._ranks.encode_single_token(bytes(map(BYTE_OF.__getitem__, spelled)))
+        except KeyError:
+            return None
+        return found
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            # Asking is quick, and what is normalized for a newer Unicode is so for the older one of the reference.
+            if self._normalizer is not None and not (text.isascii() or unicodedata.is_normalized("NFC", text)):
+                text = self._normalizer.normalize_str(text)
+            ids: list[int] = self._ranks.encode_ordinary(text)
+            return ids
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            # Lone surrogates raise an ordinary error; a text that exhausts its regular expressions (a million
+            # spaces) ends in a panic, which is no Exception. The reference takes both.
+            if self._reference is None:
+                self._reference = ReferenceEncoder(self._load_reference())
+            return self._reference.encode([text])[0]
+
+
+def encoder_for(backend: tokenizers.Tokenizer, reload: Callable[[], tokenizers.Tokenizer] | None = None) -> Encoder:
+    """Returns the quickest encoder that gives the ids of `backend`.
+
+    Where `reload` can make the backend again, a quick encoder does not keep it: that is 20 MB of a full-size one.
+    """
+    reference = ReferenceEncoder(backend)
+    pattern = _only_pattern(backend)
+    if pattern is None:
+        return reference
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    try:
+        ranks = {bytes(map(BYTE_OF.__getitem__, token)): i for token, i in vocabulary.items()}
+    except KeyError:  # a token that is no spelling of bytes
+        return reference
+    if any(bytes([byte]) not in ranks for byte in range(256)) or not _merges_by_id(backend, vocabulary):
+        return reference
+    quick = RankEncoder(
+        CoreBPE(ranks, {}, pattern), normalize=backend.normalizer is not None, reference=reload or (lambda: backend)
+    )
+    sample = _sample(list(ranks))
+    return quick if quick.encode(sample) == reference.encode(sample) else reference
+
+
+def _byte_spelling() -> dict[str, int]:
+    """Byte-level BPE's spelling of the 256 bytes: printable Latin-1 as itself, the others from U+0100 upwards."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spelled = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    spelled.update({chr(0x100 + n): byte for n, byte in enumerate(others)})
+    return spelled
+
+
+# Character of a token's spelling to the byte that it stands for.
+BYTE_OF = _byte_spelling()
+
+
+def stages(component: Any) -> list[dict[str, Any]]:
+    """A component's parts. Its pickled state is its JSON; the whole tokenizer's would be ten megabytes."""
+    if component is None:
+        return []
+    description = json.loads(component.__getstate__())
+    found: list[dict[str, Any]] = description.get("pretokenizers") or description.get("decoders") or [description]
+    return found
+
+
+def _only_pattern(backend: tokenizers.Tokenizer) -> str | None:
+    """The expression that cuts words, where cutting, NFC and plain merges are all that the tokenizer does."""
+    model, before = backend.model, stages(backend.pre_tokenizer)
+    plain_model = (
+        not model.ignore_merges
+        and not model.byte_fallback
+        and not model.dropout
+        and not model.continuing_subword_prefix
+        and not model.end_of_word_suffix
+    )
+    plain_normalizer = all(stage["type"] == "NFC" for stage in stages(backend.normalizer))
+    if not plain_model or not plain_normalizer or [stage["type"] for stage in before] != ["Split", "ByteLevel"]:
+        return None
+    split, byte_level = before
+    if split["behavior"] != "Isolated" or split["invert"] or byte_level["use_regex"]:
+        return None
+    pattern: str | None = split["pattern"].get("Regex")
+    return pattern
+
+
+def _merges_by_id(backend: tokenizers.Tokenizer, vocabulary: Mapping[str, int]) -> bool:
+    """Whether every token but the bytes has one merge, and the merges come in the order of the ids they make."""
+    merges = json.loads(backend.model.__getstate__())["merges"]
+    if len(merges) + 256 != len(vocabulary):
+        return False
+    made = [vocabulary["".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1)] for pair in merges]
+    return all(first < second for first, second in itertools.pairwise(made))
+
+
+def _sample(tokens: list[bytes]) -> list[str]:
+    # The same texts at every start: a tokenizer is taken or not, never now and then.
+    choose = random.Random(0)
+    texts = [b"".join(choose.choices(tokens, k=_SAMPLE_TOKENS)) for _ in range(_SAMPLE_TEXTS)]
+    return [text.decode("utf-8", "ignore") for text in texts]
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
