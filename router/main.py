@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from router.chat.model import ServedModel
 from router.chat.service import ChatCore
 from router.clients.directory import Expectation, WorkerDirectory
 from router.clients.session import WorkerSession
 from router.clients.text_service import LocalTextService, RemoteTextService, TextService
 from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
+from router.grpc_api.tokenizer_servicer import TokenizerServicer
 from router.http.app import make_app
 from router.http.server import HttpServer
 from router.outcomes import OutcomeRecorder
@@ -30,7 +32,11 @@ from text.assets import AssetError
 
 _log = EventLog("router")
 
-SERVICES = tuple(chat_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("ChatService", "ModelService"))
+SERVICES = (
+    chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
+    chat_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name,
+)
 
 
 class Router:
@@ -54,6 +60,7 @@ class Router:
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core), self._server)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.core), self._server)
+        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(self.core), self._server)
         self._health = Health(self._server, SERVICES)
         self._http = (
             HttpServer(

@@ -19,7 +19,7 @@ import tokenizers
 from text.chat_template import ChatTemplate, TemplateError
 from text.gguf_metadata import BrokenGguf, read_metadata
 from text.gguf_tokenizer import UnknownVocabulary, tokenizer_from
-from text.tokenizer import Tokenizer, UnsupportedTokenizer
+from text.tokenizer import CACHE_BYTES, Tokenizer, UnsupportedTokenizer
 
 # Sampling settings that a model's authors may recommend, by the names of `generation_config.json`.
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -57,23 +57,25 @@ class ModelAssets:
     fingerprint: str
 
 
-def load_assets(path: Path) -> ModelAssets:
-    """Reads a model's assets. Raises `AssetError`."""
+def load_assets(path: Path, *, cache_bytes: int = CACHE_BYTES) -> ModelAssets:
+    """Reads a model's assets; the tokenizer may keep `cache_bytes` of ids of texts it has seen. Raises `AssetError`."""
     if path.is_dir():
-        return _from_directory(path)
+        return _from_directory(path, cache_bytes)
     if path.is_file() and path.suffix == ".gguf":
-        return _from_gguf(path)
+        return _from_gguf(path, cache_bytes)
     if path.exists():
         raise AssetError(f"{path} is neither a model directory nor a .gguf file; give one of these")
     raise AssetError(f"{path} does not exist; give a Hugging Face model directory or a .gguf file")
 
 
-def _from_directory(path: Path) -> ModelAssets:
+def _from_directory(path: Path, cache_bytes: int) -> ModelAssets:
     file = path / "tokenizer.json"
     serialized = _read_bytes(file)
     try:
         backend = tokenizers.Tokenizer.from_buffer(serialized)
-        tokenizer = Tokenizer(backend, reload=lambda: tokenizers.Tokenizer.from_file(str(file)))
+        tokenizer = Tokenizer(
+            backend, cache_bytes=cache_bytes, reload=lambda: tokenizers.Tokenizer.from_file(str(file))
+        )
         del backend
     except UnsupportedTokenizer as error:
         raise AssetError(f"{file}: {error}; use a model of the Qwen3 family") from error
@@ -94,10 +96,14 @@ def _from_directory(path: Path) -> ModelAssets:
     )
 
 
-def _from_gguf(path: Path) -> ModelAssets:
+def _from_gguf(path: Path, cache_bytes: int) -> ModelAssets:
     try:
         metadata = read_metadata(path)
-        tokenizer = Tokenizer(tokenizer_from(metadata), reload=lambda: tokenizer_from(read_metadata(path)))
+        tokenizer = Tokenizer(
+            tokenizer_from(metadata),
+            cache_bytes=cache_bytes,
+            reload=lambda: tokenizer_from(read_metadata(path)),
+        )
     except (BrokenGguf, OSError) as error:
         raise AssetError(f"{path} cannot be read as GGUF ({error}); download it again") from error
     except (UnknownVocabulary, UnsupportedTokenizer) as error:

@@ -29,7 +29,7 @@ class ServedModel:
     @classmethod
     def load(cls, path: Path, config: Config) -> ServedModel:
         """Reads tokenizer and template from a model directory or GGUF file. Raises text.assets.AssetError."""
-        assets = load_assets(path)
+        assets = load_assets(path, cache_bytes=config.router.token_cache_bytes)
         limit = assets.max_model_len
         if config.model.max_model_len:
             limit = min(limit, config.model.max_model_len) if limit else config.model.max_model_len

@@ -124,3 +124,16 @@ def test_configuration_is_frozen() -> None:
 )
 def test_the_model_is_named_after_its_reference(reference: str, name: str) -> None:
     assert load(overrides={"model.reference": reference}).config.model_name == name
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """A key that nothing reads would be accepted and ignored."""
+    root = Path(__file__).parents[2]
+    tiers = ("bench", "cli", "router", "runtime", "tokenizer_svc", "worker")
+    files = [file for tier in tiers for file in (root / tier).rglob("*.py") if file.name != "config.py"]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    # Sampling defaults are read as a whole.
+    names = {s.key.rsplit(".", 1)[-1] for s in load().settings() if "_defaults." not in s.key}
+    whole = {"cache_dir": "cache_path"}
+
+    assert [name for name in sorted(names) if f".{whole.get(name, name)}" not in source] == []

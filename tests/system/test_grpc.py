@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.type.v1 import sampling_pb2
 from router.chat.fold import Fold
 from tests.system.requests import chat, user
@@ -441,6 +442,27 @@ async def test_tools_are_hidden_from_the_model_when_no_call_is_wanted(stack: Sta
 
     assert '"name": "f"' in await prompt(chat_pb2.TOOL_CHOICE_AUTO)
     assert '"name": "f"' not in await prompt(chat_pb2.TOOL_CHOICE_NONE)
+
+
+async def test_the_router_tokenizes_too(stack: Stack) -> None:
+    tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(stack.channel)
+    text = "Hello there, 你好 🙂"
+    conversation = chat(text).conversation
+
+    ids = (await tokenizer.Tokenize(tokenizer_pb2.TokenizeRequest(texts=[text, "b"], return_tokens=True))).results
+    chats_ = tokenizer_pb2.TokenizeChatRequest(conversations=[conversation], return_prompt=True)
+    rendered = (await tokenizer.TokenizeChat(chats_)).results[0]
+    back = await tokenizer.Detokenize(
+        tokenizer_pb2.DetokenizeRequest(batches=[tokenizer_pb2.TokenIds(ids=ids[0].ids), rendered.token_ids])
+    )
+    explained = await chats(stack).Explain(chat_pb2.ExplainRequest(chat=chat(text)))
+    code, info, _ = await error_of(tokenizer.Tokenize(tokenizer_pb2.TokenizeRequest()))
+
+    assert len(ids) == 2
+    assert len(ids[0].tokens) == len(ids[0].ids)
+    assert list(back.texts) == [text, rendered.prompt]
+    assert list(rendered.token_ids.ids) == list(explained.token_ids)
+    assert (code, info.metadata["param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "texts")
 
 
 async def test_a_router_that_drains_finishes_what_runs_and_refuses_the_rest() -> None:

@@ -1,0 +1,44 @@
+"""TokenizerService on the router's port: clients need no tokenizer tier to ask what a text comes to."""
+
+from __future__ import annotations
+
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from router.chat.service import ChatCore
+from router.grpc_api.chat_servicer import Context
+from runtime.errors import InvalidRequest
+
+_MAX_TEXTS = 1024
+_MAX_CONVERSATIONS = 256
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
+    """The router's own view of tokens, thinking default included."""
+
+    def __init__(self, core: ChatCore) -> None:
+        self._core = core
+
+    async def Tokenize(  # noqa: N802
+        self, request: tokenizer_pb2.TokenizeRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeResponse:
+        """Texts to ids."""
+        _check_count(len(request.texts), _MAX_TEXTS, "texts")
+        return await self._core.tokenize(request)
+
+    async def TokenizeChat(  # noqa: N802
+        self, request: tokenizer_pb2.TokenizeChatRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeChatResponse:
+        """Conversations to prompts and ids."""
+        _check_count(len(request.conversations), _MAX_CONVERSATIONS, "conversations")
+        return await self._core.tokenize_chat(request)
+
+    async def Detokenize(  # noqa: N802
+        self, request: tokenizer_pb2.DetokenizeRequest, context: Context
+    ) -> tokenizer_pb2.DetokenizeResponse:
+        """Ids to texts."""
+        _check_count(len(request.batches), _MAX_TEXTS, "batches")
+        return await self._core.detokenize(request)
+
+
+def _check_count(count: int, most: int, param: str) -> None:
+    if not 1 <= count <= most:
+        raise InvalidRequest(f"{param} must have 1 to {most:,} entries, got {count:,}", param=param)
