@@ -1,0 +1,87 @@
+"""Answers the held-out cases greedily and prints the table.
+
+python -m models.train_qwen3_tiny.evaluate models/qwen3-tiny [--card]
+
+Needs torch (the CPU will do). `--card` also writes results.json and the model card's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from models.train_qwen3_tiny.cases import Case, held_out_cases, report
+
+try:
+    import torch
+
+    from models.train_qwen3_tiny.network import Network, generate
+except ModuleNotFoundError as error:  # torch is no dependency of the project
+    raise SystemExit(f"{error.name} is needed to run the evaluation: pip install torch safetensors") from error
+
+ROOM = 400_000  # prompt and reply tokens of one batch, which bounds its cache
+
+
+def batches(cases: list[Case], lengths: list[int]) -> list[list[int]]:
+    """Indices of cases that run together: of similar reply and prompt length."""
+    order = sorted(range(len(cases)), key=lambda i: (cases[i].new_tokens, lengths[i]))
+    out: list[list[int]] = []
+    for i in order:
+        width = lengths[i] + cases[i].new_tokens
+        fits = out and cases[out[-1][0]].new_tokens == cases[i].new_tokens and (len(out[-1]) + 1) * width < ROOM // 8
+        if fits:
+            out[-1].append(i)
+        else:
+            out.append([i])
+    return out
+
+
+def answer(folder: Path, cases: list[Case], device: torch.device) -> list[str]:
+    """The greedy reply to each case."""
+    network = Network.load(folder, device)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    stop = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
+    prompts = [encoding.ids for encoding in tokenizer.encode_batch([case.prompt for case in cases])]
+    replies = [""] * len(cases)
+    for rows in batches(cases, [len(prompt) for prompt in prompts]):
+        made = generate(network, [prompts[i] for i in rows], cases[rows[0]].new_tokens, stop)
+        for i, ids in zip(rows, made, strict=True):
+            replies[i] = tokenizer.decode(ids, skip_special_tokens=False)
+    return replies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("models/qwen3-tiny"))
+    parser.add_argument("--card", action="store_true", help="write results.json and the table in README.md")
+    parser.add_argument("--failures", type=int, default=20, help="how many failures to print")
+    options = parser.parse_args()
+    started = time.monotonic()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cases = held_out_cases()
+    found = report(cases, answer(options.folder, cases, device))
+    for metric, (good, total) in found.scores.items():
+        print(f"{good:4d} / {total:<4d} {100 * good / total:6.1f} %  {metric}")
+    for failure in found.failures[: options.failures]:
+        print(
+            "-",
+            failure.metric,
+            "|",
+            repr(failure.question[-160:]),
+            "| expected",
+            repr(failure.expected[-200:]),
+            "| got",
+            repr(failure.reply[-400:]),
+        )
+    if options.card:
+        from models.train_qwen3_tiny.card import write
+
+        write(options.folder, found)
+    print(f"{len(cases)} cases in {time.monotonic() - started:.0f} s on {device.type}")
+
+
+if __name__ == "__main__":
+    main()
