@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
+from router.chat.events import text_event
 from router.clients.session import WorkerSession
 from runtime.call import Call
 from runtime.errors import DeadlineExceeded, InternalError, ServiceError, by_reason
@@ -38,6 +39,9 @@ class Sink(Protocol):
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes new events."""
+
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        """Takes one delta of plain text, without an event."""
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""
@@ -157,6 +161,14 @@ class Answer:
             events.insert(0, ChatEvent(start=self._start))
             self._start = None
         self._sink.events(events)
+
+    def say(self, choice_index: int, event: Content | Reasoning) -> None:
+        """Hands one plain delta to the sink."""
+        reasoning = type(event) is Reasoning
+        if self._start is not None:
+            self.emit([text_event(choice_index, event.text, reasoning)])
+        elif not self._ended:
+            self._sink.text(choice_index, event.text, reasoning)
 
     def choice_ended(self) -> None:
         """Counts a choice as done; the last one brings the usage and ends the answer."""
@@ -313,22 +325,25 @@ class Choice:
             return
         try:
             answer = self._answer
-            events: list[chat_pb2.ChatEvent] = []
             # The answer's clock is read once a step for each stream: it is what the metrics are made of.
             answer.last_token = time.monotonic()
             if not answer.first_token:
                 answer.first_token = answer.last_token
             pipeline = self.pipeline
-            if self._lead:
-                self._say_lead(events)
+            before = pipeline.completion_tokens
+            pushed = pipeline.push(ids)
             if self._tracked:
-                before = pipeline.completion_tokens
-                pushed = pipeline.push(ids)
                 # Ids after the end of the text are none of the answer's.
                 taken = pipeline.completion_tokens - before
                 self._track(ids[:taken], logprobs[:taken])
-            else:
-                pushed = pipeline.push(ids)
+            elif len(pushed) == 1 and not self._lead and not pipeline.wants_stop:
+                only = pushed[0]
+                if isinstance(only, (Content, Reasoning)):
+                    answer.say(self._index, only)
+                    return
+            events: list[chat_pb2.ChatEvent] = []
+            if self._lead:
+                self._say_lead(events)
             events += map(self._to_event, pushed)
             if pipeline.wants_stop:
                 self._end_text(events, None)
@@ -392,7 +407,7 @@ class Choice:
         self._answer.fail(InternalError("internal error; the router's log has the details"))
 
     def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
-        events.append(ChatEvent(choice_index=self._index, content_delta=self._lead))
+        events.append(text_event(self._index, self._lead, False))
         self._lead = ""
 
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
@@ -415,10 +430,8 @@ class Choice:
         events.append(last)
 
     def _to_event(self, event: TextEvent) -> chat_pb2.ChatEvent:
-        if isinstance(event, Content):
-            made = ChatEvent(choice_index=self._index, content_delta=event.text)
-        elif isinstance(event, Reasoning):
-            made = ChatEvent(choice_index=self._index, reasoning_delta=event.text)
+        if isinstance(event, (Content, Reasoning)):
+            made = text_event(self._index, event.text, isinstance(event, Reasoning))
         elif isinstance(event, ToolCallStart):
             self._tool_call_ids.append(f"call_{os.urandom(12).hex()}")
             start = chat_pb2.ToolCallStart(index=event.call, id=self._tool_call_ids[-1], name=event.name)

@@ -39,6 +39,11 @@ class Fold:
         for event in events:
             self._take(event)
 
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        """Takes one delta of plain text."""
+        choice = self._choice(choice_index)
+        (choice.reasoning if reasoning else choice.content).append(text)
+
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""
         if not self.done.done():
@@ -81,6 +86,12 @@ class Fold:
             ignored_params=start.ignored_params,
         )
 
+    def _choice(self, index: int) -> _FoldedChoice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _FoldedChoice()
+        return choice
+
     def _take(self, event: chat_pb2.ChatEvent) -> None:
         kind = event.WhichOneof("event")
         if kind == "start":
@@ -91,9 +102,7 @@ class Fold:
             if not self.done.done():
                 self.done.set_result(None)
             return
-        choice = self._choices.get(event.choice_index)
-        if choice is None:
-            choice = self._choices[event.choice_index] = _FoldedChoice()
+        choice = self._choice(event.choice_index)
         if kind == "content_delta":
             choice.content.append(event.content_delta)
         elif kind == "reasoning_delta":

@@ -12,6 +12,7 @@ import grpc
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from router.chat.answer import Answer
+from router.chat.events import text_event
 from router.chat.service import ChatCore
 from router.grpc_api.chat_session import ChatSessionWriter
 from runtime.call import Call, request_id
@@ -117,6 +118,10 @@ class EventQueue:
         self._wake.set()
         if len(self._events) > _MAX_UNREAD_EVENTS and self._answer is not None:
             self._answer.fail(SlowReader(f"{len(self._events)} events were not read; read faster"))
+
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        """Takes one delta of plain text."""
+        self.events((text_event(choice_index, text, reasoning),))
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""

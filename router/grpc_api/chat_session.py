@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from qwenserve.chat.v1 import chat_pb2
 from router.chat.answer import Answer
+from router.chat.events import text_event
 from router.chat.service import ChatCore
 from runtime.call import Call, request_id
 from runtime.errors import InternalError, InvalidRequest, ServiceError, SlowReader
@@ -208,20 +209,26 @@ class _Chat:
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Packs plain text; everything else, and text that has tokens attached, goes as a typed event."""
-        writer = self._writer
         for event in events:
             kind = event.WhichOneof("event")
             plain = not event.logprobs and not event.token_ids
-            # Typed events come after the packed deltas of their message: once one is waiting, text has to queue
-            # behind it.
-            if plain and kind == "content_delta" and not writer.holds_events(self.handle):
-                writer.delta(self.handle, event.choice_index, event.content_delta, reasoning=False)
-            elif plain and kind == "reasoning_delta" and not writer.holds_events(self.handle):
-                writer.delta(self.handle, event.choice_index, event.reasoning_delta, reasoning=True)
+            if plain and kind == "content_delta":
+                self.text(event.choice_index, event.content_delta, False)
+            elif plain and kind == "reasoning_delta":
+                self.text(event.choice_index, event.reasoning_delta, True)
             else:
-                writer.event(self.handle, event)
+                self._writer.event(self.handle, event)
             if kind == "usage":
-                writer.ended(self, None)
+                self._writer.ended(self, None)
+
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        """Packs one delta. Typed events come after the packed deltas of their message: once one of this chat is
+        waiting, its text has to queue behind it."""
+        writer = self._writer
+        if writer.holds_events(self.handle):
+            writer.event(self.handle, text_event(choice_index, text, reasoning))
+        else:
+            writer.delta(self.handle, choice_index, text, reasoning=reasoning)
 
     def failed(self, error: ServiceError) -> None:
         """Reports the chat's failure."""

@@ -82,6 +82,11 @@ class Chunks:
             return "".join([*pieces, last]) if pieces else last
         return "".join(pieces)
 
+    def text(self, choice_index: int, text: str, reasoning: bool) -> str:
+        """Returns the chunk of one delta of plain text; the same as `render` makes of its event."""
+        kind = "reasoning_delta" if reasoning else "content_delta"
+        return self._text_chunk(kind, self._heads[kind][choice_index], text)
+
     def _text_chunk(self, kind: str, head: str, text: str) -> str:
         raise NotImplementedError
 

@@ -71,6 +71,11 @@ class SseSink:
         if self._chunks.ended:
             self._end()
 
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        """Writes the chunk of one delta."""
+        if not self._closed:
+            self._write(self._chunks.text(choice_index, text, reasoning).encode())
+
     def failed(self, error: ServiceError) -> None:
         """Ends the stream with an error event; before the first event the error becomes the whole reply."""
         if self._closed:

@@ -9,6 +9,7 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 from router.chat.answer import Choice
+from router.chat.events import text_event
 from runtime.errors import ServiceError, Unavailable, WorkerLost
 
 
@@ -91,6 +92,9 @@ class Heard:
             raise RuntimeError("a sink's defect")
         self.seen += events
 
+    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+        self.events([text_event(choice_index, text, reasoning)])
+
     def failed(self, error: ServiceError) -> None:
         self.error = error
         if self._raises:
@@ -101,7 +105,7 @@ class Heard:
         """What was heard, in order."""
         return [event.WhichOneof("event") for event in self.seen]
 
-    def text(self, choice: int = 0) -> str:
+    def content(self, choice: int = 0) -> str:
         """The content of a choice."""
         return "".join(event.content_delta for event in self.seen if event.choice_index == choice)
 

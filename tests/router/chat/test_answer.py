@@ -81,7 +81,7 @@ async def test_start_comes_first_a_finish_per_choice_and_usage_last() -> None:
 
     assert asked.sink.kinds[0] == "start"
     assert asked.sink.seen[0].start.worker == "w"
-    assert asked.sink.text() == "Hello"
+    assert asked.sink.content() == "Hello"
     assert asked.sink.finish().reason == LENGTH
     assert asked.sink.usage.completion_tokens == len(ids("Hello"))
     assert (asked.sink.usage.prompt_tokens, asked.sink.usage.cached_tokens) == (3, 2)
@@ -120,7 +120,7 @@ async def test_a_failure_of_the_engine_after_a_stop_string_does_not_fail_the_ans
     asked.worker.fail(1, after)
 
     assert asked.sink.error is None
-    assert asked.sink.text() == "All said. "
+    assert asked.sink.content() == "All said. "
     assert asked.sink.finish().stop_string == "END"
     assert asked.sink.usage.completion_tokens > 0
 
@@ -143,7 +143,7 @@ async def test_a_stop_string_in_one_choice_leaves_the_others_running() -> None:
     asked.worker.give(2, ids("two"))
     asked.worker.finish(2)
 
-    assert (asked.sink.text(0), asked.sink.text(1)) == ("one ", "two")
+    assert (asked.sink.content(0), asked.sink.content(1)) == ("one ", "two")
     assert (asked.sink.finish(0).reason, asked.sink.finish(1).reason) == (STOP, LENGTH)
 
 
@@ -169,7 +169,7 @@ async def test_half_a_character_is_reported_with_the_finish() -> None:
     asked.worker.give(1, half)
     asked.worker.finish(1)
 
-    assert asked.sink.text() == ""
+    assert asked.sink.content() == ""
     assert [list(e.token_ids) for e in asked.sink.seen if e.token_ids] == [half]
 
 
@@ -183,7 +183,7 @@ async def test_another_worker_is_tried_before_the_first_token(reason: str) -> No
     second.finish(1)
 
     assert asked.sink.error is None
-    assert asked.sink.text() == "Hi"
+    assert asked.sink.content() == "Hi"
     assert asked.sink.seen[0].start.worker == "b"
     assert asked.outcomes[0].workers == ["b"]
 
@@ -314,7 +314,7 @@ async def test_an_answer_of_its_end_token_alone_is_empty() -> None:
     asked.worker.give(1, [END])
     asked.worker.finish(1, STOP, stop_token_id=END)
 
-    assert asked.sink.text() == ""
+    assert asked.sink.content() == ""
     assert asked.sink.finish().stop_token_id == END
     assert asked.sink.usage.completion_tokens == 1
 
@@ -326,7 +326,7 @@ async def test_an_answer_may_be_reasoning_alone() -> None:
     asked.worker.finish(1)
 
     reasoning = "".join(event.reasoning_delta for event in asked.sink.seen)
-    assert (reasoning, asked.sink.text()) == ("Let me think", "")
+    assert (reasoning, asked.sink.content()) == ("Let me think", "")
     assert asked.sink.usage.reasoning_tokens == asked.sink.usage.completion_tokens
 
 
@@ -362,7 +362,7 @@ async def test_the_echoed_prompt_comes_even_where_nothing_follows(answer: str) -
         asked.worker.give(1, ids(answer))
     asked.worker.finish(1)
 
-    assert asked.sink.text() == f"Hi{answer}"
+    assert asked.sink.content() == f"Hi{answer}"
 
 
 async def test_a_worker_that_counts_below_nothing_is_not_believed() -> None:

@@ -73,9 +73,20 @@ class FakeAnswer:
             if backend.gate is not None and step == backend.gate_at_step:
                 backend.waiting.set()
                 await backend.gate.wait()
-            self._sink.events(events)
+            _send(self._sink, events)
             await asyncio.sleep(0)
         backend.running.discard(self)
+
+
+def _send(sink: EventSink, events: list[chat_pb2.ChatEvent]) -> None:
+    """A lone plain delta goes without an event, as the router sends it."""
+    only = events[0]
+    if len(events) == 1 and not only.logprobs and not only.token_ids and only.content_delta:
+        sink.text(only.choice_index, only.content_delta, False)
+    elif len(events) == 1 and not only.logprobs and not only.token_ids and only.reasoning_delta:
+        sink.text(only.choice_index, only.reasoning_delta, True)
+    else:
+        sink.events(events)
 
 
 class FakeBackend:
