@@ -1,26 +1,23 @@
 """Answers the held-out cases greedily and prints the table.
 
-python -m models.train_qwen3_tiny.evaluate models/qwen3-tiny [--card]
+python -m models.train_qwen3_tiny.evaluate models/qwen3-tiny [--torch] [--card]
 
-Needs torch (the CPU will do). `--card` also writes results.json and the model card's table.
+Runs on the project's embedded engine, on the CPU; `--torch` runs the trainer's own network instead, on a GPU where there
+is one. `--card` also writes results.json and the model card's table.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from models.train_qwen3_tiny import embedded
 from models.train_qwen3_tiny.cases import Case, held_out_cases, report
-
-try:
-    import torch
-
-    from models.train_qwen3_tiny.network import Network, generate
-except ModuleNotFoundError as error:  # torch is no dependency of the project
-    raise SystemExit(f"{error.name} is needed to run the evaluation: pip install torch safetensors") from error
 
 ROOM = 400_000  # prompt and reply tokens of one batch, which bounds its cache
 
@@ -39,30 +36,55 @@ def batches(cases: list[Case], lengths: list[int]) -> list[list[int]]:
     return out
 
 
-def answer(folder: Path, cases: list[Case], device: torch.device) -> list[str]:
-    """The greedy reply to each case."""
-    network = Network.load(folder, device)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    stop = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
-    prompts = [encoding.ids for encoding in tokenizer.encode_batch([case.prompt for case in cases])]
-    replies = [""] * len(cases)
+def answer_with_torch(folder: Path, prompts: list[list[int]], cases: list[Case], stop: list[int]) -> list[list[int]]:
+    """The ids of the greedy reply to each case, by the trainer's own network."""
+    try:
+        import torch
+
+        from models.train_qwen3_tiny.network import Network, generate
+    except ModuleNotFoundError as error:  # torch is no dependency of the project
+        raise SystemExit(f"{error.name} is needed for --torch: pip install torch safetensors") from error
+
+    network = Network.load(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    replies: list[list[int]] = [[] for _ in cases]
     for rows in batches(cases, [len(prompt) for prompt in prompts]):
         made = generate(network, [prompts[i] for i in rows], cases[rows[0]].new_tokens, stop)
         for i, ids in zip(rows, made, strict=True):
-            replies[i] = tokenizer.decode(ids, skip_special_tokens=False)
+            replies[i] = ids
     return replies
+
+
+def answer(folder: Path, cases: list[Case], *, use_torch: bool) -> list[str]:
+    """The greedy reply to each case."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ends = map(tokenizer.token_to_id, ("<|im_end|>", "<|endoftext|>"))
+    stop = [token_id for token_id in ends if token_id is not None]
+    prompts = [encoding.ids for encoding in tokenizer.encode_batch([case.prompt for case in cases])]
+    if use_torch:
+        replies = answer_with_torch(folder, prompts, cases, stop)
+    else:
+        replies = embedded.answer(folder, prompts, [case.new_tokens for case in cases], _tell(len(cases)))
+    return [tokenizer.decode(ids, skip_special_tokens=False) for ids in replies]
+
+
+def _tell(total: int) -> Callable[[int], None]:
+    def progress(done: int) -> None:
+        if done % 50 == 0 or done == total:
+            print(f"\r{done} of {total} cases", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    return progress
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("models/qwen3-tiny"))
+    parser.add_argument("--torch", action="store_true", help="use torch instead of the embedded engine")
     parser.add_argument("--card", action="store_true", help="write results.json and the table in README.md")
     parser.add_argument("--failures", type=int, default=20, help="how many failures to print")
     options = parser.parse_args()
     started = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cases = held_out_cases()
-    found = report(cases, answer(options.folder, cases, device))
+    found = report(cases, answer(options.folder, cases, use_torch=options.torch))
     for metric, (good, total) in found.scores.items():
         print(f"{good:4d} / {total:<4d} {100 * good / total:6.1f} %  {metric}")
     for failure in found.failures[: options.failures]:
@@ -80,7 +102,7 @@ def main() -> None:
         from models.train_qwen3_tiny.card import write
 
         write(options.folder, found)
-    print(f"{len(cases)} cases in {time.monotonic() - started:.0f} s on {device.type}")
+    print(f"{len(cases)} cases in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
