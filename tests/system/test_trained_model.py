@@ -64,7 +64,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def ask(client: openai.AsyncOpenAI, messages: str | list[Any], **fields: Any) -> Any:
-    given = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    given: Any = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     answer = await client.chat.completions.create(
         model="qwen3-tiny", messages=given, temperature=0, max_tokens=1500, **fields
     )
