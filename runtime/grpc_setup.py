@@ -156,8 +156,8 @@ def _shape(handler: grpc.RpcMethodHandler) -> tuple[str, Callable[..., grpc.RpcM
     return attribute, getattr(grpc, f"{attribute}_rpc_method_handler")
 
 
-class _ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns ServiceErrors into statuses, and defects into INTERNAL with a log line."""
+class _Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps the methods of our own services; those for operators stay as they are."""
 
     async def intercept_service(
         self,
@@ -167,6 +167,17 @@ class _ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method.startswith(_OPEN_SERVICES):
             return handler
+        return self.wrap(handler, details)
+
+    def wrap(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Returns what answers the call."""
+        raise NotImplementedError
+
+
+class _ErrorInterceptor(_Interceptor):
+    """Turns ServiceErrors into statuses, and defects into INTERNAL with a log line."""
+
+    def wrap(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         attribute, make = _shape(handler)
         inner = getattr(handler, attribute)
         guard = _guard_stream if inspect.isasyncgenfunction(inner) else _guard
@@ -214,18 +225,11 @@ async def _abort_defect(context: grpc.aio.ServicerContext[Any, Any], method: str
     await abort_with(context, InternalError("internal error; the server's log has the details"))
 
 
-class _KeyInterceptor(grpc.aio.ServerInterceptor):
+class _KeyInterceptor(_Interceptor):
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        handler = await continuation(details)
-        if handler is None or details.method.startswith(_OPEN_SERVICES):
-            return handler
+    def wrap(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         authorization = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
         try:
             self._keys.check(authorization if isinstance(authorization, str) else None)

@@ -11,7 +11,7 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from runtime.logs import EventLog
@@ -89,16 +89,6 @@ class TaskOwner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def task_owner() -> AsyncIterator[TaskOwner]:
-    """A TaskOwner for a block: leaving the block ends its tasks."""
-    owner = TaskOwner()
-    try:
-        yield owner
-    finally:
-        await owner.close()
 
 
 def settle_memory() -> None:

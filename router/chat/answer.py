@@ -27,7 +27,6 @@ from text.tokenizer import Tokenizer
 
 _log = EventLog("answer")
 
-_ABORTED = sampling_pb2.FINISH_REASON_ABORTED
 _STOP = sampling_pb2.FINISH_REASON_STOP
 _TOOL_CALLS = sampling_pb2.FINISH_REASON_TOOL_CALLS
 
