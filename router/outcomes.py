@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import Counter
-
 from router.chat.answer import AnswerOutcome
 from runtime.logs import EventLog
 from runtime.metrics import RouterMetrics
@@ -18,20 +16,19 @@ class OutcomeRecorder:
         self._metrics = metrics
         self._log = EventLog("answer")
         self._queue_stage = metrics.stage.labels("queue")
-        # Looking a labelled counter up costs more than counting.
-        self._counters: dict[tuple[str, str], Counter] = {}
 
     def __call__(self, outcome: AnswerOutcome) -> None:
         """Records an outcome."""
         now = time.monotonic()
-        self._count(outcome, now)
+        name = _name(outcome)
+        self._count(outcome, name, now)
         if not self._log.shows_info and outcome.error is None:
             return
         usage = outcome.usage
         fields = {
             "request_id": outcome.call.request_id,
             "kind": outcome.kind,
-            "outcome": _name(outcome),
+            "outcome": name,
             "workers": list(outcome.workers),
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
@@ -52,25 +49,16 @@ class OutcomeRecorder:
         else:
             self._log.warning("answer", **fields, error=outcome.error.message)
 
-    def _count(self, outcome: AnswerOutcome, now: float) -> None:
+    def _count(self, outcome: AnswerOutcome, name: str, now: float) -> None:
         metrics, usage = self._metrics, outcome.usage
-        name = _name(outcome)
-        counter = self._counters.get((outcome.kind, name))
-        if counter is None:
-            counter = self._counters[outcome.kind, name] = metrics.requests.labels(outcome.kind, name)
-        counter.inc()
+        metrics.requests.labels(outcome.kind, name).inc()
         if outcome.error is not None:
             metrics.errors.labels(outcome.error.reason).inc()
-        for counter, count in (
-            (metrics.prompt_tokens, usage.prompt_tokens),
-            (metrics.cached_tokens, usage.cached_tokens),
-            (metrics.completion_tokens, usage.completion_tokens),
-            (metrics.reasoning_tokens, usage.reasoning_tokens),
-        ):
-            if count:
-                counter.inc(count)
-        if outcome.broken_tool_calls:
-            metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.cached_tokens.inc(usage.cached_tokens)
+        metrics.completion_tokens.inc(usage.completion_tokens)
+        metrics.reasoning_tokens.inc(usage.reasoning_tokens)
+        metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
         if outcome.queue_s:
             self._queue_stage.observe(outcome.queue_s)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from prometheus_client import Histogram
-
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.type.v1 import sampling_pb2
 from router.chat.model import ServedModel
@@ -26,6 +24,7 @@ from router.clients.text_service import TextService
 from runtime.call import Call
 from runtime.config import RouterConfig
 from runtime.conversation import TemplateInput, conversation_to_template
+from runtime.counting import Distribution
 from runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
 from text.markers import starts_in_reasoning
 from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
@@ -65,7 +64,7 @@ class Preparation:
         workers: WorkerDirectory,
         text: TextService,
         config: RouterConfig,
-        prompt_stage: Histogram,
+        prompt_stage: Distribution,
     ) -> None:
         self._model = model
         self._tokenizer = model.assets.tokenizer

@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
-from prometheus_client import Counter
 
 from router.http.backend import Backend
 from router.http.errors import defect
@@ -45,14 +44,12 @@ class Shim:
         self._strict = strict
         self._keys = keys
         self._errors = metrics.errors
-        self._replies = Counter(
+        self._replies = metrics.counters(
             "qwenserve_http_requests",
             "Finished HTTP requests; status 499 is a client that went away, reason is empty without an error.",
             ["kind", "status", "reason"],
-            registry=metrics.registry,
         )
         self._draining = False
-        self._counters: dict[tuple[str, int, str], Counter] = {}
         self._busy: set[web.RequestHandler] = set()
         operations: list[Operation] = []
         generation = GenerationEndpoints(backend, config)
@@ -147,7 +144,7 @@ class Shim:
     def _record(self, endpoint: _Endpoint, exchange: Exchange, status: int) -> None:
         error = exchange.error
         reason = "" if error is None else error.reason
-        self._count(endpoint.kind, status, reason)
+        self._replies.labels(endpoint.kind, str(status), reason).inc()
         if reason and not exchange.handed_over:
             self._errors.labels(reason).inc()
         fields = {
@@ -172,14 +169,6 @@ class Shim:
         # One event a request: of what the router has taken, its own `answer` event tells more.
         write = _log.debug if endpoint.quiet or exchange.handed_over else _log.info
         write("request", **fields)
-
-    def _count(self, kind: str, status: int, reason: str) -> None:
-        key = (kind, status, reason)
-        counter = self._counters.get(key)
-        if counter is None:
-            # Looking the labels up costs several times what counting does.
-            counter = self._counters[key] = self._replies.labels(kind, str(status), reason)
-        counter.inc()
 
 
 SHIM: web.AppKey[Shim] = web.AppKey("shim", Shim)
