@@ -5,24 +5,28 @@ Prompt and answer text must not be passed to a log call.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-_ROOT = "qwenserve"
+from runtime.log_lines import JsonLines, LineHandler, TextLines
+
+_ROOT = logging.getLogger()
+_OURS = logging.getLogger("qwenserve")
 
 
 def configure_logs(level: str, style: Literal["json", "text"], tier: str) -> None:
     """Sends all events of this process to standard error. Called once, by `main`."""
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(_JsonFormatter(tier) if style == "json" else _TextFormatter(tier))
-    root = logging.getLogger()
-    root.handlers[:] = [stream]
-    root.setLevel(logging.WARNING)
-    logging.getLogger(_ROOT).setLevel(level.upper())
+    _ROOT.handlers[:] = [LineHandler(sys.stderr, JsonLines(tier) if style == "json" else TextLines(tier))]
+    _ROOT.setLevel(logging.WARNING)
+    _OURS.setLevel(level.upper())
+
+
+def flush_logs() -> None:
+    """Writes lines that were waiting for company. Once the event loop has ended, nothing else does until the exit."""
+    for handler in _ROOT.handlers:
+        handler.flush()
 
 
 class EventLog:
@@ -31,7 +35,7 @@ class EventLog:
     __slots__ = ("_fields", "_logger")
 
     def __init__(self, name: str, fields: Mapping[str, Any] | None = None) -> None:
-        self._logger = logging.getLogger(f"{_ROOT}.{name}")
+        self._logger = _OURS.getChild(name)
         self._fields = dict(fields or {})
 
     def bind(self, **fields: Any) -> EventLog:
@@ -42,8 +46,13 @@ class EventLog:
         return bound
 
     @property
+    def shows_debug(self) -> bool:
+        """Whether `debug` writes anything: asked where putting the fields together is worth saving."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
+    @property
     def shows_info(self) -> bool:
-        """Whether `info` writes anything: asked where putting the fields together is worth saving."""
+        """Whether `info` writes anything."""
         return self._logger.isEnabledFor(logging.INFO)
 
     def debug(self, event: str, **fields: Any) -> None:
@@ -63,42 +72,19 @@ class EventLog:
         self._write(logging.ERROR, event, fields, exc_info)
 
     def _write(self, level: int, event: str, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, event, extra={"fields": {**self._fields, **fields}}, exc_info=error)
-
-
-class _JsonFormatter(logging.Formatter):
-    def __init__(self, tier: str) -> None:
-        super().__init__()
-        self._tier = tier
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": _timestamp(record.created),
-            "level": record.levelname.lower(),
-            "tier": self._tier,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
-
-
-class _TextFormatter(logging.Formatter):
-    def __init__(self, tier: str) -> None:
-        super().__init__()
-        self._tier = tier
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
-        line = f"{_timestamp(record.created)} {record.levelname.lower():7} {self._tier} {record.getMessage()} {fields}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line.rstrip()
-
-
-def _timestamp(seconds: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+        logger = self._logger
+        if not logger.isEnabledFor(level):
+            return
+        if self._fields:
+            fields = {**self._fields, **fields}
+        handlers = _ROOT.handlers
+        if (
+            error is None
+            and len(handlers) == 1
+            and isinstance(only := handlers[0], LineHandler)
+            and not (_OURS.handlers or logger.handlers)
+        ):
+            # Nobody else listens: without a LogRecord the line costs half.
+            only.write(level, logger.name, event, fields)
+        else:
+            logger.log(level, event, extra={"fields": fields}, exc_info=error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.config import Config, ConfigError, load_config
 from runtime.lifecycle import run
-from runtime.logs import configure_logs
+from runtime.logs import configure_logs, flush_logs
 
 
 def run_tier(
@@ -34,7 +34,10 @@ def run_tier(
     try:
         config = load_config(arguments.config, overrides=dict(map(_pair, arguments.set))).config
         configure_logs(config.log.level, config.log.format, tier)
-        return run(serve(config, arguments))
+        try:
+            return run(serve(config, arguments))
+        finally:
+            flush_logs()  # before whatever the end of the process writes itself, such as a traceback
     except ConfigError as error:
         print(f"{tier}: {error}", file=sys.stderr)  # noqa: T201  # logs need a configuration
         return 2

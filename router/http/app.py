@@ -147,6 +147,10 @@ class Shim:
         self._replies.labels(endpoint.kind, str(status), reason).inc()
         if reason and not exchange.handed_over:
             self._errors.labels(reason).inc()
+        # One event a request: of what the router has taken, its own `answer` event tells more.
+        quiet = endpoint.quiet or exchange.handed_over
+        if not (_log.shows_debug if quiet else _log.shows_info):
+            return
         fields = {
             "request_id": exchange.request_id,
             "kind": endpoint.kind,
@@ -166,8 +170,7 @@ class Shim:
             fields["key"] = exchange.key_id
         if exchange.traceparent:
             fields["traceparent"] = exchange.traceparent
-        # One event a request: of what the router has taken, its own `answer` event tells more.
-        write = _log.debug if endpoint.quiet or exchange.handed_over else _log.info
+        write = _log.debug if quiet else _log.info
         write("request", **fields)
 
 
