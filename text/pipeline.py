@@ -27,7 +27,7 @@ from text.stop_strings import StopMatcher
 from text.tokenizer import Tokenizer
 from text.tool_calls import ToolSchemas
 
-__all__ = ["AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
+__all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,16 @@ class PipelineSettings:
     skip_special_tokens: bool = True
 
 
+class _NoTexts(dict[int, str | None]):
+    """What `plain_texts` is where every id must be pushed."""
+
+    def __missing__(self, token_id: int) -> None:
+        return None
+
+
+NO_TEXTS: Mapping[int, str | None] = _NoTexts()
+
+
 class CompletionPipeline:
     """The plain path, for raw completions: text and stop strings; no markers, no reasoning, no calls.
 
@@ -56,19 +66,18 @@ class CompletionPipeline:
     """
 
     __slots__ = (
-        "_content_fast",
         "_detokenizer",
         "_event",
         "_events",
-        "_fast",
         "_hidden",
         "_owed",
-        "_quick",
+        "_plain_content",
         "_stops",
         "_thinking",
         "broken_tool_calls",
         "completion_tokens",
         "has_tool_calls",
+        "plain_texts",
         "reasoning_tokens",
         "stop_string",
         "wants_stop",
@@ -88,30 +97,28 @@ class CompletionPipeline:
         self._hidden = settings.eos_token_ids | special
         self._detokenizer = Detokenizer(tokenizer, context)
         self._stops = StopMatcher(settings.stop_strings, include=settings.include_stop_string)
-        # Added tokens never take the quick path, so only ids hidden for this request alone rule it out.
-        self._quick = settings.eos_token_ids <= tokenizer.added_text.keys()
-        self._content_fast = self._stops.screened(tokenizer.plain_text) if self._quick else _NOTHING
+        # Added tokens are never plain, so only ids hidden for this request alone rule the short way out.
+        hides_plain = not settings.eos_token_ids <= tokenizer.added_text.keys()
+        self._plain_content = NO_TEXTS if hides_plain else self._stops.screened(tokenizer.plain_text)
         self._event: type[Content] | type[Reasoning] = Content
-        self._fast: Mapping[int, str | None] = _NOTHING
+        # The short way, for most tokens of most answers: ids whose text is certain as it stands, None for all others.
+        # Holds until the next `push` or `finish`. Who takes it tells `took`.
+        self.plain_texts: Mapping[int, str | None] = NO_TEXTS
         self._settle()
+
+    @property
+    def plain_reasoning(self) -> bool:
+        """Whether `plain_texts` are texts of the reasoning."""
+        return self._event is Reasoning
+
+    def took(self, count: int) -> None:
+        """Counts ids that took the short way."""
+        self.completion_tokens += count
+        if self._thinking:
+            self.reasoning_tokens += count
 
     def push(self, token_ids: Sequence[int]) -> list[TextEvent]:
         """Takes generated ids; returns what is certain now. Ids after the end are ignored and not counted."""
-        fast = self._fast
-        if len(token_ids) == 1:
-            text = fast[token_ids[0]]
-            if text is not None:
-                self.completion_tokens += 1
-                if self._thinking:
-                    self.reasoning_tokens += 1
-                return [self._event(text, 1)]
-        elif fast is not _NOTHING and token_ids:
-            texts = [fast[token_id] for token_id in token_ids]
-            if None not in texts:
-                self.completion_tokens += len(texts)
-                if self._thinking:
-                    self.reasoning_tokens += len(texts)
-                return [self._event("".join(texts), len(texts))]  # type: ignore[arg-type]  # no None is in it
         if self.wants_stop:
             return []
         self._take_all(token_ids)
@@ -148,7 +155,7 @@ class CompletionPipeline:
 
     def _settle(self) -> None:
         ready = not (self.wants_stop or self._owed or self._detokenizer.holding or self._stops.holding)
-        self._fast = self._content_fast if ready else _NOTHING
+        self.plain_texts = self._plain_content if ready else NO_TEXTS
 
     def _content(self, text: str) -> None:
         self._release(self._stops.push(text))
@@ -182,7 +189,7 @@ class AnswerPipeline(CompletionPipeline):
         "_markers",
         "_parallel",
         "_parse_tools",
-        "_reasoning_fast",
+        "_plain_reasoning",
         "_section",
         "_separate",
         "_space",
@@ -209,12 +216,12 @@ class AnswerPipeline(CompletionPipeline):
         self._space = ""
         self._call: CallReader | None = None
         self._calls = 0
-        self._reasoning_fast: Mapping[int, str | None] = _NOTHING
+        self._plain_reasoning: Mapping[int, str | None] = NO_TEXTS
         super().__init__(tokenizer, settings, context=context)
-        if self._quick:
-            self._reasoning_fast = tokenizer.text_before_newlines if self._separate else tokenizer.plain_text
+        if self._plain_content is not NO_TEXTS:
+            self._plain_reasoning = tokenizer.text_before_newlines if self._separate else tokenizer.plain_text
             if self._parse_tools:
-                self._content_fast = self._stops.screened(tokenizer.text_before_space)
+                self._plain_content = self._stops.screened(tokenizer.text_before_space)
         if starts_in_reasoning:
             self._open_reasoning()
             if not self._separate:
@@ -369,9 +376,9 @@ class AnswerPipeline(CompletionPipeline):
     def _settle(self) -> None:
         held = self.wants_stop or self._owed or self._events or self._space or self._lead != ""
         if held or self._call is not None or self._detokenizer.holding or self._stops.holding:
-            self._fast = _NOTHING
+            self.plain_texts = NO_TEXTS
         else:
-            self._fast = self._reasoning_fast if self._thinking else self._content_fast
+            self.plain_texts = self._plain_reasoning if self._thinking else self._plain_content
 
 
 def merged(events: Sequence[TextEvent]) -> list[TextEvent]:
@@ -388,13 +395,3 @@ def merged(events: Sequence[TextEvent]) -> list[TextEvent]:
         else:
             joined.append(event)
     return joined
-
-
-class _Nothing(dict[int, str | None]):
-    """The table of the quick path where nothing may take it."""
-
-    def __missing__(self, token_id: int) -> None:
-        return None
-
-
-_NOTHING = _Nothing()

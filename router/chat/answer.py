@@ -22,7 +22,7 @@ from runtime.call import Call
 from runtime.errors import DeadlineExceeded, InternalError, ServiceError, by_reason
 from runtime.logs import EventLog
 from text.events import Content, Reasoning, TextEvent, ToolCallStart
-from text.pipeline import AnswerPipeline, CompletionPipeline
+from text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
 from text.tokenizer import Tokenizer
 
 _log = EventLog("answer")
@@ -39,8 +39,8 @@ class Sink(Protocol):
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes new events."""
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
-        """Takes one delta of plain text, without an event."""
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
+        """Returns what takes deltas of plain text without events, or None where there is no such thing yet."""
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""
@@ -116,7 +116,6 @@ class Answer:
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self.first_token = 0.0
-        self.last_token = 0.0
 
     def begin(
         self,
@@ -161,13 +160,9 @@ class Answer:
             self._start = None
         self._sink.events(events)
 
-    def say(self, choice_index: int, event: Content | Reasoning) -> None:
-        """Hands one plain delta to the sink."""
-        reasoning = type(event) is Reasoning
-        if self._start is not None:
-            self.emit([text_event(choice_index, event.text, reasoning)])
-        elif not self._ended:
-            self._sink.text(choice_index, event.text, reasoning)
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
+        """Returns the sink's writer of plain text, once it has had the start."""
+        return None if self._start is not None or self._ended else self._sink.text_writer(choice_index, reasoning)
 
     def choice_ended(self) -> None:
         """Counts a choice as done; the last one brings the usage and ends the answer."""
@@ -212,7 +207,7 @@ class Answer:
                 usage=usage or self._usage(),
                 began=self._began,
                 first_token=self.first_token,
-                last_token=self.last_token,
+                last_token=max((choice.last_token for choice in self._choices), default=0.0),
                 queue_s=max((choice.queue_s for choice in self._choices), default=0.0),
                 broken_tool_calls=sum(choice.pipeline.broken_tool_calls for choice in self._choices),
                 workers=sorted({choice.worker for choice in self._choices}),
@@ -256,10 +251,14 @@ class Choice:
         "_placing",
         "_session",
         "_text_ended",
+        "_texts",
         "_tool_call_ids",
         "_tracked",
         "_tried",
+        "_uncounted",
+        "_write",
         "cached_tokens",
+        "last_token",
         "pipeline",
         "plan",
         "queue_s",
@@ -276,6 +275,7 @@ class Choice:
         self.pipeline = plan.pipeline
         self.cached_tokens = 0
         self.queue_s = 0.0
+        self.last_token = 0.0
         self._answer = answer
         self._index = index
         self._placing = placing
@@ -284,6 +284,11 @@ class Choice:
         self._handle = 0
         self._tried: frozenset[str] = frozenset()
         self._text_ended = False
+        # The short way of a token to the sink, where it is open: texts of ids, and what takes such a text. The pipeline
+        # hears of the tokens that took it when it is next needed.
+        self._texts = NO_TEXTS
+        self._write: Callable[[str], None] = _nowhere
+        self._uncounted = 0
         # Tokens whose event has not been sent yet, kept only where the caller wants them reported.
         self._tracked = answer.want_token_ids or plan.sampling.HasField("top_logprobs")
         self._pending_ids: deque[int] = deque()
@@ -317,45 +322,41 @@ class Choice:
             self._session.abort(self._handle)
             self._session.forget(self._handle)
             self._handle = 0
+        self._count()
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
-        """Turns new ids into events. The hot path of the whole tier."""
+    def token(self, token_id: int, now: float) -> None:
+        """Turns one new id into a delta. The hot path of the whole tier."""
+        text = self._texts[token_id]
+        if text is None:
+            self.tokens((token_id,), (), now)
+            return
+        self._uncounted += 1
+        self.last_token = now
+        try:
+            self._write(text)
+        except Exception as defect:  # one stream's defect must not end its neighbours in the reader
+            self._defect(defect)
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
+        """Turns new ids into events."""
         if self._text_ended:
             return
+        self.last_token = now
         try:
-            answer = self._answer
-            # The answer's clock is read once a step for each stream: it is what the metrics are made of.
-            answer.last_token = time.monotonic()
-            if not answer.first_token:
-                answer.first_token = answer.last_token
-            pipeline = self.pipeline
-            before = pipeline.completion_tokens
-            pushed = pipeline.push(ids)
-            if self._tracked:
-                # Ids after the end of the text are none of the answer's.
-                taken = pipeline.completion_tokens - before
-                self._track(ids[:taken], logprobs[:taken])
-            elif len(pushed) == 1 and not self._lead and not pipeline.wants_stop:
-                only = pushed[0]
-                if isinstance(only, (Content, Reasoning)):
-                    answer.say(self._index, only)
+            if self._texts is not NO_TEXTS:
+                plain = [text for token_id in ids if (text := self._texts[token_id]) is not None]
+                if len(plain) == len(ids):
+                    self._uncounted += len(plain)
+                    self._write("".join(plain))
                     return
-            events: list[chat_pb2.ChatEvent] = []
-            if self._lead:
-                self._say_lead(events)
-            events += map(self._to_event, pushed)
-            if pipeline.wants_stop:
-                self._end_text(events, None)
-                if self._session is not None:
-                    self._session.abort(self._handle)
-            if events:
-                answer.emit(events)
-        except Exception as defect:  # one stream's defect must not end its neighbours in the reader
+            self._push(ids, logprobs)
+        except Exception as defect:  # as above
             self._defect(defect)
 
     def finished(self, finish: worker_pb2.Finish) -> None:
         """Takes the worker's end of the request."""
         self._handle = 0
+        self._count()
         try:
             # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
             if finish.error_reason and not self._text_ended:
@@ -374,6 +375,7 @@ class Choice:
     def lost(self, error: ServiceError) -> None:
         """Goes to another worker where nothing was generated yet; else fails."""
         self._handle = 0
+        self._count()
         try:
             if self._text_ended:
                 self._answer.choice_ended()
@@ -381,6 +383,46 @@ class Choice:
                 self._retry(error)
         except Exception as defect:
             self._defect(defect)
+
+    def _push(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Sends ids through the pipeline."""
+        answer, pipeline = self._answer, self.pipeline
+        if not answer.first_token:
+            answer.first_token = self.last_token
+        self._count()
+        before = pipeline.completion_tokens
+        pushed = pipeline.push(ids)
+        if self._tracked:
+            # Ids after the end of the text are none of the answer's.
+            taken = pipeline.completion_tokens - before
+            self._track(ids[:taken], logprobs[:taken])
+        events: list[chat_pb2.ChatEvent] = []
+        if self._lead:
+            self._say_lead(events)
+        events += map(self._to_event, pushed)
+        if pipeline.wants_stop:
+            self._end_text(events, None)
+            if self._session is not None:
+                self._session.abort(self._handle)
+        if events:
+            answer.emit(events)
+        self._open_short_way()
+
+    def _open_short_way(self) -> None:
+        """Opens the short way, or closes it, as the pipeline's state wants."""
+        self._texts = NO_TEXTS
+        texts = self.pipeline.plain_texts
+        if texts is NO_TEXTS or self._tracked:
+            return
+        write = self._answer.text_writer(self._index, self.pipeline.plain_reasoning)
+        if write is not None:
+            self._texts, self._write = texts, write
+
+    def _count(self) -> None:
+        """Tells the pipeline of the tokens that took the short way."""
+        if self._uncounted:
+            self.pipeline.took(self._uncounted)
+            self._uncounted = 0
 
     def _failed(self, finish: worker_pb2.Finish) -> None:
         error_class = by_reason(finish.error_reason)
@@ -411,6 +453,7 @@ class Choice:
 
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
+        self._texts = NO_TEXTS
         pipeline = self.pipeline
         if self._lead:
             self._say_lead(events)
@@ -463,3 +506,7 @@ class Choice:
             event.logprobs.extend(
                 [self._pending_logprobs.popleft() for _ in range(min(count, len(self._pending_logprobs)))]
             )
+
+
+def _nowhere(text: str) -> None:
+    """Stands for the sink's writer while the short way is closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.type.v1 import sampling_pb2
@@ -39,10 +39,10 @@ class Fold:
         for event in events:
             self._take(event)
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
-        """Takes one delta of plain text."""
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
+        """Returns what takes deltas of plain text."""
         choice = self._choice(choice_index)
-        (choice.reasoning if reasoning else choice.content).append(text)
+        return (choice.reasoning if reasoning else choice.content).append
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""

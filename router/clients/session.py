@@ -40,7 +40,12 @@ _MAX_UINT32 = 0xFFFFFFFF
 class TokenStream(Protocol):
     """Receives what a worker does for one request. Called on the event loop; must not raise."""
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+    def token(self, token_id: int, now: float) -> None:
+        """Takes one new token id that has no log-probabilities: most deliveries. `now` is when its message was read,
+        on `time.monotonic()`'s clock.
+        """
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         """Takes new token ids, and their log-probabilities if asked for."""
 
     def finished(self, finish: worker_pb2.Finish) -> None:
@@ -244,18 +249,19 @@ class WorkerSession:
 
     def _dispatch(self, message: worker_pb2.SessionResponse) -> None:
         self._heard = True
-        if len(message.handles) != len(message.counts) or sum(message.counts) != len(message.token_ids):
+        handles, counts, token_ids = message.handles, message.counts, message.token_ids
+        if len(handles) != len(counts) or sum(counts) != len(token_ids):
             raise WorkerLost(f"worker {self.name} sent arrays that do not fit together")
+        now = time.monotonic()
         streams = self._streams
-        logprobs = {run.handle: run.tokens for run in message.logprobs} if message.logprobs else None
-        token_ids = message.token_ids
-        position = 0
-        for handle, count in zip(message.handles, message.counts):  # noqa: B905  # the lengths have been compared
-            end = position + count
-            stream = streams.get(handle)
-            if stream is not None:
-                stream.tokens(token_ids[position:end], logprobs.get(handle, ()) if logprobs else ())
-            position = end
+        if len(handles) == len(token_ids) and max(counts, default=1) == 1 and not message.logprobs:
+            # One token for each: a step of a router that keeps up.
+            for handle, token_id in zip(handles, token_ids):  # noqa: B905  # the lengths have been compared
+                stream = streams.get(handle)
+                if stream is not None:
+                    stream.token(token_id, now)
+        else:
+            self._dispatch_runs(message, now)
         for finish in message.finishes:
             stream = streams.pop(finish.handle, None)
             if finish.error_reason == "DRAINING" and not self.draining:
@@ -266,6 +272,17 @@ class WorkerSession:
         if message.load.sequence >= self.load.sequence:
             self.load = message.load
             self.submitted_requests = self.submitted_tokens = 0
+
+    def _dispatch_runs(self, message: worker_pb2.SessionResponse, now: float) -> None:
+        logprobs = {run.handle: run.tokens for run in message.logprobs}
+        token_ids = message.token_ids
+        position = 0
+        for handle, count in zip(message.handles, message.counts):  # noqa: B905  # the lengths have been compared
+            end = position + count
+            stream = self._streams.get(handle)
+            if stream is not None:
+                stream.tokens(token_ids[position:end], logprobs.get(handle, ()), now)
+            position = end
 
     def _drop(self, error: ServiceError) -> None:
         # A restarted worker counts its stamps from the beginning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -119,9 +119,9 @@ class EventQueue:
         if len(self._events) > _MAX_UNREAD_EVENTS and self._answer is not None:
             self._answer.fail(SlowReader(f"{len(self._events)} events were not read; read faster"))
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
-        """Takes one delta of plain text."""
-        self.events((text_event(choice_index, text, reasoning),))
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
+        """Returns what takes deltas of plain text."""
+        return lambda text: self.events((text_event(choice_index, text, reasoning),))
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
 from router.chat.answer import Answer
@@ -213,15 +214,23 @@ class _Chat:
             kind = event.WhichOneof("event")
             plain = not event.logprobs and not event.token_ids
             if plain and kind == "content_delta":
-                self.text(event.choice_index, event.content_delta, False)
+                self._text(event.choice_index, False, event.content_delta)
             elif plain and kind == "reasoning_delta":
-                self.text(event.choice_index, event.reasoning_delta, True)
+                self._text(event.choice_index, True, event.reasoning_delta)
             else:
                 self._writer.event(self.handle, event)
             if kind == "usage":
                 self._writer.ended(self, None)
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
+        """Returns what packs deltas of plain text."""
+        return partial(self._text, choice_index, reasoning)
+
+    def failed(self, error: ServiceError) -> None:
+        """Reports the chat's failure."""
+        self._writer.ended(self, error)
+
+    def _text(self, choice_index: int, reasoning: bool, text: str) -> None:
         """Packs one delta. Typed events come after the packed deltas of their message: once one of this chat is
         waiting, its text has to queue behind it."""
         writer = self._writer
@@ -229,7 +238,3 @@ class _Chat:
             writer.event(self.handle, text_event(choice_index, text, reasoning))
         else:
             writer.delta(self.handle, choice_index, text, reasoning=reasoning)
-
-    def failed(self, error: ServiceError) -> None:
-        """Reports the chat's failure."""
-        self._writer.ended(self, error)

@@ -6,7 +6,7 @@ could as well sit in front of a gRPC channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qwenserve.chat.v1 import chat_pb2
@@ -23,9 +23,10 @@ class EventSink(Protocol):
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes what one engine step gave this answer. The very first event is `start`."""
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
-        """Takes one delta of plain text, as if an event had brought it: most deltas need no event, and making and
-        reading one costs a quarter of a delta's way to the socket. Never the first call.
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
+        """Returns what takes a choice's deltas of plain text, one a call, as if events had brought them: most deltas
+        need no event, and each object that a token touches on its way costs. Asked for once the answer has begun, and
+        good for the rest of it. None: not yet, send events and ask again.
         """
 
     def failed(self, error: ServiceError) -> None:

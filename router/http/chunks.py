@@ -28,6 +28,21 @@ class ChunkPlan(NamedTuple):
     token_ids: bool
 
 
+class Frame(NamedTuple):
+    """What stands around the text, as JSON, in a chunk of one delta of plain text. Where the text has a second name,
+    `between` and the text again stand before the tail; else `between` is empty.
+    """
+
+    head: str
+    between: str
+    tail: str
+
+    def chunk(self, text: str) -> str:
+        """Returns the chunk."""
+        shown = quoted(text)
+        return f"{self.head}{shown}{self.between}{shown}{self.tail}" if self.between else self.head + shown + self.tail
+
+
 class Chunks:
     """Renders one answer's events. The first one must be `start`; `usage` is the last.
 
@@ -40,9 +55,8 @@ class Chunks:
         self._plan = plan
         self._plain = not (plan.logprobs or plan.token_ids)
         self._opening = ""
-        # Text deltas by kind and choice: what stands before the text.
-        self._heads: dict[str, list[str]] = {}
-        self._tail = ""
+        # Of text deltas, by kind and choice.
+        self._frames: dict[str, list[Frame]] = {}
         self._choice_tail = '}],"usage":null}\n\n' if plan.include_usage else "}]}\n\n"
         self.started: chat_pb2.StreamStart | None = None
         self.usage: sampling_pb2.Usage | None = None
@@ -54,48 +68,40 @@ class Chunks:
 
     def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
         """Returns the chunks of these events; empty where they have none."""
-        heads = self._heads
+        frames = self._frames
         plain = self._plain
         pieces: list[str] = []
         text = ""
-        head = ""
-        kind_before = ""
+        frame: Frame | None = None
         for event in events:
             kind = event.WhichOneof("event")
             if plain and (kind == "content_delta" or kind == "reasoning_delta"):
-                next_head = heads[kind][event.choice_index]
-                if next_head is not head:
-                    if text:
-                        pieces.append(self._text_chunk(kind_before, head, text))
-                        text = ""
-                    head = next_head
-                    kind_before = kind
+                next_frame = frames[kind][event.choice_index]
+                if text and frame is not None and next_frame is not frame:
+                    pieces.append(frame.chunk(text))
+                    text = ""
+                frame = next_frame
                 text += event.content_delta if kind == "content_delta" else event.reasoning_delta
                 continue
-            if text:
-                pieces.append(self._text_chunk(kind_before, head, text))
-                text = head = ""
+            if text and frame is not None:
+                pieces.append(frame.chunk(text))
+                text = ""
             pieces.append(self._chunk(kind, event))
-            heads = self._heads  # `start` has just made them
-        if text:
-            last = self._text_chunk(kind_before, head, text)
-            return "".join([*pieces, last]) if pieces else last
+            frames = self._frames  # `start` has just made them
+        if text and frame is not None:
+            pieces.append(frame.chunk(text))
         return "".join(pieces)
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> str:
-        """Returns the chunk of one delta of plain text; the same as `render` makes of its event."""
-        kind = "reasoning_delta" if reasoning else "content_delta"
-        return self._text_chunk(kind, self._heads[kind][choice_index], text)
-
-    def _text_chunk(self, kind: str, head: str, text: str) -> str:
-        raise NotImplementedError
+    def text_frame(self, choice_index: int, reasoning: bool) -> Frame:
+        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events."""
+        return self._frames["reasoning_delta" if reasoning else "content_delta"][choice_index]
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         """Returns the members of a choice that carry an event's own payload."""
         raise NotImplementedError
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
-        """Prepares the heads and returns the chunks that come before any token."""
+        """Prepares the frames and returns the chunks that come before any token."""
         raise NotImplementedError
 
     def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
@@ -108,7 +114,6 @@ class Chunks:
                 f'data: {{"id":{quoted(start.id)},"object":"{self.object_name}",'
                 f'"created":{start.created},"model":{quoted(start.model)},"choices":['
             )
-            self._tail = ',"logprobs":null,"finish_reason":null' + self._choice_tail
             return self._begin(start)
         if kind == "usage":
             self.usage = event.usage
@@ -130,6 +135,10 @@ class Chunks:
         extra = f',"token_ids":{list(event.token_ids)}' if self._plan.token_ids else ""
         return self._choice_chunk(event.choice_index, delta, logprobs, reason, extra)
 
+    def _text_tail(self) -> str:
+        """Returns what follows a delta's own members in a chunk of plain text."""
+        return ',"logprobs":null,"finish_reason":null' + self._choice_tail
+
     def _choice_chunk(
         self, index: int, delta: str, logprobs: str = "null", reason: str = "null", extra: str = ""
     ) -> str:
@@ -146,22 +155,18 @@ class ChatChunks(Chunks):
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
-        self._heads = {
-            "content_delta": [f'{self._opening}{{"index":{i},"delta":{{"content":' for i in choices],
-            "reasoning_delta": [f'{self._opening}{{"index":{i},"delta":{{"reasoning_content":' for i in choices],
+        tail = "}" + self._text_tail()
+        heads = [f'{self._opening}{{"index":{i},"delta":{{' for i in choices]
+        self._frames = {
+            "content_delta": [Frame(f'{head}"content":', "", tail) for head in heads],
+            # Both names are in use among clients.
+            "reasoning_delta": [Frame(f'{head}"reasoning_content":', ',"reasoning":', tail) for head in heads],
         }
         role = [self._choice_chunk(index, '"delta":{"role":"assistant","content":""}') for index in choices]
         if self._plan.token_ids and start.prompt_token_ids:
             ids = f',"prompt_token_ids":{list(start.prompt_token_ids[0].ids)}'
             role[0] = role[0].removesuffix("}\n\n") + ids + "}\n\n"
         return "".join(role)
-
-    def _text_chunk(self, kind: str, head: str, text: str) -> str:
-        shown = quoted(text)
-        if kind == "reasoning_delta":
-            # Both names are in use among clients.
-            return f'{head}{shown},"reasoning":{shown}}}{self._tail}'
-        return f"{head}{shown}}}{self._tail}"
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         if kind == "content_delta":
@@ -198,9 +203,10 @@ class CompletionChunks(Chunks):
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
         self._sent = [0] * self._plan.choices
-        heads = [f'{self._opening}{{"index":{i},"text":' for i in choices]
+        tail = self._text_tail()
+        frames = [Frame(f'{self._opening}{{"index":{i},"text":', "", tail) for i in choices]
         # A raw text is not split into reasoning and answer; all of it is text.
-        self._heads = {"content_delta": heads, "reasoning_delta": heads}
+        self._frames = {"content_delta": frames, "reasoning_delta": frames}
         if not self._plan.token_ids:
             return ""
         per_prompt = self._plan.choices // self._plan.prompts
@@ -212,9 +218,6 @@ class CompletionChunks(Chunks):
             )
             for index in choices
         )
-
-    def _text_chunk(self, kind: str, head: str, text: str) -> str:
-        return f"{head}{quoted(text)}{self._tail}"
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         text = event.content_delta or event.reasoning_delta

@@ -7,10 +7,11 @@ end of the body; between the two the connection is this sink's alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
 
 from qwenserve.chat.v1 import chat_pb2
-from router.http.chunks import Chunks
+from router.http.chunks import Chunks, Frame
 from router.http.errors import defect, error_body
 from runtime.errors import ServiceError, SlowReader
 from runtime.logs import EventLog
@@ -71,10 +72,15 @@ class SseSink:
         if self._chunks.ended:
             self._end()
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
-        """Writes the chunk of one delta."""
-        if not self._closed:
-            self._write(self._chunks.text(choice_index, text, reasoning).encode())
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
+        """Returns what writes deltas of plain text straight to the socket; None before `attach`."""
+        if self._transport is None:
+            return None
+        frame = self._chunks.text_frame(choice_index, reasoning)
+        if not self._chunked:
+            return lambda text: self._write(frame.chunk(text).encode())
+        writer = _DeltaWriter(self, frame, self._transport, self._limit)
+        return writer.write_twice if frame.between else writer.write
 
     def failed(self, error: ServiceError) -> None:
         """Ends the stream with an error event; before the first event the error becomes the whole reply."""
@@ -108,12 +114,59 @@ class SseSink:
             return
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if transport.get_write_buffer_size() > self._limit:
-            self.error = SlowReader(f"the client left more than {self._limit} bytes unread")
-            # Closing would wait for the unread bytes to leave.
-            transport.abort()
-            self._end()
+            self.cut_off()
+
+    def cut_off(self) -> None:
+        """Ends the stream of a client that does not read."""
+        if self._closed or self._transport is None:
+            return
+        self.error = SlowReader(f"the client left more than {self._limit} bytes unread")
+        # Closing would wait for the unread bytes to leave.
+        self._transport.abort()
+        self._end()
 
     def _end(self) -> None:
         self._closed = True
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+class _DeltaWriter:
+    """Frames and writes deltas of plain text of one kind and choice, in chunked encoding.
+
+    A token passes through here alone, once for every step of the engine. Between two steps its memory has left the
+    processor's caches, so each object that it touches costs; this holds all that is needed.
+    """
+
+    __slots__ = ("_between", "_head", "_length", "_limit", "_sink", "_tail", "_transport")
+
+    def __init__(self, sink: SseSink, frame: Frame, transport: asyncio.Transport, limit: int) -> None:
+        self._sink = sink
+        self._transport = transport
+        self._limit = limit
+        self._head = frame.head.encode()
+        self._between = frame.between.encode()
+        self._tail = frame.tail.encode() + b"\r\n"
+        # Of a chunk without its text; the line break at its end does not count.
+        self._length = len(self._head) + len(self._between) + len(self._tail) - 2
+
+    def write(self, text: str) -> None:
+        """Writes one delta."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        shown = quoted(text).encode()
+        transport.write(b"%x\r\n%b%b%b" % (self._length + len(shown), self._head, shown, self._tail))
+        if transport.get_write_buffer_size() > self._limit:
+            self._sink.cut_off()
+
+    def write_twice(self, text: str) -> None:
+        """Writes one delta whose text has two names."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        shown = quoted(text).encode()
+        length = self._length + 2 * len(shown)
+        transport.write(b"%x\r\n%b%b%b%b%b" % (length, self._head, shown, self._between, shown, self._tail))
+        if transport.get_write_buffer_size() > self._limit:
+            self._sink.cut_off()

@@ -378,8 +378,8 @@ def test_plain_content_is_never_held(assets):
         assert [Content(assets.tokenizer.token_text(token_id), 1)] == pipeline.push([token_id])
 
 
-def test_the_quick_path_comes_back(assets):
-    """After a token that needed care the next ones are quick again."""
+def test_the_short_way_comes_back(assets):
+    """After a token that needed care the next ones are plain again."""
     settings = PipelineSettings(stop_strings=("STOP",), parse_tools="hermes", eos_token_ids=assets.eos_token_ids)
     pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=True)
     for text, quick in (("Hm\n\nso", True), ("\n", False), ("</think>\n\n", False), ("Yes", True), (" ST", False)):
@@ -387,7 +387,7 @@ def test_the_quick_path_comes_back(assets):
             pipeline.push([token_id])
         word = assets.tokenizer.encode("so")[0]
 
-        assert quick == (pipeline._fast[word] is not None), text
+        assert quick == (pipeline.plain_texts[word] is not None), text
 
 
 def test_ids_that_are_ordinary_tokens_can_be_hidden(assets):

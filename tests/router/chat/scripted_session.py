@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
@@ -46,9 +48,14 @@ class ScriptedSession:
 
     def give(self, handle: int, ids: Sequence[int], *, logprobs: bool = False) -> None:
         """Delivers tokens."""
-        if handle not in self.forgotten:
+        if handle in self.forgotten:
+            return
+        stream = self.submitted[handle].stream
+        if len(ids) == 1 and not logprobs:
+            stream.token(ids[0], time.monotonic())
+        else:
             items = [sampling_pb2.TokenLogprob(token_id=token_id, logprob=-0.5) for token_id in ids] if logprobs else ()
-            self.submitted[handle].stream.tokens(ids, items)
+            stream.tokens(ids, items, time.monotonic())
 
     def finish(self, handle: int, reason: int = sampling_pb2.FINISH_REASON_LENGTH, **fields: Any) -> None:
         """Delivers the worker's end of a request."""
@@ -92,7 +99,10 @@ class Heard:
             raise RuntimeError("a sink's defect")
         self.seen += events
 
-    def text(self, choice_index: int, text: str, reasoning: bool) -> None:
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
+        return partial(self._text, choice_index, reasoning)
+
+    def _text(self, choice_index: int, reasoning: bool, text: str) -> None:
         self.events([text_event(choice_index, text, reasoning)])
 
     def failed(self, error: ServiceError) -> None:

@@ -35,7 +35,10 @@ class Stream:
         self.error: ServiceError | None = None
         self._raises = raises
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+    def token(self, token_id: int, now: float) -> None:
+        self.ids.append(token_id)
+
+    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         self.ids += ids
 
     def finished(self, finish: worker_pb2.Finish) -> None:

@@ -81,12 +81,13 @@ class FakeAnswer:
 def _send(sink: EventSink, events: list[chat_pb2.ChatEvent]) -> None:
     """A lone plain delta goes without an event, as the router sends it."""
     only = events[0]
-    if len(events) == 1 and not only.logprobs and not only.token_ids and only.content_delta:
-        sink.text(only.choice_index, only.content_delta, False)
-    elif len(events) == 1 and not only.logprobs and not only.token_ids and only.reasoning_delta:
-        sink.text(only.choice_index, only.reasoning_delta, True)
-    else:
+    plain = len(events) == 1 and not only.logprobs and not only.token_ids
+    text = only.content_delta or only.reasoning_delta
+    write = sink.text_writer(only.choice_index, bool(only.reasoning_delta)) if plain and text else None
+    if write is None:
         sink.events(events)
+    else:
+        write(text)
 
 
 class FakeBackend:
