@@ -57,8 +57,8 @@ class LineHandler(logging.Handler):
     """Writes lines to a stream, in their order.
 
     A line that comes alone is written at once, and so is a warning. At hundreds of requests a second each line would
-    cost a system call and wake its reader; so lines that follow another within 50 ms are written together, in pieces
-    of at most 4,096 bytes. That needs a running event loop: without one, and at exit, nothing waits.
+    cost a system call and wake its reader; so lines that follow another within 50 ms are written together, as many
+    as 4,096 bytes hold. That needs a running event loop: without one, and at exit, nothing waits.
     """
 
     def __init__(self, stream: TextIO, style: Style) -> None:
