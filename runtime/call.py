@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
+
+from runtime.ids import new_id
 
 # Ids end up in log lines and headers: nothing that could break either.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
@@ -30,4 +31,4 @@ def request_id(given: str | None) -> str:
     """Returns the caller's id if it is usable in logs and headers, else a new one."""
     if given and _SAFE_ID.match(given):
         return given
-    return os.urandom(12).hex()
+    return new_id()

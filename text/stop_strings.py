@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+_NEVER = re.compile("(?!)")
+
 
 class StopMatcher:
     """Finds the first of some stop strings. `matched` is set once one is found; nothing comes out after it."""
@@ -20,7 +22,7 @@ class StopMatcher:
         self._include = include
         self._longest = max(map(len, self._stops), default=0)
         first = "".join(sorted({stop[0] for stop in self._stops}))
-        self._first = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
+        self._first = re.compile(f"[{re.escape(first)}]") if first else _NEVER
         self._held = ""
         self.matched: str | None = None
 

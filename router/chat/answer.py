@@ -7,7 +7,6 @@ task in between. The order of events of a choice: text and tool calls, `finish`;
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from router.chat.events import text_event
 from router.clients.session import WorkerSession
 from runtime.call import Call
 from runtime.errors import DeadlineExceeded, InternalError, ServiceError, by_reason
+from runtime.ids import new_id
 from runtime.logs import EventLog
 from text.events import Content, Reasoning, TextEvent, ToolCallStart
 from text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
@@ -475,7 +475,7 @@ class Choice:
         if isinstance(event, (Content, Reasoning)):
             made = text_event(self._index, event.text, isinstance(event, Reasoning))
         elif isinstance(event, ToolCallStart):
-            self._tool_call_ids.append(f"call_{os.urandom(12).hex()}")
+            self._tool_call_ids.append(f"call_{new_id()}")
             start = chat_pb2.ToolCallStart(index=event.call, id=self._tool_call_ids[-1], name=event.name)
             made = ChatEvent(choice_index=self._index, tool_call_start=start)
         else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from router.clients.text_service import TextService
 from runtime.call import Call
 from runtime.config import RouterConfig
 from runtime.errors import Draining, InvalidRequest, ServiceError
+from runtime.ids import new_id
 from runtime.metrics import RouterMetrics
 from text.markers import starts_in_reasoning
 
@@ -197,7 +197,7 @@ class ChatCore:
 
     def _start(self, prefix: str, prepared: Prepared, return_ids: bool) -> chat_pb2.StreamStart:
         start = chat_pb2.StreamStart(
-            id=f"{prefix}-{os.urandom(12).hex()}",
+            id=f"{prefix}-{new_id()}",
             created=int(time.time()),
             model=self._model.name,
             ignored_params=prepared.ignored,
