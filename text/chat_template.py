@@ -21,6 +21,9 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from text import direct_template
+from text.direct_template import Given
+
 ToolCallFormat = Literal["", "hermes", "xml"]
 
 # The end of the message to continue is found by appending this to it. The same text as in `transformers`: where a
@@ -41,7 +44,8 @@ class ChatTemplate:
     """A compiled chat template.
 
     `special_tokens` are what the tokenizer's configuration names (`bos_token`, `eos_token`, …): templates may print
-    them. `tool_source` is the template for requests with tools, where a model has a separate one.
+    them. `tool_source` is the template for requests with tools, where a model has a separate one. `renders_directly`
+    says whether most conversations need no Jinja (see `text.direct_template`).
     Raises `TemplateError` if the source does not compile.
     """
 
@@ -53,6 +57,7 @@ class ChatTemplate:
         self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         self._template = _compile(source)
         self._tool_template = self._template if tool_source is None else _compile(tool_source)
+        self.renders_directly = tool_source is None and direct_template.is_known(source) and self._is_as_known()
 
     def render(
         self,
@@ -69,25 +74,13 @@ class ChatTemplate:
         default need not be unset. `variables` (`enable_thinking`, …) are what the template may ask for.
         Raises `TemplateError`.
         """
-        prepared = [_prepare(message, index) for index, message in enumerate(messages)]
-        if not prepared:
+        if not messages:
             raise TemplateError("the conversation has no messages")
         if continue_final_message:
-            prepared[-1] = _with_end_tag(messages[-1], prepared[-1], len(prepared) - 1)
-        documents = variables.pop("documents", None)
-        try:
-            text = (self._template if tools is None else self._tool_template).render(
-                **{**self.special_tokens, **variables},
-                messages=prepared,
-                tools=None if tools is None else list(tools),
-                documents=documents,
-                add_generation_prompt=add_generation_prompt and not continue_final_message,
-            )
-        except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
-            raise TemplateError(_reason(error), _message_at(error.__traceback__, prepared)) from error
-        if continue_final_message:
-            return _cut_at_end_tag(text, messages[-1]["content"], len(prepared) - 1)
-        return text
+            return self._continued(Given(messages, tools, variables, False))
+        given = Given(messages, tools, variables, add_generation_prompt)
+        text = direct_template.render(given) if self.renders_directly else None
+        return self._run(given, _prepared(messages)) if text is None else text
 
     @cached_property
     def tool_call_format(self) -> ToolCallFormat:
@@ -106,6 +99,34 @@ class ChatTemplate:
         except TemplateError:
             return False
         return on != off or on.rstrip().endswith("<think>")
+
+    def _is_as_known(self) -> bool:
+        try:
+            return all(
+                direct_template.render(given) == self._run(given, _prepared(given.messages))
+                for given in direct_template.SAMPLES
+            )
+        except TemplateError:
+            return False
+
+    def _continued(self, given: Given) -> str:
+        last = len(given.messages) - 1
+        prepared = _prepared(given.messages)
+        prepared[last] = _with_end_tag(given.messages[last], prepared[last], last)
+        return _cut_at_end_tag(self._run(given, prepared), given.messages[last]["content"], last)
+
+    def _run(self, given: Given, prepared: list[dict[str, Any]]) -> str:
+        """Runs the template."""
+        tools = given.tools
+        try:
+            return (self._template if tools is None else self._tool_template).render(
+                **{**self.special_tokens, "documents": None, **given.variables},
+                messages=prepared,
+                tools=None if tools is None else list(tools),
+                add_generation_prompt=given.add_generation_prompt,
+            )
+        except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
+            raise TemplateError(_reason(error), _message_at(error.__traceback__, prepared)) from error
 
 
 class _Generation(jinja2.ext.Extension):
@@ -158,14 +179,21 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
+def _prepared(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [_prepare(message, index) for index, message in enumerate(messages)]
+
+
 def _prepare(message: Mapping[str, Any], index: int) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise TemplateError("a message is an object with a role", index)
     prepared = dict(message)
     if prepared.get("content") is None:
         prepared["content"] = ""
-    if prepared.get("tool_calls"):
-        prepared["tool_calls"] = [_with_object_arguments(call, index) for call in prepared["tool_calls"]]
+    calls = prepared.get("tool_calls")
+    if calls:
+        if not isinstance(calls, (list, tuple)):
+            raise TemplateError("the tool calls of a message are a list", index)
+        prepared["tool_calls"] = [_with_object_arguments(call, index) for call in calls]
     return prepared
 
 

@@ -109,6 +109,7 @@ REFUSING = (
         ([USER, {"role": 7, "content": "x"}], 1, "role"),
         ([USER, "x"], 1, "role"),
         ([USER, {"role": "user", "content": "x", "tool_calls": ["x"]}], 1, "tool call"),
+        ([USER, {"role": "user", "content": "x", "tool_calls": 1}], 1, "tool calls"),
         ([], None, "no messages"),
     ],
 )
