@@ -240,3 +240,15 @@ def few(figures: Figures) -> Finding | None:
         f"{figures.succeeded} requests succeeded: p90 and p99 of so few are the worst ones, not percentiles.",
         {"succeeded": figures.succeeded},
     )
+
+
+def slow_interpreter(machine: Mapping[str, Any]) -> Finding | None:
+    """Everything that runs in this interpreter was built without a profile."""
+    if machine["python_build"] != "plain":
+        return None
+    return Finding(
+        "SLOW_INTERPRETER",
+        f"Python {machine['python']} was built without --enable-optimizations (as pyenv does it): it takes 20 to 40 % "
+        "more CPU for the same code, so these figures do not compare with those of a usual interpreter.",
+        {"python": machine["python"], "python_build": machine["python_build"]},
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sysconfig
 import time
 from array import array
 from collections.abc import Sequence
@@ -155,7 +156,17 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "python_build": python_build(sysconfig.get_config_var("CONFIG_ARGS") or ""),
     }
+
+
+def python_build(configured: str) -> str:
+    """Returns how an interpreter was built, by what its `configure` was given: `optimized` (guided by a profile),
+    `distribution` (Debian and its kin do the same, by a rule of their own that leaves no trace), or `plain`, which is
+    what a `configure` without arguments makes, and so pyenv, and takes more CPU for the same code."""
+    if "--enable-optimizations" in configured:
+        return "optimized"
+    return "distribution" if "--prefix=/usr'" in configured else "plain"
 
 
 def usable_cores() -> Sequence[int]:

@@ -11,14 +11,21 @@ from rich.table import Table
 from bench.document import HEADLINES, Measured, distributions
 from bench.findings import Finding
 
+_BUILDS = {
+    "optimized": "optimized build",
+    "distribution": "a distribution's build",
+    "plain": "not an optimized build",
+}
+
 
 def show_method(console: Console, document: Mapping[str, Any]) -> None:
     """Prints how the figures came to be, and on what."""
     machine, versions = document["machine"], document["versions"]
+    build = _BUILDS[machine["python_build"]]
     console.print(f"[bold]Method[/]  {document['method']}", highlight=False, soft_wrap=True)
     console.print(
         f"[bold]Machine[/] {machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {machine['kernel']}, Python {machine['python']}",
+        f"{machine['memory_gib']} GiB, {machine['kernel']}, Python {machine['python']} ({build})",
         highlight=False,
         soft_wrap=True,
     )

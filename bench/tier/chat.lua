@@ -1,14 +1,22 @@
--- wrk's side of `bench tier --rows wrk`: chats of random words, no prompt twice, answers streamed.
--- Arguments: file with one word a line, words of a prompt, tokens of an answer.
+-- wrk's side of `bench tier`: chats of random words, no prompt twice, in no thread of any run.
+-- Arguments: file with one word a line, words of a prompt, tokens of an answer, seed, share of streamed answers in percent.
 
-local words, count, answer = {}, 200, 128
+local words, count, answer, streamed = {}, 200, 128, 100
+local sent = 0
+local threads = 0
+
+-- Runs in the main thread, once for each of the others: they share no variables, so each is told its number.
+function setup(thread)
+  threads = threads + 1
+  thread:set("number", threads)
+end
 
 function init(args)
   for line in io.lines(args[1]) do
     words[#words + 1] = line
   end
-  count, answer = tonumber(args[2]), tonumber(args[3])
-  math.randomseed(tonumber(args[4]))
+  count, answer, streamed = tonumber(args[2]), tonumber(args[3]), tonumber(args[5])
+  math.randomseed(tonumber(args[4]) * 1000 + number)
 end
 
 function request()
@@ -16,10 +24,15 @@ function request()
   for i = 1, count do
     text[i] = words[math.random(#words)]
   end
+  sent = sent + 1
+  local stream = '"stream":true,"stream_options":{"include_usage":true}'
+  if sent * streamed % 100 >= streamed then
+    stream = '"stream":false'
+  end
   local body = '{"messages":[{"role":"user","content":" ' .. table.concat(text, " ")
     .. '"}],"max_tokens":' .. answer
-    .. ',"ignore_eos":true,"temperature":0,"stream":true,"stream_options":{"include_usage":true},'
-    .. '"chat_template_kwargs":{"enable_thinking":false}}'
+    .. ',"ignore_eos":true,"temperature":0,' .. stream
+    .. ',"chat_template_kwargs":{"enable_thinking":false}}'
   return wrk.format("POST", "/v1/chat/completions", { ["Content-Type"] = "application/json" }, body)
 end
 
@@ -29,6 +42,6 @@ function done(summary)
     "RESULT %d %d %d\n",
     summary.requests,
     summary.bytes,
-    errors.connect + errors.read + errors.write + errors.status
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout
   ))
 end

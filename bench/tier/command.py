@@ -13,12 +13,13 @@ from rich.console import Console
 from bench import report
 from bench.clients.endpoint import EndpointError
 from bench.document import preamble, write_json
-from bench.findings import Finding
-from bench.tier import peer, streamed, table, whole, wrk
+from bench.findings import Finding, slow_interpreter
+from bench.meter import describe_machine
+from bench.tier import latency, memory, peer, scaling, streamed, table, tokenizer, whole, wrk
 from bench.tier.burden import TierError
 from bench.tier.context import Context
+from bench.tier.cores import Cores, name_cores
 from bench.tier.processes import PACKAGE_ROOT, ProcessError, pinned
-from bench.tier.stack import Cores
 
 _Rows = Callable[[Context], Awaitable[tuple[list[table.Row], list[Finding]]]]
 
@@ -29,18 +30,20 @@ ROWS: Mapping[str, _Rows] = {
     "request": whole.request_rows,
     "long": whole.long_rows,
     "grpc": streamed.grpc_rows,
-    "latency": streamed.latency_rows,
+    "latency": latency.latency_rows,
     "worker": streamed.worker_rows,
-    "scaling": whole.scaling_rows,
-    "memory": whole.memory_rows,
+    "scaling": scaling.scaling_rows,
+    "tokenizer": tokenizer.tokenizer_rows,
+    "memory": memory.memory_rows,
     "peer": peer.peer_rows,
 }
 
 _METHOD = (
-    "CPU time of the router process(es) alone (kernel's process clock), all threads; simulated worker and load client "
-    "on {others}, router on {measured}{apart}; loopback, HTTP/1.1 with kept connections; 128 streams in a closed loop, "
-    "200-token prompts never sent before, 128 answer tokens, prefill of no time; what is compared is measured in turn; "
-    "medians and ranges over {repeats} repetitions; the CPU of a request's beginning and end is part of its tokens'"
+    "CPU time of the router process(es) alone (kernel's process clock), all threads; router on {routers}, simulated "
+    "worker on {workers}, load client on {client}{apart}, unless a row says otherwise; loopback, HTTP/1.1 with kept "
+    "connections; 128 streams in a closed loop, 200-token prompts never sent before, 128 answer tokens, prefill of no "
+    "time; what is compared is measured in turn; medians and ranges over {repeats} repetitions; the CPU of a request's "
+    "beginning and end is part of its tokens'"
 )
 
 
@@ -57,8 +60,12 @@ def add_tier_command(
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repetition, roughly (default: 5)")
     default = str(PACKAGE_ROOT / "models" / "qwen3-tiny")
     parser.add_argument("--model", default=default, help="directory with the tokenizer of all rows")
-    parser.add_argument("--memory-model", default="", help="directory with the tokenizer of the memory rows")
-    parser.add_argument("--memory-requests", type=int, default=20_000, help="requests of the memory rows")
+    parser.add_argument(
+        "--memory-model", default="", help="directory with the tokenizer of the rows memory and tokenizer"
+    )
+    parser.add_argument(
+        "--memory-requests", type=int, default=100_000, help="requests of the memory rows (default: 100000)"
+    )
     parser.add_argument(
         "--peer-python", default=sys.executable, metavar="FILE", help="interpreter with smg and smg-grpc-proto"
     )
@@ -84,8 +91,9 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
         memory_model=arguments.memory_model and str(Path(arguments.memory_model).expanduser().resolve()),
     )
     rows: list[table.Row] = []
-    findings: list[Finding] = []
-    with pinned(cores.others) as possible:
+    slow = slow_interpreter(describe_machine())
+    findings: list[Finding] = [] if slow is None else [slow]
+    with pinned(cores.client) as possible:
         if not (possible and cores.apart):
             findings.append(
                 Finding("SHARED_CORE", "router, worker and client share cores: all figures are higher for it.", {})
@@ -114,9 +122,10 @@ def make_document(
 ) -> dict[str, Any]:
     """Returns the JSON document of a run."""
     method = _METHOD.format(
-        others=_cores(cores.others),
-        measured=_cores(cores.measured),
-        apart="" if cores.apart else " (the same)",
+        routers=name_cores(cores.measured),
+        workers=name_cores(cores.workers[0]),
+        client=name_cores(cores.client),
+        apart="" if cores.apart else " (shared)",
         repeats=arguments.repeat,
     )
     parameters = {
@@ -131,7 +140,3 @@ def make_document(
         "rows": [row.as_json() for row in rows],
         "findings": [finding.as_json() for finding in findings],
     }
-
-
-def _cores(cores: frozenset[int]) -> str:
-    return ("core " if len(cores) == 1 else "cores ") + ", ".join(map(str, sorted(cores)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,8 @@ from bench.datasets.lengths import Lengths
 from bench.datasets.made import Form, Shape, random_jobs
 from bench.datasets.vocabulary import Vocabulary
 from bench.samples import Job
-from bench.tier.stack import Cores, Stack
+from bench.tier.cores import Cores, physical_cores, share_out
+from bench.tier.stack import Stack
 
 STREAMS = 128
 PROMPT_TOKENS = 200
@@ -38,6 +39,17 @@ class Context:
     # Interpreter of the peer gateway.
     peer_python: str
     seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    # The threads of each physical core, from before this process was kept to some of them.
+    physical: Sequence[Sequence[int]] = field(default_factory=physical_cores)
+
+    @property
+    def core_count(self) -> int:
+        """Threads of all usable cores."""
+        return sum(map(len, self.physical))
+
+    def share_out(self, *, routers: int = 1, workers: int = 1, tokenizers: int = 0) -> Cores:
+        """Returns who runs where in a row with other processes than one router and one worker."""
+        return share_out(self.physical, routers=routers, workers=workers, tokenizers=tokenizers)
 
     def say(self, text: str) -> None:
         """Tells what is being measured."""

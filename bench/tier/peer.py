@@ -36,7 +36,9 @@ async def smg_gateway(context: Context, step_ms: float) -> AsyncIterator[tuple[F
     arguments += ["--model-path", context.model, "--prometheus-port", str(metrics_port), "--log-level", "warn"]
     python = context.peer_python
     async with (
-        running("smg worker", "bench.tier.smg_worker", worker_arguments, context.cores.others, python=python) as worker,
+        running(
+            "smg worker", "bench.tier.smg_worker", worker_arguments, context.cores.workers[0], python=python
+        ) as worker,
         running("smg", "smg.launch_router", arguments, context.cores.measured, python=python) as gateway,
     ):
         await worker.wait_for_port(worker_port, _START_TIMEOUT_S)
@@ -86,7 +88,7 @@ async def peer_rows(context: Context) -> tuple[list[Row], list[Finding]]:
             if not step_ms:
                 rows += await _requests(context, stack, gateway, model, vocabulary)
         rows += _stream_rows(name, ours, theirs)
-        findings += disturbances(f"peer {name}", [*ours, *theirs], len(context.cores.all))
+        findings += disturbances(f"peer {name}", [*ours, *theirs], context.core_count)
     return rows, findings
 
 
@@ -118,7 +120,7 @@ async def _tier(context: Context, stack: Stack, vocabulary: Vocabulary, count: i
     endpoint = chat_endpoint(stack.http_url)
     try:
         jobs = context.jobs(count, vocabulary, output=output)
-        return await burden(endpoint, jobs, _load(output), stack.routers, (stack.worker,))
+        return await burden(endpoint, jobs, _load(output), stack.routers, stack.workers)
     finally:
         await endpoint.close()
 

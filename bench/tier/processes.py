@@ -37,6 +37,10 @@ class Process:
         """What it wrote to standard output and error."""
         return self._log_file.read_text(encoding="utf-8", errors="replace")
 
+    def forget_log(self) -> None:
+        """Throws away what it has written so far: a line for each of a million requests fills a disk."""
+        os.truncate(self._log_file, 0)
+
     def cpu_s(self) -> float:
         """CPU seconds so far. Raises ProcessLookupError."""
         return process_cpu_s(self.pid)
@@ -92,7 +96,7 @@ async def running(
     """`python -m module arguments` on some cores, while the block lasts; `python` may be another interpreter."""
     with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
         log_file = Path(folder) / "log"
-        with log_file.open("wb") as log:
+        with log_file.open("ab") as log:  # appended to, so that what is forgotten leaves no hole
             # Not asyncio's subprocesses: they fork, which gRPC's handlers remark on; this one uses vfork.
             child = await asyncio.to_thread(
                 subprocess.Popen,

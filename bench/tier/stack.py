@@ -7,42 +7,19 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from bench.meter import usable_cores
+from bench.tier.cores import Cores
 from bench.tier.processes import Process, free_ports, running
 
 _START_TIMEOUT_S = 60.0
 _READY = '"event": "ready"'
 
 
-class Cores(NamedTuple):
-    """Where what is measured runs, and where everything else runs (worker, client)."""
-
-    measured: frozenset[int]
-    others: frozenset[int]
-
-    @property
-    def apart(self) -> bool:
-        """Whether the two share no core."""
-        return not self.measured & self.others
-
-    @classmethod
-    def of_this_machine(cls) -> Cores:
-        """The first core for what is measured, all others for the rest; one core serves both where there is but one."""
-        usable = usable_cores()
-        return cls(frozenset(usable[:1]), frozenset(usable[1:] or usable))
-
-    @property
-    def all(self) -> frozenset[int]:
-        """Every core."""
-        return self.measured | self.others
-
-
 class StackSettings(NamedTuple):
-    """One deployment: `model` is a directory with a tokenizer; `step_ms` is the engine's time for a token."""
+    """One deployment: `model` is a directory with a tokenizer; `step_ms` is the engine's time for a token. How many
+    processes of each kind there are is told by `Cores`."""
 
     model: str
     step_ms: float
-    routers: int = 1
     max_running: int = 1024
 
     def worker_arguments(self, port: int) -> list[str]:
@@ -59,15 +36,27 @@ class StackSettings(NamedTuple):
         }
         return _arguments(settings)
 
-    def router_arguments(self, worker_port: int, grpc_port: int, http_port: int) -> list[str]:
+    def tokenizer_arguments(self, port: int) -> list[str]:
+        """Returns a tokenizer process's command line."""
+        return _arguments({"model.reference": self.model, "tokenizer.port": port})
+
+    def router_arguments(self, tiers: Tiers, grpc_port: int, http_port: int) -> list[str]:
         """Returns a router's command line."""
         settings = {
             "model.reference": self.model,
-            "router.workers": [f"127.0.0.1:{worker_port}"],
+            "router.workers": tiers.workers,
+            "router.tokenizers": tiers.tokenizers,
             "router.port": grpc_port,
             "http.port": http_port,
         }
-        return _arguments(settings) + (["--share-ports"] if self.routers > 1 else [])
+        return _arguments(settings)
+
+
+class Tiers(NamedTuple):
+    """Addresses that a router calls."""
+
+    workers: Sequence[str]
+    tokenizers: Sequence[str]
 
 
 def _arguments(settings: dict[str, object]) -> list[str]:
@@ -80,40 +69,54 @@ def _arguments(settings: dict[str, object]) -> list[str]:
 class Stack(NamedTuple):
     """A running deployment."""
 
-    worker: Process
+    workers: Sequence[Process]
+    tokenizers: Sequence[Process]
     routers: Sequence[Process]
-    worker_address: str
+    worker_addresses: Sequence[str]
     grpc_address: str
     http_url: str
 
     @property
-    def processes(self) -> Sequence[Process]:
-        """All of it."""
-        return (self.worker, *self.routers)
+    def worker(self) -> Process:
+        """The first worker."""
+        return self.workers[0]
+
+    @property
+    def worker_address(self) -> str:
+        """The first worker's."""
+        return self.worker_addresses[0]
 
 
 @contextlib.asynccontextmanager
 async def deployment(settings: StackSettings, cores: Cores) -> AsyncIterator[Stack]:
-    """Worker and routers, ready, while the block lasts. Several routers may use every core. Raises ProcessError."""
-    worker_port, grpc_port, http_port = free_ports(3)
+    """Workers, tokenizers and routers, ready, while the block lasts. Raises ProcessError."""
+    grpc_port, http_port = free_ports(2)
     async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        worker = await enter(running("worker", "worker", settings.worker_arguments(worker_port), cores.others))
-        await worker.wait_for(_READY, _START_TIMEOUT_S)
-        arguments = settings.router_arguments(worker_port, grpc_port, http_port)
-        where = cores.measured if settings.routers == 1 else cores.all
-        routers = [
-            await enter(running(f"router-{number}", "router", arguments, where)) for number in range(settings.routers)
-        ]
-        for router in routers:
-            await router.wait_for(_READY, _START_TIMEOUT_S)
-        yield Stack(
-            worker,
-            routers,
-            f"127.0.0.1:{worker_port}",
-            f"127.0.0.1:{grpc_port}",
-            f"http://127.0.0.1:{http_port}",
+
+        async def start(module: str, commands: Sequence[list[str]], where: Sequence[frozenset[int]]) -> list[Process]:
+            started = [
+                await stack.enter_async_context(running(f"{module}-{number}", module, arguments, one))
+                for number, (arguments, one) in enumerate(zip(commands, where, strict=True))
+            ]
+            for process in started:
+                await process.wait_for(_READY, _START_TIMEOUT_S)
+            return started
+
+        worker_ports, tokenizer_ports = free_ports(len(cores.workers)), free_ports(len(cores.tokenizers))
+        workers = await start("worker", [settings.worker_arguments(port) for port in worker_ports], cores.workers)
+        tokenizers = await start(
+            "tokenizer_svc", [settings.tokenizer_arguments(port) for port in tokenizer_ports], cores.tokenizers
         )
+        tiers = Tiers(_addresses(worker_ports), _addresses(tokenizer_ports))
+        arguments = settings.router_arguments(tiers, grpc_port, http_port)
+        shared = ["--share-ports"] if len(cores.routers) > 1 else []
+        routers = await start("router", [[*arguments, *shared]] * len(cores.routers), cores.routers)
+        url = f"http://127.0.0.1:{http_port}"
+        yield Stack(workers, tokenizers, routers, tiers.workers, f"127.0.0.1:{grpc_port}", url)
+
+
+def _addresses(ports: Sequence[int]) -> list[str]:
+    return [f"127.0.0.1:{port}" for port in ports]
 
 
 class Floor(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rows about streams: HTTP beside the floors, gRPC, what the tier adds to latencies, the worker's side."""
+"""Rows about streams: HTTP beside the floors, gRPC, the worker's side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from bench.clients.worker import WorkerEndpoint
 from bench.datasets.vocabulary import Vocabulary
 from bench.findings import Finding
 from bench.load import Load
-from bench.schedule import Arrivals
 from bench.throughput import engine_cpu_us_per_token
 from bench.tier.burden import Burden, burden, disturbances
 from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
@@ -21,8 +20,6 @@ from bench.tier.table import Row, ratio_row
 
 PACED_STEP_MS = 10.0
 _FAST_ROUNDS_PER_S = 2.0
-_HALF_CORE = 0.5
-_MOST_STREAMS = 1000
 _PACED = f"streamed token, HTTP SSE, paced {PACED_STEP_MS:g} ms, {STREAMS} streams"
 _FAST = f"streamed token, HTTP SSE, engine as fast as it can, {STREAMS} streams"
 
@@ -54,12 +51,12 @@ async def http_rows(context: Context, step_ms: float) -> Found:
             for floor in ready:
                 floors.setdefault(floor.name, []).append(await _drive(context, floor.url, vocabulary, rounds, floor))
     rows = _http_table(name, tier, floors)
-    return rows, [*findings, *disturbances(name, tier, len(context.cores.all))]
+    return rows, [*findings, *disturbances(name, tier, context.core_count)]
 
 
 async def _drive(context: Context, url: str, vocabulary: Vocabulary, rounds: int, target: Stack | Floor) -> Burden:
     measured = target.routers if isinstance(target, Stack) else (target.process,)
-    beside = (target.worker,) if isinstance(target, Stack) else ()
+    beside = target.workers if isinstance(target, Stack) else ()
     endpoint = chat_endpoint(url)
     try:
         jobs = context.jobs(STREAMS * rounds, vocabulary)
@@ -121,66 +118,16 @@ async def grpc_rows(context: Context) -> Found:
         ),
         Row("grpc.session", f"event, gRPC ChatSession, {paced}", "µs CPU", [b.us_per_event for b in sessions], 8.0),
     ]
-    found = disturbances("grpc", [*calls, *sessions], len(context.cores.all))
+    found = disturbances("grpc", [*calls, *sessions], context.core_count)
     return rows, found
 
 
 async def _paced(context: Context, endpoint: Endpoint, vocabulary: Vocabulary, rounds: int, stack: Stack) -> Burden:
     try:
         jobs = context.jobs(STREAMS * rounds, vocabulary)
-        return await burden(endpoint, jobs, Load(concurrency=STREAMS), stack.routers, (stack.worker,))
+        return await burden(endpoint, jobs, Load(concurrency=STREAMS), stack.routers, stack.workers)
     finally:
         await endpoint.close()
-
-
-async def latency_rows(context: Context) -> Found:
-    """What the tier adds at half a core: p99 through the router minus p99 of the same load on the worker alone."""
-    ttft: list[float] = []
-    gaps: list[float] = []
-    shares: list[float] = []
-    burdens: list[Burden] = []
-    async with deployment(StackSettings(context.model, PACED_STEP_MS), context.cores) as stack:
-        vocabulary = await words(stack)
-        probe = await _drive(context, stack.http_url, vocabulary, context.rounds(PACED_STEP_MS), stack)
-        rate = half_core_rate(probe.us_per_token)
-        load = Load(Arrivals(rate))
-        count = max(STREAMS, round(rate * (context.seconds + 2)))
-        for number in range(context.repeats):
-            context.say(f"latency: repetition {number + 1} of {context.repeats}, {rate:.0f} requests/s")
-            through, direct = await _pair(context, stack, vocabulary, load, count)
-            burdens.append(through)
-            ttft.append(through.figures.ttft_ms.p99 - direct.figures.ttft_ms.p99)
-            gaps.append(through.figures.itl_ms.p99 - direct.figures.itl_ms.p99)
-            shares.append(through.share)
-    at = f"at {sorted(shares)[len(shares) // 2]:.0%} of a core, {rate:.0f} requests/s (Poisson); minus the worker alone"
-    rows = [
-        Row("latency.ttft", "added to the first token, p99", "ms", ttft, 3.0, at),
-        Row("latency.itl", "added between tokens, p99", "ms", gaps, 2.0, at),
-    ]
-    return rows, disturbances("latency", burdens, len(context.cores.all))
-
-
-def half_core_rate(us_per_token: float) -> float:
-    """Returns the requests per second that cost half a core, as far as the worker takes them at a time."""
-    tokens_per_s = _HALF_CORE * 1e6 / us_per_token
-    answer_s = ANSWER_TOKENS * PACED_STEP_MS / 1000
-    return min(tokens_per_s / ANSWER_TOKENS, _MOST_STREAMS / answer_s)
-
-
-async def _pair(
-    context: Context, stack: Stack, vocabulary: Vocabulary, load: Load, count: int
-) -> tuple[Burden, Burden]:
-    endpoint = chat_endpoint(stack.http_url)
-    alone = WorkerEndpoint(stack.worker_address, timeout_s=120.0)
-    try:
-        jobs = context.jobs(count, vocabulary)
-        through = await burden(endpoint, jobs, load._replace(seed=1), stack.routers, (stack.worker,))
-        jobs = context.jobs(count, vocabulary, form="ids")
-        direct = await burden(alone, jobs, load._replace(seed=1), (stack.worker,), stack.routers)
-    finally:
-        await endpoint.close()
-        await alone.close()
-    return through, direct
 
 
 async def worker_rows(context: Context) -> Found:
@@ -202,7 +149,7 @@ async def worker_rows(context: Context) -> Found:
         note = f"worker {_middle([b.us_per_token for b in burdens]):.2f} minus engine {_middle(alone):.2f} µs a token"
         work = f"worker's session per token, {name}, {STREAMS} streams, without the engine"
         rows.append(Row(f"worker.{name}", work, "µs CPU", values, 3.0, note))
-        findings += disturbances(f"worker {name}", burdens, len(context.cores.all))
+        findings += disturbances(f"worker {name}", burdens, context.core_count)
     return rows, findings
 
 
@@ -210,7 +157,7 @@ async def _worker_alone(context: Context, stack: Stack, vocabulary: Vocabulary, 
     alone = WorkerEndpoint(stack.worker_address, timeout_s=120.0)
     try:
         jobs = context.jobs(STREAMS * rounds, vocabulary, form="ids")
-        return await burden(alone, jobs, Load(concurrency=STREAMS), (stack.worker,), stack.routers)
+        return await burden(alone, jobs, Load(concurrency=STREAMS), stack.workers, stack.routers)
     finally:
         await alone.close()
 

@@ -1,4 +1,4 @@
-"""The tier under `wrk`, a load client in C: shows that our own client is no part of the result.
+"""`wrk`, a load client in C: for loads that our own cannot offer, and to show that ours is no part of a result.
 
 wrk reads bytes, not events, and stops in the middle of answers. Paced, where an event is a token, the tokens behind its
 bytes are told by the size of one whole answer, read beforehand. Unpaced, where events merge and grow smaller, its whole
@@ -8,10 +8,15 @@ answers are counted; those that it cuts off are few there, and make the figure s
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import shutil
+import signal
 import tempfile
+import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.clients.endpoint import Generation
 from bench.clients.http import HttpEndpoint, Target
@@ -20,20 +25,46 @@ from bench.findings import Finding
 from bench.samples import Sample
 from bench.tier.burden import TierError
 from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, STREAMS, Context, words
-from bench.tier.processes import PACKAGE_ROOT
+from bench.tier.processes import PACKAGE_ROOT, pin
 from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row
 
 _SCRIPT = PACKAGE_ROOT / "bench" / "tier" / "chat.lua"
 _PACED_STEP_MS = 10.0
+# Beyond its own time, until it is given up.
+_PATIENCE_S = 60.0
+_FOREVER_S = 24 * 3600
 
 
 class WrkResult(NamedTuple):
-    """What wrk counted: whole answers, bytes of all answers, failures."""
+    """What wrk counted: whole answers, bytes of all answers, failures. And what it took: seconds, and CPU seconds."""
 
     answers: int
     received: int
     errors: int
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class WrkLoad(NamedTuple):
+    """What wrk sends, and how. `streamed` is the share of streamed answers in percent."""
+
+    prompt: int = PROMPT_TOKENS
+    answer: int = ANSWER_TOKENS
+    streamed: int = 100
+    connections: int = STREAMS
+    threads: int = 1
+    core: frozenset[int] = frozenset()
+
+
+def installed() -> bool:
+    """Whether there is a wrk."""
+    return shutil.which("wrk") is not None
+
+
+def left_out(what: str) -> Finding:
+    """Says that something needs wrk."""
+    return Finding("NO_WRK", f"wrk is not installed: {what} left out.", {})
 
 
 def parse(output: str) -> WrkResult:
@@ -44,10 +75,73 @@ def parse(output: str) -> WrkResult:
     raise TierError(f"wrk gave no result: {output[-300:]}")
 
 
+async def run_wrk(
+    url: str,
+    load: WrkLoad,
+    vocabulary: Vocabulary,
+    seed: int,
+    *,
+    seconds: float | None = None,
+    until: Coroutine[Any, Any, None] | None = None,
+) -> WrkResult:
+    """Runs wrk for some seconds, or until `until` has ended. Raises TierError where a request failed."""
+    limit = _FOREVER_S if seconds is None else max(2, round(seconds))
+    with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
+        file = Path(folder) / "words"
+        file.write_text("\n".join(vocabulary.words), encoding="utf-8")
+        arguments = [f"-t{load.threads}", f"-c{load.connections}", f"-d{limit}s", "--timeout", "60s"]
+        script = ["-s", str(_SCRIPT), url, "--", str(file)]
+        numbers = (str(load.prompt), str(load.answer), str(seed), str(load.streamed))
+        cpu, began = _children_cpu_s(), time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            "wrk", *arguments, *script, *numbers, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        if load.core:
+            pin(process.pid, load.core)
+        output = await _until_its_end(process, limit, until)
+    result = parse(output)
+    if result.errors or not result.answers:
+        raise TierError(f"wrk had {result.answers} answers and {result.errors} errors")
+    return result._replace(wall_s=time.perf_counter() - began, cpu_s=_children_cpu_s() - cpu)
+
+
+async def _until_its_end(
+    process: asyncio.subprocess.Process, limit: float, until: Coroutine[Any, Any, None] | None
+) -> str:
+    """Returns what wrk printed. Raises TierError when it does not end, and whatever `until` raises."""
+    ended = asyncio.ensure_future(process.communicate())
+    watched = None if until is None else asyncio.ensure_future(until)
+    try:
+        if watched is not None:
+            await asyncio.wait({ended, watched}, return_when=asyncio.FIRST_COMPLETED)
+            if watched.done():
+                watched.result()
+                process.send_signal(signal.SIGINT)  # it then prints its result as it does at its end
+            limit = 0.0
+        output, _ = await asyncio.wait_for(ended, limit + _PATIENCE_S)
+    except asyncio.TimeoutError:
+        raise TierError("wrk did not end") from None
+    finally:
+        if watched is not None:
+            watched.cancel()
+            await asyncio.gather(watched, return_exceptions=True)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return output.decode("utf-8", "replace")
+
+
+def _children_cpu_s() -> float:
+    """CPU of this process's children that have ended. During a row only wrk ends."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 async def wrk_rows(context: Context) -> tuple[list[Row], list[Finding]]:
     """Streamed tokens under wrk, paced and as fast as the engine can; nothing but a finding where wrk is missing."""
-    if shutil.which("wrk") is None:
-        return [], [Finding("NO_WRK", "wrk is not installed: its rows were left out.", {})]
+    if not installed():
+        return [], [left_out("its rows were")]
     rows = []
     for name, step_ms, goal in (("paced 10 ms", _PACED_STEP_MS, None), ("engine as fast as it can", 0.0, 8.0)):
         values = []
@@ -67,33 +161,11 @@ async def _one(context: Context, stack: Stack, vocabulary: Vocabulary, *, by_byt
     positions = vocabulary.draw(PROMPT_TOKENS, context.random())
     whole = await answer_bytes(stack.http_url, Sample(ANSWER_TOKENS, text=vocabulary.to_text(positions)))
     (router,) = stack.routers
-    with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
-        file = Path(folder) / "words"
-        file.write_text("\n".join(vocabulary.words), encoding="utf-8")
-        before = router.cpu_s()
-        output = await _run(context, stack.http_url, file)
-        cpu = router.cpu_s() - before
-    result = parse(output)
-    if result.errors or not result.answers:
-        raise TierError(f"wrk met {result.errors} errors")
+    before = router.cpu_s()
+    result = await run_wrk(stack.http_url, WrkLoad(), vocabulary, next(context.seeds), seconds=context.seconds)
+    cpu = router.cpu_s() - before
     answers = result.received / whole if by_bytes else result.answers
     return cpu / (answers * ANSWER_TOKENS) * 1e6
-
-
-async def _run(context: Context, url: str, file: Path) -> str:
-    seconds = max(2, round(context.seconds))
-    arguments = ["-t1", f"-c{STREAMS}", f"-d{seconds}s", "--timeout", "60s", "-s", str(_SCRIPT), url, "--", str(file)]
-    numbers = (str(PROMPT_TOKENS), str(ANSWER_TOKENS), str(next(context.seeds)))
-    process = await asyncio.create_subprocess_exec(
-        "wrk", *arguments, *numbers, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), seconds + 30)
-    except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
-        raise TierError("wrk did not end") from None
-    return output.decode("utf-8", "replace")
 
 
 async def answer_bytes(url: str, sample: Sample) -> int:

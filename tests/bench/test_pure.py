@@ -13,9 +13,7 @@ from bench.record import Record
 from bench.schedule import Arrivals, arrival_times, rate_at, slot_starts
 from bench.sweep import Point, knee, next_concurrency, stopped_rising
 from bench.tier.burden import TierError
-from bench.tier.streamed import half_core_rate
 from bench.tier.table import Row, ratio_row
-from bench.tier.whole import growth_per_million
 from bench.tier.wrk import WrkResult, parse
 
 
@@ -217,22 +215,6 @@ def test_tier_rows() -> None:
     assert Row("k", "w", "1/s", [3.0], 2.0, at_least=True).met is True
     assert Row("k", "w", "µs", [3.0]).met is None
     assert list(ratio_row("k", "w", [2.0, 30.0], [1.0, 10.0], goal=None).values) == [2.0, 3.0]
-
-
-def test_memory_growth_is_a_slope_over_the_second_half() -> None:
-    """Caches that fill at the beginning are no growth."""
-    filling = [(1, 50.0), (2, 90.0), (3, 100.0), (4, 100.0), (5, 100.0), (6, 100.0)]
-
-    assert growth_per_million(filling) == pytest.approx(0.0, abs=1e-6)
-    assert growth_per_million([(n, 2.0 * n) for n in range(1, 9)]) == pytest.approx(2e6)
-    assert growth_per_million([]) is None
-    assert growth_per_million([(1, 1.0), (2, 1.0)]) is None
-
-
-def test_half_core_rate_is_bounded_by_the_worker() -> None:
-    """A cheap tier would need more streams than the worker takes."""
-    assert half_core_rate(20.0) == pytest.approx(0.5e6 / 20 / 128)
-    assert half_core_rate(0.1) == pytest.approx(1000 / 1.28)
 
 
 def test_result_of_wrk() -> None:

@@ -16,8 +16,9 @@ from bench.load import Load, Run
 from bench.measures import measure
 from bench.meter import process_cpu_s, resident_bytes
 from bench.samples import Sample
+from bench.tier.cores import Cores
 from bench.tier.processes import ProcessError, free_ports, pinned, running
-from bench.tier.stack import Cores, protocol_floor
+from bench.tier.stack import protocol_floor
 
 ONE = frozenset(Cores.of_this_machine().measured)
 
@@ -48,7 +49,7 @@ def test_missing_peer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 async def test_protocol_floor_streams_ready_made_events() -> None:
     """As many events as tokens were asked for, at the pace asked for; its CPU and memory can be read."""
-    async with protocol_floor(2.0, Cores(ONE, ONE)) as floor:
+    async with protocol_floor(2.0, Cores([ONE], [ONE], [], ONE)) as floor:
         endpoint = HttpEndpoint(Target.parse(floor.url), chat=True, generation=Generation())
         outcome = await Run(endpoint, Load(concurrency=4))([(Sample(10, text="hello"),)] * 8)
         await endpoint.close()

@@ -1,0 +1,181 @@
+"""Rows about 1, 2 and 4 routers that share a port: whether throughput grows with them, and whether one starves.
+
+The kernel gives each new connection to one of the routers by a hash, and a connection stays where it is. So there are
+many connections, and each router's log tells how many answers it gave and how long they took to their first token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench.datasets.vocabulary import Vocabulary
+from bench.findings import Finding
+from bench.measures import distribution
+from bench.meter import machine_times
+from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from bench.tier.context import ANSWER_TOKENS, Context, words
+from bench.tier.cores import Cores, workers_beside
+from bench.tier.processes import Process
+from bench.tier.stack import Stack, StackSettings, deployment
+from bench.tier.table import Row
+from bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
+
+ROUTERS = (1, 2, 4)
+_CONNECTIONS = 512
+_MOST_THREADS = 8
+_SETTLE_S = 0.25
+
+
+class Answers(NamedTuple):
+    """What one router's log says of a load: whole answers, and p99 of the time to their first token."""
+
+    whole: int
+    first_token_p99_ms: float
+
+
+class Run(NamedTuple):
+    """One load on several routers."""
+
+    tokens_per_s: float
+    us_per_token: float
+    answers: Sequence[Answers]
+    router_shares: Sequence[float]
+    worker_share: float
+    surroundings: Surroundings
+
+    @property
+    def evenness(self) -> float:
+        """Fewest answers of a router by the most."""
+        counts = [one.whole for one in self.answers]
+        return min(counts) / max(counts)
+
+    @property
+    def wait_ratio(self) -> float:
+        """The longest p99 of a router by the shortest."""
+        waits = [one.first_token_p99_ms for one in self.answers]
+        return max(waits) / min(waits)
+
+
+def read_answers(log: str) -> Answers:
+    """Reads a router's log. Raises TierError where it has no whole answer."""
+    waits = []
+    for line in log.splitlines():
+        if '"answer"' not in line:
+            continue
+        event = json.loads(line)
+        if event.get("event") == "answer" and event.get("outcome") == "ok":
+            waits.append(float(event["first_token_ms"]))
+    if not waits:
+        raise TierError("a router gave no answer at all")
+    return Answers(len(waits), distribution(waits).p99)
+
+
+async def scaling_rows(context: Context) -> tuple[list[Row], list[Finding]]:
+    """Throughput, CPU per token, and how evenly the routers are used."""
+    if not installed():
+        return [], [left_out("the rows of several routers were")]
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    # As many workers behind one router as behind four: only the routers change.
+    workers = workers_beside(context.physical, max(ROUTERS))
+    alone: list[float] = []
+    for routers in ROUTERS:
+        cores = context.share_out(routers=routers, workers=workers)
+        runs = await _runs(context, cores)
+        tokens = [run.tokens_per_s for run in runs]
+        alone = alone or tokens
+        rows += _rows(routers, workers, runs, alone)
+        name = f"{routers} router(s)"
+        findings += doubts(name, [run.surroundings for run in runs], context.core_count)
+        busiest = worker_saturated(name, max(run.worker_share for run in runs))
+        findings += [busiest] if busiest is not None else []
+    if not context.share_out(routers=max(ROUTERS), workers=workers).all_apart:
+        text = (
+            f"{context.core_count} cores for {max(ROUTERS)} routers, {workers} worker(s) and the client: they share "
+            "cores, and throughput cannot grow with routers here."
+        )
+        findings.append(Finding("TOO_FEW_CORES", text, {"cores": context.core_count}))
+    return rows, findings
+
+
+async def _runs(context: Context, cores: Cores) -> list[Run]:
+    runs = []
+    async with deployment(StackSettings(context.model, 0.0), cores) as stack:
+        vocabulary = await words(stack)
+        await _run(context, stack, vocabulary, cores, 2.0)  # connections, caches and code paths are warm
+        for number in range(context.repeats):
+            context.say(f"scaling, {len(cores.routers)} router(s): repetition {number + 1} of {context.repeats}")
+            runs.append(await _run(context, stack, vocabulary, cores, context.seconds))
+    return runs
+
+
+def _rows(routers: int, workers: int, runs: Sequence[Run], alone: Sequence[float]) -> list[Row]:
+    tokens = [run.tokens_per_s for run in runs]
+    middle = sorted(runs, key=lambda run: run.tokens_per_s)[len(runs) // 2]
+    shares = ", ".join(f"{share:.0%}" for share in middle.router_shares)
+    note = f"{middle.us_per_token:.1f} µs CPU a token in all routers, at {shares} of a core; {workers} worker(s)"
+    rows = [Row(f"scaling.{routers}", f"{routers} router(s) on one port", "tokens/s", tokens, None, note)]
+    if routers > 1:
+        gain = [a / b for a, b in zip(tokens, alone, strict=True)]
+        waits = ", ".join(f"{one.first_token_p99_ms:.0f}" for one in middle.answers)
+        connections = f"{_CONNECTIONS} connections, given out by the kernel; 1 is even"
+        rows += [
+            Row(f"scaling.gain.{routers}", f"  {routers} routers / 1 router", "ratio", gain, None, "throughput"),
+            Row(
+                f"scaling.even.{routers}",
+                f"  fewest / most answers of {routers} routers",
+                "ratio",
+                [run.evenness for run in runs],
+                None,
+                connections,
+            ),
+            Row(
+                f"scaling.wait.{routers}",
+                "  longest / shortest p99 to the first token",
+                "ratio",
+                [run.wait_ratio for run in runs],
+                None,
+                f"p99 of each router {waits} ms, all saturated",
+            ),
+        ]
+    return rows
+
+
+async def _run(context: Context, stack: Stack, vocabulary: Vocabulary, cores: Cores, seconds: float) -> Run:
+    for router in stack.routers:
+        router.forget_log()
+    meters = [*stack.routers, *stack.workers]
+    before, machine = [one.cpu_s() for one in meters], machine_times()
+    threads = min(_MOST_THREADS, len(cores.client))
+    load = WrkLoad(connections=_CONNECTIONS, threads=threads, core=cores.client)
+    result = await run_wrk(stack.http_url, load, vocabulary, next(context.seeds), seconds=seconds)
+    used, after = [one.cpu_s() - was for one, was in zip(meters, before, strict=True)], machine_times()
+    routers, workers = used[: len(stack.routers)], used[len(stack.routers) :]
+    foreign = None
+    if machine is not None and after is not None:
+        foreign = max(0.0, after.busy_s - machine.busy_s - sum(used) - result.cpu_s)
+    taken = 0.0 if machine is None or after is None else after.steal_s - machine.steal_s
+    tokens = result.answers * ANSWER_TOKENS
+    return Run(
+        tokens / result.wall_s,
+        sum(routers) / tokens * 1e6,
+        [read_answers(await _settled(router)) for router in stack.routers],
+        [cpu / result.wall_s for cpu in routers],
+        max(workers) / result.wall_s,
+        Surroundings(result.wall_s, result.cpu_s / result.wall_s / threads, foreign, taken),
+    )
+
+
+async def _settled(router: Process) -> str:
+    """Returns a router's log once it has stopped growing: what wrk has cut off ends a little later."""
+    last = ""
+    for _ in range(20):
+        log = router.log
+        if log == last:
+            break
+        last = log
+        await asyncio.sleep(_SETTLE_S)
+    return last

@@ -1,0 +1,233 @@
+"""What the tier's rows decide before and after they measure: cores, rates, findings. No I/O."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bench.findings import slow_interpreter
+from bench.meter import python_build
+from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
+from bench.tier.latency import HALF_CORE, Cost, baseline_slower, choose_pace, client_cores
+from bench.tier.memory import count_requests, growth_per_million
+from bench.tier.scaling import Answers, Run, read_answers
+from bench.tier.table import Row
+
+CALM = Surroundings(wall_s=10.0, client_share=0.3, foreign_s=0.1, taken_s=0.0)
+
+
+def plain(count: int) -> list[list[int]]:
+    """Cores with one thread each."""
+    return [[core] for core in range(count)]
+
+
+def paired(count: int) -> list[list[int]]:
+    """Cores with two threads each, numbered as kernels do: 0 and 1 are of one core."""
+    return [[2 * core, 2 * core + 1] for core in range(count)]
+
+
+def sets(*cores: int) -> list[frozenset[int]]:
+    return [frozenset({core}) for core in cores]
+
+
+def test_one_core_is_shared_by_all() -> None:
+    """There is no other way, and it is told."""
+    cores = share_out(plain(1))
+
+    assert (cores.measured, cores.workers, cores.client) == (frozenset({0}), sets(0), frozenset({0}))
+    assert not cores.apart
+    assert not cores.all_apart
+
+
+def test_with_two_cores_the_router_has_one() -> None:
+    """Worker, tokenizer and client share the other."""
+    cores = share_out(plain(2), tokenizers=1)
+
+    assert (cores.measured, cores.workers, cores.tokenizers, cores.client) == (
+        frozenset({0}),
+        sets(1),
+        sets(1),
+        frozenset({1}),
+    )
+    assert cores.apart
+    assert not cores.all_apart
+
+
+def test_with_enough_cores_each_has_its_own() -> None:
+    """The client gets all that are left."""
+    cores = share_out(plain(16), routers=4, workers=3, tokenizers=1)
+
+    assert (cores.routers, cores.workers, cores.tokenizers) == (sets(0, 1, 2, 3), sets(4, 5, 6), sets(7))
+    assert cores.client == frozenset(range(8, 16))
+    assert cores.apart
+    assert cores.all_apart
+
+
+def test_second_threads_stay_idle_where_there_are_cores() -> None:
+    """Router and worker are on physical cores of their own; the client may use both threads of the rest."""
+    cores = share_out(paired(4))
+
+    assert (cores.routers, cores.workers) == (sets(0), sets(2))
+    assert cores.client == frozenset({4, 5, 6, 7})
+    assert cores.all_apart
+
+
+def test_second_threads_are_used_before_anything_is_shared() -> None:
+    """First threads go first."""
+    cores = share_out(paired(2))
+
+    assert (cores.routers, cores.workers, cores.client) == (sets(0), sets(2), frozenset({1, 3}))
+    assert cores.all_apart
+
+
+def test_several_routers_on_too_few_cores_may_use_all() -> None:
+    """Nobody has anything for itself then."""
+    cores = share_out(plain(2), routers=4)
+
+    assert cores.routers == [frozenset({0, 1})] * 4
+    assert not cores.apart
+
+
+@pytest.mark.parametrize(
+    ("physical", "routers", "workers"), [(1, 1, 1), (2, 4, 1), (4, 1, 2), (8, 4, 3), (16, 4, 4), (16, 1, 3)]
+)
+def test_workers_leave_a_core_for_the_client(physical: int, routers: int, workers: int) -> None:
+    """One at least; as many as routers where there is room."""
+    assert workers_beside(plain(physical), routers) == workers
+
+
+def test_cores_are_read_and_named() -> None:
+    """As the kernel writes them, and as people read them."""
+    assert parse_list("0-2,8\n") == frozenset({0, 1, 2, 8})
+    assert name_cores(frozenset({3})) == "core 3"
+    assert name_cores(frozenset({0, 1, 2, 8})) == "cores 0–2, 8"
+
+
+def test_this_machine_has_cores_for_everybody() -> None:
+    """Whatever it has, every process gets at least one core."""
+    cores = Cores.of_this_machine(routers=2, workers=2, tokenizers=1)
+
+    assert [len(one) > 0 for one in (*cores.routers, *cores.workers, *cores.tokenizers, cores.client)] == [True] * 6
+
+
+def test_pace_is_half_of_the_routers_core() -> None:
+    """When worker and client keep up with it: 0.5 s of CPU at 20 µs a token and 128 tokens a request."""
+    pace = choose_pace(Cost(router=20.0, worker=3.0, client=15.0), workers=3, clients=4, apart=True)
+
+    assert pace.limit == HALF_CORE
+    assert pace.rate == pytest.approx(0.5e6 / 20 / 128)
+
+
+def test_pace_is_what_the_shared_core_bears() -> None:
+    """Worker and client on one core stay under 60 % of it together."""
+    pace = choose_pace(Cost(router=20.0, worker=5.0, client=25.0), workers=1, clients=1, apart=False)
+
+    assert "share" in pace.limit
+    assert pace.rate == pytest.approx(0.6e6 / 30 / 128)
+
+
+def test_pace_is_what_one_side_bears() -> None:
+    """A client process, the workers, and the number of streams that they take."""
+    client = choose_pace(Cost(20.0, 3.0, 40.0), workers=1, clients=1, apart=True)
+    worker = choose_pace(Cost(20.0, 50.0, 5.0), workers=1, clients=1, apart=True)
+    streams = choose_pace(Cost(0.1, 0.1, 0.1), workers=1, clients=4, apart=True)
+
+    assert ["client" in client.limit, "workers'" in worker.limit, "streams" in streams.limit] == [True] * 3
+    assert [client.rate, worker.rate] == pytest.approx([0.6e6 / 40 / 128, 0.6e6 / 50 / 128])
+    assert streams.rate == pytest.approx(1000 / 1.28)
+
+
+def test_client_processes_have_cores_of_their_own() -> None:
+    """Four at most; a single one where cores are shared."""
+    assert client_cores(share_out(plain(16))) == sets(2, 3, 4, 5)
+    assert client_cores(share_out(plain(3))) == sets(2)
+    assert client_cores(share_out(plain(2))) == [frozenset({1})]
+
+
+def test_baseline_slower_than_the_tier_is_told() -> None:
+    """Below zero there is only noise."""
+    slower = baseline_slower(Row("latency.ttft", "added", "ms", [-2.0, -1.0, 4.0]))
+
+    assert slower is not None
+    assert slower.code == "BASELINE_SLOWER"
+    assert baseline_slower(Row("latency.ttft", "added", "ms", [-2.0, 1.0, 4.0])) is None
+
+
+def test_doubts_name_what_disturbed() -> None:
+    """Each by its own threshold."""
+    assert doubts("row", [CALM], 2) == []
+    assert doubts("row", [CALM._replace(foreign_s=None)], 2) == []
+    found = doubts("row", [CALM, CALM._replace(client_share=0.95, foreign_s=2.0, taken_s=0.5)], 2)
+    assert [finding.code for finding in found] == ["CLIENT_SATURATED", "MACHINE_BUSY", "CPU_TAKEN_AWAY"]
+    assert worker_saturated("row", 0.5) is None
+    saturated = worker_saturated("row", 0.95)
+    assert saturated is not None
+    assert saturated.code == "WORKER_SATURATED"
+
+
+def log_line(**fields: object) -> str:
+    return json.dumps({"level": "info", "event": "answer", "outcome": "ok", "first_token_ms": 1.0, **fields})
+
+
+def test_answers_are_read_from_a_routers_log() -> None:
+    """Whole ones only: wrk cuts the last ones off."""
+    waits = [log_line(first_token_ms=float(number)) for number in range(1, 101)]
+    cut = log_line(outcome="cancelled", first_token_ms=None)
+
+    answers = read_answers("\n".join(["not JSON at all", *waits, cut, '{"event": "ready"}']))
+
+    assert answers.whole == 100
+    assert answers.first_token_p99_ms == pytest.approx(float(np.percentile(range(1, 101), 99)))
+    with pytest.raises(TierError, match="no answer"):
+        read_answers(cut)
+
+
+def test_evenness_of_routers() -> None:
+    """Fewest by most answers, longest by shortest wait."""
+    run = Run(1e5, 8.0, [Answers(50, 40.0), Answers(100, 80.0), Answers(75, 20.0)], [1.0, 1.0, 1.0], 0.5, CALM)
+
+    assert (run.evenness, run.wait_ratio) == (0.5, 4.0)
+
+
+def test_requests_are_counted_from_metrics() -> None:
+    """Of all kinds and outcomes; nothing else of the name."""
+    text = (
+        "# TYPE qwenserve_requests_total counter\n"
+        'qwenserve_requests_total{kind="chat",outcome="ok"} 40.0\n'
+        'qwenserve_requests_total{kind="chat",outcome="cancelled"} 2.0\n'
+        "# TYPE qwenserve_requests_created gauge\n"
+        'qwenserve_requests_created{kind="chat",outcome="ok"} 1.7e9\n'
+    )
+
+    assert count_requests(text) == 42
+    assert count_requests("") == 0
+
+
+def test_memory_growth_is_a_slope_over_the_second_half() -> None:
+    """Caches that fill at the beginning are no growth."""
+    filling = [(1, 50.0), (2, 90.0), (3, 100.0), (4, 100.0), (5, 100.0), (6, 100.0)]
+
+    assert growth_per_million(filling) == pytest.approx(0.0, abs=1e-6)
+    assert growth_per_million([(n, 2.0 * n) for n in range(1, 9)]) == pytest.approx(2e6)
+    assert growth_per_million([]) is None
+    assert growth_per_million([(1, 1.0), (2, 1.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("configured", "build"),
+    [
+        ("'--enable-optimizations' '--with-lto' '--prefix=/usr/local'", "optimized"),
+        ("'--enable-shared' '--prefix=/usr' '--with-dtrace'", "distribution"),
+        ("'--prefix=/usr/local/python'", "plain"),
+        ("", "plain"),
+    ],
+)
+def test_build_of_an_interpreter(configured: str, build: str) -> None:
+    """By what configure was given; only a build without a profile is a reason for doubt."""
+    assert python_build(configured) == build
+    finding = slow_interpreter({"python": "3.12.1", "python_build": build})
+    assert (finding is not None) is (build == "plain")
+    assert finding is None or finding.code == "SLOW_INTERPRETER"
