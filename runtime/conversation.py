@@ -64,23 +64,15 @@ def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
         if message.tool_calls:
             where = f"messages[{index}].tool_calls"
             plain["tool_calls"] = [_tool_call(call, f"{where}[{n}]") for n, call in enumerate(message.tool_calls)]
-    else:
-        _refuse_assistant_fields(message, index)
+    elif message.tool_calls or message.reasoning_content:
+        name = "tool_calls" if message.tool_calls else "reasoning_content"
+        path = f"messages[{index}].{name}"
+        raise InvalidRequest(f"{path}: only assistant messages have {name}", param=path)
     if message.tool_call_id:
         plain["tool_call_id"] = message.tool_call_id
     if message.name:
         plain["name"] = message.name
     return plain
-
-
-def _refuse_assistant_fields(message: message_pb2.Message, index: int) -> None:
-    for name, given in (
-        ("tool_calls", bool(message.tool_calls)),
-        ("reasoning_content", message.HasField("reasoning_content") and bool(message.reasoning_content)),
-    ):
-        if given:
-            path = f"messages[{index}].{name}"
-            raise InvalidRequest(f"{path}: only assistant messages have {name}", param=path)
 
 
 def _tool_call(call: message_pb2.ToolCall, path: str) -> dict[str, Any]:
@@ -123,7 +115,9 @@ def _tool(tool: message_pb2.Tool, index: int) -> dict[str, Any]:
 
 def _variables(conversation: Conversation) -> dict[str, Any]:
     text = conversation.chat_template_kwargs_json
-    variables = _json_object(text, _KWARGS) if text else {}
+    if not text:
+        return {"enable_thinking": conversation.enable_thinking} if conversation.HasField("enable_thinking") else {}
+    variables = _json_object(text, _KWARGS)
     for name in sorted(_RESERVED_VARIABLES & variables.keys()):
         path = f"{_KWARGS}.{name}"
         raise InvalidRequest(f"{path}: set {name} as a field of the request instead", param=path)
