@@ -105,7 +105,7 @@ async def _runs(context: Context, cores: Cores) -> list[Run]:
     runs = []
     async with deployment(StackSettings(context.model, 0.0), cores) as stack:
         vocabulary = await words(stack)
-        await _run(context, stack, vocabulary, cores, 2.0)  # connections, caches and code paths are warm
+        await _run(context, stack, vocabulary, cores, 1.0)  # connections, caches and code paths are warm
         for number in range(context.repeats):
             context.say(f"scaling, {len(cores.routers)} router(s): repetition {number + 1} of {context.repeats}")
             runs.append(await _run(context, stack, vocabulary, cores, context.seconds))

@@ -60,20 +60,13 @@ async def tokenizer_rows(context: Context) -> tuple[list[Row], list[Finding]]:
 
 
 async def _memory(inside: Stack, apart: Stack, name: str) -> list[Row]:
+    own, router, tier = await asyncio.gather(
+        at_rest(inside.routers[0]), at_rest(apart.routers[0]), at_rest(apart.tokenizers[0])
+    )
     return [
-        Row(
-            "tokenizer.memory.inside",
-            f"router at rest, tokenizer {name} inside",
-            "MiB",
-            [await at_rest(inside.routers[0])],
-        ),
-        Row(
-            "tokenizer.memory.router",
-            "  router at rest, with the tokenizer tier",
-            "MiB",
-            [await at_rest(apart.routers[0])],
-        ),
-        Row("tokenizer.memory.tier", "  tokenizer process at rest", "MiB", [await at_rest(apart.tokenizers[0])]),
+        Row("tokenizer.memory.inside", f"router at rest, tokenizer {name} inside", "MiB", [own]),
+        Row("tokenizer.memory.router", "  router at rest, with the tokenizer tier", "MiB", [router]),
+        Row("tokenizer.memory.tier", "  tokenizer process at rest", "MiB", [tier]),
     ]
 
 

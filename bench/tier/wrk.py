@@ -85,7 +85,7 @@ async def run_wrk(
     until: Coroutine[Any, Any, None] | None = None,
 ) -> WrkResult:
     """Runs wrk for some seconds, or until `until` has ended. Raises TierError where a request failed."""
-    limit = _FOREVER_S if seconds is None else max(2, round(seconds))
+    limit = _FOREVER_S if seconds is None else max(1, round(seconds))
     with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
         file = Path(folder) / "words"
         file.write_text("\n".join(vocabulary.words), encoding="utf-8")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.clients.endpoint import Generation
 from bench.clients.http import HttpEndpoint, Target
@@ -16,9 +18,12 @@ from bench.load import Load, Run
 from bench.measures import measure
 from bench.meter import process_cpu_s, resident_bytes
 from bench.samples import Sample
+from bench.tier.context import Context
 from bench.tier.cores import Cores
 from bench.tier.processes import ProcessError, free_ports, pinned, running
+from bench.tier.scaling import scaling_rows
 from bench.tier.stack import protocol_floor
+from bench.tier.wrk import wrk_rows
 
 ONE = frozenset(Cores.of_this_machine().measured)
 
@@ -37,6 +42,64 @@ def test_rows_are_measured(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in rows.values())
     assert rows["request.whole"]["goal"] == 0.4
     assert "CPU time of the router" in document["method"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_latency_and_tokenizer_rows_are_measured(tmp_path: Path) -> None:
+    """Load from processes of its own, and a deployment with a tokenizer process: every figure is there."""
+    file = tmp_path / "tier.json"
+
+    code = main(["tier", "--rows", "latency,tokenizer", "--repeat", "1", "--seconds", "0.2", "--json", str(file)])
+
+    document = json.loads(file.read_text(encoding="utf-8"))
+    rows = {row["key"]: row for row in document["rows"]}
+    assert code == 0
+    assert {"latency.ttft", "latency.itl", "tokenizer.200.tier", "tokenizer.8000.added"} <= set(rows)
+    cpu = [row for row in rows.values() if row["unit"] == "ms CPU"]
+    assert len(cpu) == 6
+    assert all(row["median"] > 0 for row in cpu)
+    assert rows["tokenizer.8000.tier"]["median"] > rows["tokenizer.200.tier"]["median"]
+    assert document["parameters"]["model"] == "qwen3-tiny"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
+    """Several routers on one port all answer; memory is followed to the last request, and the logs do not pile up."""
+    file = tmp_path / "tier.json"
+    arguments = ["--repeat", "1", "--seconds", "1", "--memory-requests", "400", "--json", str(file)]
+
+    code = main(["tier", "--rows", "scaling,memory", *arguments])
+
+    document = json.loads(file.read_text(encoding="utf-8"))
+    rows = {row["key"]: row["median"] for row in document["rows"]}
+    assert code == 0
+    assert {"scaling.1", "scaling.2", "scaling.4", "memory.rest", "memory.100%"} <= set(rows)
+    assert 0 < rows["scaling.even.4"] <= 1 <= rows["scaling.wait.4"]
+    assert rows["scaling.gain.2"] == pytest.approx(rows["scaling.2"] / rows["scaling.1"])
+    assert rows["memory.100%"] > 10
+
+
+async def test_without_wrk_its_rows_are_told_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finding instead of figures."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    context = Context(Console(), Cores([ONE], [ONE], [], ONE), "", 1, 1.0, 1, "", "")
+
+    for measured in (await scaling_rows(context), await wrk_rows(context)):
+        assert measured[0] == []
+        assert [finding.code for finding in measured[1]] == ["NO_WRK"]
+
+
+async def test_forgotten_log_starts_again() -> None:
+    """What is written later is at its beginning, not behind a hole."""
+    async with running("floor", "bench.tier.protocol_floor", ["--port", "nonsense"], ONE) as process:
+        with pytest.raises(ProcessError):
+            await process.wait_for("never", 20.0)
+        assert "nonsense" in process.log
+        process.forget_log()
+        assert process.log == ""
 
 
 def test_missing_peer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
