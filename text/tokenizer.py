@@ -62,7 +62,8 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._added_segments = {token.content: (i,) for i, token in added.items()}
+        # Cutting leaves empty texts between added tokens that follow each other.
+        self._added_segments: dict[str, Sequence[int]] = {"": (), **{token.content: (i,) for i, token in added.items()}}
         self.added_text: Mapping[int, str] = MappingProxyType({i: token.content for i, token in added.items()})
         # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
@@ -77,18 +78,16 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it."""
-        segments = self._segments(text)
-        known, missing = self._look_up(segments)
+        segments, known, missing = self._look_up(text)
         if missing:
             self._learn(known, missing, self._encoder.encode(missing))
         return list(chain.from_iterable(map(known.__getitem__, segments)))
 
     async def encode_async(self, text: str) -> list[int]:
         """As `encode`, without holding up the event loop: long work runs in a thread and lets go of the lock."""
-        segments = self._segments(text)
-        known, missing = self._look_up(segments)
+        segments, known, missing = self._look_up(text)
         if missing:
-            if sum(map(len, missing)) <= INLINE_CHARACTERS:
+            if len(text) <= INLINE_CHARACTERS or sum(map(len, missing)) <= INLINE_CHARACTERS:
                 encoded = self._encoder.encode(missing)
             else:
                 encoded = await asyncio.to_thread(self._encoder.encode, missing)
@@ -115,21 +114,20 @@ class Tokenizer:
         found = self.added_ids.get(token)
         return self._encoder.id_of(token) if found is None else found
 
-    def _segments(self, text: str) -> list[str]:
-        if self._cut is None:
-            return [text]
-        return [segment for segment in self._cut.split(text) if segment]
-
-    def _look_up(self, segments: list[str]) -> tuple[dict[str, Sequence[int]], list[str]]:
-        known: dict[str, Sequence[int]] = {}
+    def _look_up(self, text: str) -> tuple[list[str], dict[str, Sequence[int]], list[str]]:
+        """The text's segments, the ids of those that are known, and those that are not."""
+        segments = [text] if self._cut is None else self._cut.split(text)
+        known = self._added_segments.copy()
         missing = []
+        cached = self._cache.get
         for segment in segments:
             if segment not in known:
-                ids = self._added_segments.get(segment) or self._cache.get(segment)
+                ids = cached(segment)
                 if ids is None:
                     missing.append(segment)
-                known[segment] = ids or ()
-        return known, missing
+                    ids = ()
+                known[segment] = ids
+        return segments, known, missing
 
     def _learn(self, known: dict[str, Sequence[int]], missing: list[str], encoded: list[list[int]]) -> None:
         known.update(zip(missing, encoded, strict=True))
@@ -160,11 +158,10 @@ class SegmentCache:
     def put(self, segments: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
         """Adds segments; the least recently used ones make room. One larger than the whole cache is not kept."""
         for segment, ids in zip(segments, encoded, strict=True):
-            packed = array("i", ids)
-            cost = _cost(segment, packed)
+            cost = _cost(segment, ids)
             if cost > self._limit or segment in self._entries:
                 continue
-            self._entries[segment] = packed
+            self._entries[segment] = array("i", ids)
             self.bytes_used += cost
         while self.bytes_used > self._limit:
             segment, packed = self._entries.popitem(last=False)
@@ -214,7 +211,7 @@ class _TokenBytes(dict[int, bytes]):
         return data
 
 
-def _cost(segment: str, ids: array[int]) -> int:
+def _cost(segment: str, ids: Sequence[int]) -> int:
     return _ENTRY_BYTES + 4 * len(ids) + len(segment) * (1 if segment.isascii() else 4)
 
 
