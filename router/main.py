@@ -17,7 +17,7 @@ from router.clients.session import WorkerSession
 from router.clients.text_service import LocalTextService, RemoteTextService, TextService
 from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from router.grpc_api.tokenizer_servicer import TokenizerServicer
-from router.http.app import make_app
+from router.http.app import Shim
 from router.http.server import HttpServer
 from router.outcomes import OutcomeRecorder
 from router.worker_metrics import WorkerCollector
@@ -64,7 +64,7 @@ class Router:
         self._health = Health(self._server, SERVICES)
         self._http = (
             HttpServer(
-                make_app(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
+                Shim(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
                 config.http,
                 share_port=share_ports,
             )

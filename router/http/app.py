@@ -1,10 +1,13 @@
-"""The shim as an aiohttp application: its endpoints, and the one wrapper around all of them."""
+"""The shim: its table of endpoints, and the one wrapper around all of them.
+
+It is a handler for aiohttp's low-level server. An `Application` would bring its own router, signals and middlewares, of
+which nothing is needed here: a tenth of what a small request costs there.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -14,6 +17,7 @@ from router.http.errors import defect
 from router.http.exchange import Exchange
 from router.http.generation import GenerationEndpoints
 from router.http.pages import Operation, PageEndpoints
+from router.http.reply import Reply
 from router.http.texts import TextEndpoints
 from runtime.auth import KeyRing
 from runtime.config import HttpConfig
@@ -23,6 +27,8 @@ from runtime.metrics import RouterMetrics
 
 _log = EventLog("http")
 
+_NAME = "{name}"
+
 
 class _Endpoint(NamedTuple):
     """One endpoint. `quiet` ones are logged for developers only: probes and scrapes come every few seconds."""
@@ -30,13 +36,15 @@ class _Endpoint(NamedTuple):
     method: str
     path: str
     kind: str
-    answer: Callable[[Exchange], Awaitable[web.StreamResponse]]
+    answer: Callable[[Exchange], Awaitable[Reply]]
     guarded: bool
     quiet: bool
 
 
 class Shim:
-    """Serves every request: key, headers, endpoint, error shape, log line, count."""
+    """Serves every request: key, headers, endpoint, error shape, log line, count. All endpoints but health, readiness
+    and metrics want a key where keys are set.
+    """
 
     def __init__(
         self, backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
@@ -73,18 +81,9 @@ class Shim:
         operations += [
             Operation(e.method, e.path, (e.answer.__doc__ or "").partition("\n")[0], e.guarded) for e in self.endpoints
         ]
+        self._by_path = {(verb, e.path): e for e in self.endpoints if _NAME not in e.path for verb in _verbs(e)}
+        self._by_stem = [(verb, e) for e in self.endpoints if _NAME in e.path for verb in _verbs(e)]
         self._elsewhere = _Endpoint("*", "", "other", self._no_such_endpoint, guarded=False, quiet=False)
-
-    def add_routes(self, app: web.Application) -> None:
-        """Registers the endpoints, and last what answers for all other paths and verbs."""
-        for endpoint in self.endpoints:
-            # Model names contain slashes, and a path may contain anything, line breaks included.
-            path = endpoint.path.replace("{name}", "{name:(?s:.+)}")
-            serve = partial(self._serve, endpoint)
-            app.router.add_route(endpoint.method, path, serve)
-            if endpoint.method == "GET":
-                app.router.add_route("HEAD", path, serve)
-        app.router.add_route("*", "/{path:(?s:.*)}", partial(self._serve, self._elsewhere))
 
     def drain(self) -> None:
         """From now on every reply closes its connection."""
@@ -94,48 +93,58 @@ class Shim:
         """Whether a request of this connection is under way."""
         return connection in self._busy
 
-    async def _serve(self, endpoint: _Endpoint, request: web.Request) -> web.StreamResponse:
-        exchange = Exchange(request, endpoint.kind, strict=self._strict)
+    async def __call__(self, request: web.BaseRequest) -> Reply:
+        """Answers one request. Raises ConnectionError where the client has gone."""
+        endpoint, name = self._find(request.method, request.path)
+        exchange = Exchange(request, endpoint.kind, strict=self._strict, name=name)
         status = 499  # the client went away, unless something better is known
         connection = request.protocol
         self._busy.add(connection)
         try:
-            response = await self._answer(endpoint, exchange)
-            status = response.status
-            return response
+            reply = await self._answer(endpoint, exchange)
+            status = reply.status
+            return reply
         finally:
             self._busy.discard(connection)
             self._record(endpoint, exchange, status)
 
-    async def _answer(self, endpoint: _Endpoint, exchange: Exchange) -> web.StreamResponse:
-        response: web.StreamResponse
+    def _find(self, verb: str, path: str) -> tuple[_Endpoint, str]:
+        """Returns the endpoint and what its path leaves open."""
+        endpoint = self._by_path.get((verb, path))
+        if endpoint is not None:
+            return endpoint, ""
+        for known, endpoint in self._by_stem:
+            if known == verb and _matches(endpoint, path):
+                # Model names contain slashes, and a path may contain anything, line breaks included.
+                return endpoint, path[len(_stem(endpoint)) :]
+        return self._elsewhere, ""
+
+    async def _answer(self, endpoint: _Endpoint, exchange: Exchange) -> Reply:
         try:
             if endpoint.guarded:
                 exchange.key_id = self._keys.check(exchange.request.headers.get("Authorization"))
             exchange.read_headers()
-            response = await endpoint.answer(exchange)
+            reply = await endpoint.answer(exchange)
         except ServiceError as error:
-            response = exchange.refuse(error, _allow(error))
+            reply = exchange.refuse(error, _allow(error))
         except ConnectionError:
             raise  # the client went away; aiohttp closes up
         except Exception as fault:
             exchange.handed_over = False  # whoever had it did not get to telling
             _log.error("request_failed", request_id=exchange.request_id, exc_info=fault)
-            response = exchange.refuse(defect())
+            reply = exchange.refuse(defect())
         if self._draining:
-            response.force_close()
-        return response
+            reply.force_close()
+        return reply
 
-    async def _no_such_endpoint(self, exchange: Exchange) -> web.Response:
+    async def _no_such_endpoint(self, exchange: Exchange) -> Reply:
         """404, 405 with the allowed verbs, or the verbs alone for OPTIONS. No CORS headers: browsers stay out."""
         path = exchange.request.path
         allowed = sorted({verb for endpoint in self.endpoints if _matches(endpoint, path) for verb in _verbs(endpoint)})
         if not allowed:
             raise NotFound(f"no such path: {path[:200]}")
         if exchange.request.method == "OPTIONS":
-            response = exchange.reply(b"", status=204)
-            response.headers["Allow"] = ", ".join([*allowed, "OPTIONS"])
-            return response
+            return exchange.reply_allowed(", ".join([*allowed, "OPTIONS"]))
         raise MethodNotAllowed(
             f"{exchange.request.method} is not possible here; use {' or '.join(allowed)}",
             metadata={"allow": ", ".join([*allowed, "OPTIONS"])},
@@ -174,26 +183,11 @@ class Shim:
         write("request", **fields)
 
 
-SHIM: web.AppKey[Shim] = web.AppKey("shim", Shim)
-
-
-def make_app(
-    backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
-) -> web.Application:
-    """Returns the application. All endpoints but health, readiness and metrics want a key where keys are set."""
-    app = web.Application(client_max_size=config.max_body_bytes)
-    app[SHIM] = shim = Shim(backend, config, strict=strict, keys=keys, metrics=metrics)
-    shim.add_routes(app)
-    return app
-
-
-def _guarded(
-    method: str, path: str, kind: str, answer: Callable[[Exchange], Awaitable[web.StreamResponse]]
-) -> _Endpoint:
+def _guarded(method: str, path: str, kind: str, answer: Callable[[Exchange], Awaitable[Reply]]) -> _Endpoint:
     return _Endpoint(method, path, kind, answer, guarded=True, quiet=False)
 
 
-def _open(path: str, answer: Callable[[Exchange], Awaitable[web.StreamResponse]]) -> _Endpoint:
+def _open(path: str, answer: Callable[[Exchange], Awaitable[Reply]]) -> _Endpoint:
     return _Endpoint("GET", path, "pages", answer, guarded=False, quiet=True)
 
 
@@ -201,9 +195,13 @@ def _verbs(endpoint: _Endpoint) -> tuple[str, ...]:
     return ("GET", "HEAD") if endpoint.method == "GET" else (endpoint.method,)
 
 
+def _stem(endpoint: _Endpoint) -> str:
+    return endpoint.path.partition(_NAME)[0]
+
+
 def _matches(endpoint: _Endpoint, path: str) -> bool:
-    stem, has_name, _ = endpoint.path.partition("{name}")
-    return path.startswith(stem) and len(path) > len(stem) if has_name else path == endpoint.path
+    stem = _stem(endpoint)
+    return path.startswith(stem) and len(path) > len(stem) if _NAME in endpoint.path else path == endpoint.path
 
 
 def _allow(error: ServiceError) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aiohttp import http_exceptions, web
+from aiohttp import HttpVersion11, http_exceptions, web
 
 from runtime.config import HttpConfig
 from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
@@ -13,18 +13,20 @@ from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 _BROKEN = (web.RequestPayloadError, http_exceptions.BadHttpMessage)
 
 
-async def read_body(request: web.Request, config: HttpConfig) -> bytes:
+async def read_body(request: web.BaseRequest, config: HttpConfig) -> bytes:
     """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
     max_bytes = config.max_body_bytes
+    if request.content.is_eof():
+        return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)
-    if request.content.is_eof():
-        return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
+    if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return await _read_in_time(request, max_bytes, config.body_timeout_s)
 
 
-async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
+async def _read_in_time(request: web.BaseRequest, max_bytes: int, timeout_s: float) -> bytes:
     # asyncio.wait_for would start a task per request, and asyncio.timeout needs Python 3.11.
     task = asyncio.current_task()
     assert task is not None
@@ -48,7 +50,7 @@ async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) 
         timer.cancel()
 
 
-def _read_now(request: web.Request, max_bytes: int) -> bytes:
+def _read_now(request: web.BaseRequest, max_bytes: int) -> bytes:
     try:
         body = request.content.read_nowait()
     except _BROKEN as error:
@@ -58,13 +60,16 @@ def _read_now(request: web.Request, max_bytes: int) -> bytes:
     return body
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def _read(request: web.BaseRequest, max_bytes: int) -> bytes:
+    body = bytearray()
     try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(max_bytes) from None
+        while part := await request.content.readany():
+            body += part
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
     except _BROKEN as error:
         raise _broken(error) from None
+    return bytes(body)
 
 
 def _broken(error: Exception) -> InvalidRequest:

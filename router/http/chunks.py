@@ -119,7 +119,7 @@ class Chunks:
             self.usage = event.usage
             if not self._plan.include_usage:
                 return DONE
-            return f'{self._opening}],"usage":{json.dumps(parts.usage(event.usage))}}}\n\n{DONE}'
+            return f'{self._opening}],"usage":{parts.usage(event.usage)}}}\n\n{DONE}'
         if kind is None:
             return ""
         reason = "null"

@@ -26,7 +26,14 @@ def write_messages(draft: ChatDraft, value: list[dict[str, Any]]) -> None:
     messages = draft.conversation.messages
     unknown: set[str] = set()
     for index, given in enumerate(value):
-        _write_message(messages.add(), given, f"messages[{index}]")
+        message = messages.add()
+        role, content = given.get("role"), given.get("content")
+        if len(given) == 2 and isinstance(content, str) and isinstance(role, str) and role in _ROLES:
+            # Most messages: role and text alone, with nothing to look for.
+            message.role = _ROLES[role]
+            message.content = content
+            continue
+        _write_message(message, given, f"messages[{index}]")
         # A key that every message carries is named once.
         if not given.keys() <= _KNOWN:
             for key in given.keys() - _KNOWN - unknown:
@@ -46,8 +53,6 @@ def _write_message(message: message_pb2.Message, given: Mapping[str, Any], at: s
         message.content = content
     elif content is not None:
         message.content = _joined_text(content, f"{at}.content")
-    if len(given) == 2:
-        return  # role and content: most messages
     for key in ("name", "tool_call_id"):
         text = _text(given, key, at)
         if text:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from qwenserve.type.v1 import sampling_pb2
 from router.http.errors import error_body, error_headers
+from router.http.reply import Reply
 from runtime.call import Call, request_id
 from runtime.errors import InvalidRequest, ServiceError
 
@@ -23,7 +24,8 @@ _MAX_LISTED = 32
 class Exchange:
     """The state of one request while it is served.
 
-    `handed_over` says that the router has the request: it logs and counts its outcome, for all faces alike.
+    `handed_over` says that the router has the request: it logs and counts its outcome, for all faces alike. `name` is
+    what stands for `{name}` in the endpoint's path.
     """
 
     __slots__ = (
@@ -34,6 +36,7 @@ class Exchange:
         "key_id",
         "kind",
         "model",
+        "name",
         "request",
         "request_id",
         "stream",
@@ -42,14 +45,15 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, request: web.Request, kind: str, *, strict: bool) -> None:
+    def __init__(self, request: web.BaseRequest, kind: str, *, strict: bool, name: str = "") -> None:
         headers = request.headers
         self.request = request
         self.kind = kind
+        self.name = name
         self.began = time.monotonic()
         self.request_id = request_id(headers.get("x-request-id"))
-        traceparent = headers.get("traceparent", "")
-        self.traceparent = traceparent if _TRACEPARENT.match(traceparent) else ""
+        traceparent = headers.get("traceparent")
+        self.traceparent = traceparent if traceparent and _TRACEPARENT.match(traceparent) else ""
         self.strict = strict
         self.key_id = ""
         self.stream = False
@@ -85,7 +89,7 @@ class Exchange:
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""
-        headers = {"Content-Type": content_type, "Server": "qwenserve", "x-request-id": self.request_id}
+        headers = {"Content-Type": content_type, "x-request-id": self.request_id}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
         if self.ignored:
@@ -96,15 +100,19 @@ class Exchange:
             headers["x-ignored-params"] = ",".join(names)
         return headers
 
-    def reply(self, body: bytes, *, status: int = 200, content_type: str = _JSON) -> web.Response:
+    def reply(self, body: bytes, *, status: int = 200, content_type: str = _JSON) -> Reply:
         """Returns a whole reply."""
-        return web.Response(body=body, status=status, headers=self.headers(content_type))
+        return Reply(status, self.headers(content_type), body)
 
-    def refuse(self, error: ServiceError, more: Mapping[str, str] | None = None) -> web.Response:
+    def reply_allowed(self, verbs: str) -> Reply:
+        """Returns the reply that names verbs and holds nothing else."""
+        return Reply(204, {**self.headers(), "Allow": verbs})
+
+    def refuse(self, error: ServiceError, more: Mapping[str, str] | None = None) -> Reply:
         """Returns the reply for an error."""
         self.error = error
         headers = {**self.headers(), **error_headers(error), **(more or {})}
-        return web.Response(body=error_body(error), status=error.http_status, headers=headers)
+        return Reply(error.http_status, headers, error_body(error))
 
 
 def _flag(text: str) -> bool:

@@ -57,9 +57,13 @@ class Field(NamedTuple):
     harmless: tuple[Any, ...]
     write: Callable[[Any, Any], None]
 
-    def take(self, request: Draft, value: Any) -> None:
-        """Gives a value that is not null to the request. Raises InvalidRequest or Unsupported."""
-        if self.effect is Effect.APPLIED or value not in self.harmless:
+    @property
+    def taker(self) -> Callable[[Any, Any], None]:
+        """What gives a value that is not null to a draft. Raises InvalidRequest or Unsupported."""
+        return self._take_unless_harmless if self.harmless else self.write
+
+    def _take_unless_harmless(self, request: Draft, value: Any) -> None:
+        if value not in self.harmless:
             self.write(request, value)
 
 

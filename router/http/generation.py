@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-from aiohttp import HttpVersion11, web
 
 from qwenserve.chat.v1 import chat_pb2
 from router.http.backend import Backend, EventSink, RunningAnswer
 from router.http.body import read_body
 from router.http.chunks import ChatChunks, ChunkPlan, Chunks, CompletionChunks
+from router.http.draft import Draft
 from router.http.exchange import Exchange
-from router.http.requests import CHAT_BODY, COMPLETION_BODY, Parsed, read_chat, read_completion
+from router.http.reply import Reply, StreamedReply
+from router.http.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
 from router.http.sse import SseSink
 from router.http.whole import chat_body, completion_body
 from runtime.call import request_id
@@ -29,37 +28,35 @@ class GenerationEndpoints:
         self._backend = backend
         self._config = config
 
-    async def chat(self, exchange: Exchange) -> web.StreamResponse:
+    async def chat(self, exchange: Exchange) -> Reply:
         """Answers a conversation."""
         body = await read_body(exchange.request, self._config)
-        parsed = read_chat(CHAT_BODY.read(body))
-        message = parsed.message
-        _note(exchange, parsed)
+        draft = read_chat(CHAT_BODY.read(body))
+        message = draft.request
+        _note(exchange, draft)
         call = exchange.call()
         exchange.handed_over = True
-        logprobs = message.sampling.HasField("top_logprobs")
-        if parsed.stream:
-            plan = ChunkPlan(message.n or 1, 1, parsed.include_usage, logprobs, message.return_token_ids)
+        if draft.stream:
+            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.has_logprobs, message.return_token_ids)
             return await self._stream(
                 exchange, ChatChunks(plan), lambda sink: self._backend.stream_chat(message, call, sink)
             )
         answer = await self._backend.create_chat(message, call)
         _note_answer(exchange, answer)
-        return exchange.reply(chat_body(answer, logprobs=logprobs, token_ids=message.return_token_ids))
+        return exchange.reply(chat_body(answer, logprobs=draft.has_logprobs, token_ids=message.return_token_ids))
 
-    async def completion(self, exchange: Exchange) -> web.StreamResponse:
+    async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
         body = await read_body(exchange.request, self._config)
-        parsed = read_completion(COMPLETION_BODY.read(body))
-        message = parsed.message
-        _note(exchange, parsed)
+        draft = read_completion(COMPLETION_BODY.read(body))
+        message = draft.request
+        _note(exchange, draft)
         call = exchange.call()
         exchange.handed_over = True
-        logprobs = message.sampling.HasField("top_logprobs")
-        if parsed.stream:
+        if draft.stream:
             prompts = len(message.prompts)
             plan = ChunkPlan(
-                (message.n or 1) * prompts, prompts, parsed.include_usage, logprobs, message.return_token_ids
+                (message.n or 1) * prompts, prompts, draft.include_usage, draft.has_logprobs, message.return_token_ids
             )
             return await self._stream(
                 exchange, CompletionChunks(plan), lambda sink: self._backend.stream_completion(message, call, sink)
@@ -68,13 +65,13 @@ class GenerationEndpoints:
         _note_answer(exchange, answer)
         return exchange.reply(
             completion_body(
-                answer, logprobs=logprobs, token_ids=message.return_token_ids, leads=_leads(message, answer)
+                answer, logprobs=draft.has_logprobs, token_ids=message.return_token_ids, leads=_leads(message, answer)
             )
         )
 
     async def _stream(
         self, exchange: Exchange, chunks: Chunks, start: Callable[[EventSink], Awaitable[RunningAnswer]]
-    ) -> web.StreamResponse:
+    ) -> Reply:
         """Streams one answer. The router ends every answer in time, so the waits here have its limits."""
         request = exchange.request
         exchange.stream = True
@@ -88,19 +85,18 @@ class GenerationEndpoints:
             headers = exchange.headers(_EVENT_STREAM)
             headers["Cache-Control"] = "no-cache"
             headers["X-Accel-Buffering"] = "no"  # proxies must not collect events
-            response = web.StreamResponse(headers=headers)
-            chunked = request.version >= HttpVersion11
-            if not chunked:
-                response.force_close()  # the end of the connection is the only end that HTTP/1.0 has
-            await response.prepare(request)
+            reply = StreamedReply(headers)
+            head, chunked = reply.begin(request)
             transport = request.transport
             if transport is None:
                 raise ConnectionResetError("the client went away")
+            # uvloop sends what is written in one turn together: head and first events are one system call.
+            transport.write(head)
             sink.attach(transport, chunked=chunked)
             await sink.ended
             if isinstance(sink.error, SlowReader):
                 raise ConnectionResetError("the client was cut off")
-            return response
+            return reply
         finally:
             sink.close()
             answer.cancel()
@@ -109,13 +105,13 @@ class GenerationEndpoints:
             exchange.model = chunks.started.model if chunks.started is not None else exchange.model
 
 
-def _note(exchange: Exchange, parsed: Parsed[Any]) -> None:
-    message = parsed.message
+def _note(exchange: Exchange, draft: Draft) -> None:
+    message = draft.request
     exchange.model = message.model
-    if parsed.request_id and "x-request-id" not in exchange.request.headers:
-        exchange.request_id = request_id(parsed.request_id)
+    if draft.request_id and "x-request-id" not in exchange.request.headers:
+        exchange.request_id = request_id(draft.request_id)
     message.request_id = exchange.request_id
-    exchange.ignore(parsed.ignored)
+    exchange.ignore(draft.ignored)
 
 
 def _note_answer(exchange: Exchange, answer: chat_pb2.ChatCompletion | chat_pb2.Completion) -> None:

@@ -6,11 +6,10 @@ import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from aiohttp import web
-
 from router.http.backend import Backend
 from router.http.exchange import Exchange
 from router.http.fields import Face, Field, fields_of
+from router.http.reply import Reply
 from router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel
 from router.http.texts import DETOKENIZE_BODY, TOKENIZE_BODY
 from router.http.whole import to_json
@@ -38,33 +37,33 @@ class PageEndpoints:
         self._document = b""
         self._page = b""
 
-    async def root(self, exchange: Exchange) -> web.Response:
+    async def root(self, exchange: Exchange) -> Reply:
         """Where everything is."""
         return exchange.reply(to_json({"service": "qwenserve", "api": "/v1", "docs": "/docs", "ready": "/readyz"}))
 
-    async def healthz(self, exchange: Exchange) -> web.Response:
+    async def healthz(self, exchange: Exchange) -> Reply:
         """Whether the process serves at all."""
         return exchange.reply(to_json({"status": "ok"}))
 
-    async def readyz(self, exchange: Exchange) -> web.Response:
+    async def readyz(self, exchange: Exchange) -> Reply:
         """Whether a request would be answered now: 200, or 503 with the reason."""
         reason = self._backend.ready()
         if reason:
             return exchange.reply(to_json({"status": "not ready", "reason": reason}), status=503)
         return exchange.reply(to_json({"status": "ready"}))
 
-    async def metrics(self, exchange: Exchange) -> web.Response:
+    async def metrics(self, exchange: Exchange) -> Reply:
         """Prometheus metrics. Open like the health pages: it tells numbers, never prompts."""
         body, content_type = self._metrics.render()
         return exchange.reply(body, content_type=content_type)
 
-    async def openapi(self, exchange: Exchange) -> web.Response:
+    async def openapi(self, exchange: Exchange) -> Reply:
         """The OpenAPI document."""
         # Made once, at the first look: start-up need not wait for it.
         self._document = self._document or to_json(document(self._operations))
         return exchange.reply(self._document)
 
-    async def docs(self, exchange: Exchange) -> web.Response:
+    async def docs(self, exchange: Exchange) -> Reply:
         """The OpenAPI document as a page that loads nothing from elsewhere."""
         self._page = self._page or page(self._operations).encode()
         return exchange.reply(self._page, content_type=_HTML)

@@ -30,15 +30,14 @@ def stop_reason(finish: chat_pb2.ChoiceFinish) -> str | int | None:
     return None
 
 
-def usage(counts: sampling_pb2.Usage) -> dict[str, Any]:
-    """Returns token counts in OpenAI's form."""
-    return {
-        "prompt_tokens": counts.prompt_tokens,
-        "completion_tokens": counts.completion_tokens,
-        "total_tokens": counts.prompt_tokens + counts.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
-    }
+def usage(counts: sampling_pb2.Usage) -> str:
+    """Returns token counts in OpenAI's form, as JSON."""
+    prompt, completion = counts.prompt_tokens, counts.completion_tokens
+    return (
+        f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion},'
+        f'"prompt_tokens_details":{{"cached_tokens":{counts.cached_tokens}}},'
+        f'"completion_tokens_details":{{"reasoning_tokens":{counts.reasoning_tokens}}}}}'
+    )
 
 
 def chat_logprobs(items: Iterable[sampling_pb2.TokenLogprob]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from router.http.app import SHIM
+from router.http.app import Shim
 from runtime.config import HttpConfig
 
 # A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
@@ -17,23 +17,16 @@ _BACKLOG = 1024
 
 
 class HttpServer:
-    """Serves one application on one address. `share_port` lets several processes listen on the same port; the
+    """Serves one shim on one address. `share_port` lets several processes listen on the same port; the
     kernel spreads connections over them.
     """
 
-    def __init__(self, app: web.Application, config: HttpConfig, *, share_port: bool = False) -> None:
-        self._shim = app[SHIM]
+    def __init__(self, shim: Shim, config: HttpConfig, *, share_port: bool = False) -> None:
+        self._shim = shim
         self._config = config
         self._share_port = share_port
-        self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,  # a client that goes away ends its request
-            access_log=None,  # the shim writes its own line
-            logger=_parser_log(),
-            keepalive_timeout=config.keepalive_timeout_s,
-            lingering_time=_LINGER_S,
-            shutdown_timeout=_CLOSE_S,
-        )
+        self._server: web.Server | None = None
+        self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         self._port = 0
 
@@ -44,9 +37,18 @@ class HttpServer:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError where the address cannot be had."""
-        await self._runner.setup()
+        self._server = web.Server(
+            self._shim,
+            handler_cancellation=True,  # a client that goes away ends its request
+            access_log=None,  # the shim writes its own line
+            logger=_parser_log(),
+            keepalive_timeout=self._config.keepalive_timeout_s,
+            lingering_time=_LINGER_S,
+        )
+        self._runner = runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_S)
+        await runner.setup()
         site = web.TCPSite(
-            self._runner,
+            runner,
             self._config.host,
             self._config.port,
             backlog=_BACKLOG,
@@ -55,10 +57,10 @@ class HttpServer:
         try:
             await site.start()
         except OSError:
-            await self._runner.cleanup()
+            await runner.cleanup()
             raise
         self._site = site
-        self._port = self._runner.addresses[0][1]
+        self._port = runner.addresses[0][1]
         return self._port
 
     async def drain(self) -> None:
@@ -67,15 +69,16 @@ class HttpServer:
         if site is not None:
             await site.stop()
         self._shim.drain()
-        if self._runner.server is not None:
-            for connection in self._runner.server.connections:
+        if self._server is not None:
+            for connection in self._server.connections:
                 if not self._shim.is_busy(connection):
                     connection.force_close()
 
     async def close(self) -> None:
         """Lets replies leave for a moment, ends what still runs, and frees the port."""
         self._site = None
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
 
 def _parser_log() -> logging.Logger:

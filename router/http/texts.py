@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from aiohttp import web
 from pydantic import Field
 
 from qwenserve.chat.v1 import chat_pb2
@@ -15,6 +14,7 @@ from router.http.body import read_body
 from router.http.draft import ChatDraft
 from router.http.exchange import Exchange
 from router.http.fields import Face, Int32, Objects, fields_of
+from router.http.reply import Reply
 from router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel, read_chat, read_completion
 from router.http.whole import to_json
 from runtime.config import HttpConfig
@@ -55,7 +55,7 @@ class TextEndpoints:
         self._backend = backend
         self._config = config
 
-    async def tokenize(self, exchange: Exchange) -> web.Response:
+    async def tokenize(self, exchange: Exchange) -> Reply:
         """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""
         values = _given(TOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
         model = values.pop("model", "")
@@ -73,9 +73,7 @@ class TextEndpoints:
         )
         return exchange.reply(to_json(_token_ids(reply.results[0], reply.max_model_len, with_tokens)))
 
-    async def _tokenize_chat(
-        self, exchange: Exchange, values: dict[str, Any], model: str, with_tokens: bool
-    ) -> web.Response:
+    async def _tokenize_chat(self, exchange: Exchange, values: dict[str, Any], model: str, with_tokens: bool) -> Reply:
         with_prompt = values.pop("return_prompt", False)
         draft = ChatDraft()
         for name, value in values.items():
@@ -83,7 +81,7 @@ class TextEndpoints:
             if field is None:
                 draft.ignored.append(name)
             else:
-                field.take(draft, value)
+                field.taker(draft, value)
         exchange.ignore(draft.ignored)
         reply = await self._backend.tokenize_chat(
             tokenizer_pb2.TokenizeChatRequest(
@@ -97,7 +95,7 @@ class TextEndpoints:
             body["prompt"] = chat.prompt
         return exchange.reply(to_json(body))
 
-    async def detokenize(self, exchange: Exchange) -> web.Response:
+    async def detokenize(self, exchange: Exchange) -> Reply:
         """Text of token ids (`tokens`)."""
         values = _given(DETOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
         request = tokenizer_pb2.DetokenizeRequest(
@@ -109,30 +107,30 @@ class TextEndpoints:
         reply = await self._backend.detokenize(request)
         return exchange.reply(to_json({"prompt": reply.texts[0]}))
 
-    async def explain(self, exchange: Exchange) -> web.Response:
+    async def explain(self, exchange: Exchange) -> Reply:
         """What would be done with a chat or completion request; generates nothing."""
         body = await read_body(exchange.request, self._config)
         request = chat_pb2.ExplainRequest()
         if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
             chat = read_chat(CHAT_BODY.read(body))
-            request.chat.CopyFrom(chat.message)
+            request.chat.CopyFrom(chat.request)
             exchange.ignore(chat.ignored)
         else:
             completion = read_completion(COMPLETION_BODY.read(body))
-            request.completion.CopyFrom(completion.message)
+            request.completion.CopyFrom(completion.request)
             exchange.ignore(completion.ignored)
         reply = await self._backend.explain(request, exchange.call())
         exchange.note_ignored(reply.ignored_params)
         return exchange.reply(to_json({**_explained(reply), "ignored_params": list(exchange.ignored)}))
 
-    async def list_models(self, exchange: Exchange) -> web.Response:
+    async def list_models(self, exchange: Exchange) -> Reply:
         """The models that this router serves."""
         models = [_model(model) for model in self._backend.list_models().models]
         return exchange.reply(to_json({"object": "list", "data": models}))
 
-    async def get_model(self, exchange: Exchange) -> web.Response:
+    async def get_model(self, exchange: Exchange) -> Reply:
         """One model and its limits."""
-        model = self._backend.get_model(exchange.request.match_info["name"])
+        model = self._backend.get_model(exchange.name)
         return exchange.reply(to_json(_model(model)))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from router.http.app import SHIM, Shim, make_app
+from router.http.app import Shim
 from router.http.server import HttpServer
 from runtime.auth import KeyRing
 from runtime.config import HttpConfig
@@ -36,11 +36,11 @@ async def serve(
     config = HttpConfig(**{"port": 0, **settings})
     metrics = RouterMetrics()
     before = asyncio.all_tasks()
-    app = make_app(backend, config, strict=strict, keys=KeyRing(keys), metrics=metrics)
-    server = HttpServer(app, config)
+    shim = Shim(backend, config, strict=strict, keys=KeyRing(keys), metrics=metrics)
+    server = HttpServer(shim, config)
     port = await server.start()
     try:
-        yield Served(f"http://127.0.0.1:{port}", port, backend, metrics, server, app[SHIM])
+        yield Served(f"http://127.0.0.1:{port}", port, backend, metrics, server, shim)
     finally:
         await server.close()
     await settled(lambda: not backend.running)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from router.http.app import make_app
+from router.http.app import Shim
 from router.http.server import HttpServer
 from runtime.auth import KeyRing
 from runtime.config import HttpConfig
@@ -210,8 +210,8 @@ def test_two_servers_share_a_port(run: Run) -> None:
     async def check() -> None:
         def server(port: int, *, share_port: bool = True) -> HttpServer:
             config = HttpConfig(port=port)
-            app = make_app(FakeBackend(), config, strict=False, keys=KeyRing(()), metrics=RouterMetrics())
-            return HttpServer(app, config, share_port=share_port)
+            shim = Shim(FakeBackend(), config, strict=False, keys=KeyRing(()), metrics=RouterMetrics())
+            return HttpServer(shim, config, share_port=share_port)
 
         first = server(0)
         second = server(await first.start())
@@ -229,7 +229,7 @@ def test_small_writes_are_not_held_back(run: Run) -> None:
         async with serve() as served, client(served) as (reader, writer):
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b'"ok"}')
-            server = served.server._runner.server
+            server = served.server._server
             assert server is not None
             transport = server.connections[0].transport
             assert transport is not None
