@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -41,13 +41,11 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 
     async def StreamChatCompletion(  # noqa: N802
         self, request: chat_pb2.ChatCompletionRequest, context: Context
-    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+    ) -> None:
         """Answers as events."""
         sink = EventQueue()
         answer = await self._core.stream_chat(request, _call(request.request_id, context), sink)
-        async with contextlib.aclosing(sink.read(answer, context)) as events:
-            async for event in events:
-                yield event
+        await sink.write(answer, context)
 
     async def CreateCompletion(  # noqa: N802
         self, request: chat_pb2.CompletionRequest, context: Context
@@ -59,13 +57,11 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 
     async def StreamCompletion(  # noqa: N802
         self, request: chat_pb2.CompletionRequest, context: Context
-    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+    ) -> None:
         """Continues a text as events."""
         sink = EventQueue()
         answer = await self._core.stream_completion(request, _call(request.request_id, context), sink)
-        async with contextlib.aclosing(sink.read(answer, context)) as events:
-            async for event in events:
-                yield event
+        await sink.write(answer, context)
 
     async def ChatSession(  # noqa: N802
         self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: Context
@@ -104,7 +100,7 @@ class ModelServicer(chat_pb2_grpc.ModelServiceServicer):
 
 
 class EventQueue:
-    """A sink that a streaming call reads from. Bounded: a client that stops reading loses its answer."""
+    """A sink whose events leave on a streaming call. Bounded: a client that stops reading loses its answer."""
 
     def __init__(self) -> None:
         self._events: list[chat_pb2.ChatEvent] = []
@@ -128,8 +124,11 @@ class EventQueue:
         self._error = error
         self._wake.set()
 
-    async def read(self, answer: Answer, context: Context) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
-        """Yields the events up to the usage. Leaving early cancels the answer. Raises the answer's error."""
+    async def write(self, answer: Answer, context: Context) -> None:
+        """Writes the events up to the usage. Leaving early cancels the answer. Raises the answer's error.
+
+        Not a generator: an event would pass three of them on its way, which costs a tenth of its CPU time.
+        """
         self._answer = answer
         try:
             while True:
@@ -139,7 +138,7 @@ class EventQueue:
                 for event in batch:
                     if event.HasField("start"):
                         _list_ignored(context, event.start.ignored_params)
-                    yield event
+                    await context.write(event)
                 if self._error is not None:
                     raise self._error
                 if batch and batch[-1].HasField("usage"):

@@ -88,19 +88,20 @@ class ChatSessionWriter:
             await self._tasks.close()
             self._cancel_all()
 
-    def delta(self, handle: int, choice: int, text: str, *, reasoning: bool) -> None:
-        """Adds one text delta to the message being filled."""
+    def text(self, handle: int, choice: int, reasoning: bool, text: str) -> None:
+        """Adds one delta of plain text to the message being filled. Typed events come after the packed deltas of their
+        message: once one of this chat is waiting, its text has to queue behind it.
+        """
         page = self._page
+        if handle in page.typed:
+            self.event(handle, text_event(choice, text, reasoning))
+            return
         if reasoning:
             page.reasoning.append(len(page.texts))
         page.handles.append(handle)
         page.choices.append(choice)
         page.texts.append(text)
         self._added(_DELTA_BYTES + len(text))
-
-    def holds_events(self, handle: int) -> bool:
-        """Whether a typed event of that chat waits in the message being filled."""
-        return handle in self._page.typed
 
     def event(self, handle: int, event: chat_pb2.ChatEvent) -> None:
         """Adds a typed event."""
@@ -214,9 +215,9 @@ class _Chat:
             kind = event.WhichOneof("event")
             plain = not event.logprobs and not event.token_ids
             if plain and kind == "content_delta":
-                self._text(event.choice_index, False, event.content_delta)
+                self._writer.text(self.handle, event.choice_index, False, event.content_delta)
             elif plain and kind == "reasoning_delta":
-                self._text(event.choice_index, True, event.reasoning_delta)
+                self._writer.text(self.handle, event.choice_index, True, event.reasoning_delta)
             else:
                 self._writer.event(self.handle, event)
             if kind == "usage":
@@ -224,17 +225,8 @@ class _Chat:
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
         """Returns what packs deltas of plain text."""
-        return partial(self._text, choice_index, reasoning)
+        return partial(self._writer.text, self.handle, choice_index, reasoning)
 
     def failed(self, error: ServiceError) -> None:
         """Reports the chat's failure."""
         self._writer.ended(self, error)
-
-    def _text(self, choice_index: int, reasoning: bool, text: str) -> None:
-        """Packs one delta. Typed events come after the packed deltas of their message: once one of this chat is
-        waiting, its text has to queue behind it."""
-        writer = self._writer
-        if writer.holds_events(self.handle):
-            writer.event(self.handle, text_event(choice_index, text, reasoning))
-        else:
-            writer.delta(self.handle, choice_index, text, reasoning=reasoning)

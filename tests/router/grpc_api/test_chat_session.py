@@ -212,7 +212,19 @@ async def test_requests_that_cannot_be_read_end_the_session_with_an_error() -> N
 
 
 class Context:
-    """As much of a call as a stream uses."""
+    """As much of a call as a stream uses. After `takes` events its client reads no more."""
+
+    def __init__(self, takes: int) -> None:
+        self._takes = takes
+        self.written: list[chat_pb2.ChatEvent] = []
+        self.stuck = asyncio.Event()
+        self.reads_on = asyncio.Event()
+
+    async def write(self, event: chat_pb2.ChatEvent) -> None:
+        self.written.append(event)
+        if len(self.written) == self._takes:
+            self.stuck.set()
+            await self.reads_on.wait()
 
     def trailing_metadata(self) -> tuple[()]:
         return ()
@@ -224,26 +236,30 @@ class Context:
 async def test_a_stream_that_is_not_read_fails_its_answer_and_keeps_a_bounded_number_of_events() -> None:
     queue = EventQueue()
     answer = Told(queue)
-    events = queue.read(answer, Context())  # type: ignore[arg-type]
+    context = Context(takes=1)
+    writing = asyncio.ensure_future(queue.write(answer, context))  # type: ignore[arg-type]
     queue.events([content("a")])
-    assert (await events.__anext__()).content_delta == "a"
+    await asyncio.wait_for(context.stuck.wait(), 5)
 
     for _ in range(20_000):
         queue.events([content("b")])
 
+    context.reads_on.set()
     with pytest.raises(SlowReader):
-        async for _ in events:
-            pass
+        await asyncio.wait_for(writing, 5)
     assert answer.cancelled
 
 
 async def test_leaving_a_stream_early_cancels_its_answer() -> None:
     queue = EventQueue()
     answer = Told(queue)
-    events = queue.read(answer, Context())  # type: ignore[arg-type]
+    context = Context(takes=2)
+    writing = asyncio.ensure_future(queue.write(answer, context))  # type: ignore[arg-type]
     queue.events([chat_pb2.ChatEvent(start=chat_pb2.StreamStart(ignored_params=["x"])), content("a")])
-    await events.__anext__()
+    await asyncio.wait_for(context.stuck.wait(), 5)
 
-    await events.aclose()
+    writing.cancel()
 
+    await asyncio.wait({writing})
     assert answer.cancelled
+    assert context.metadata == (("x-ignored-params", "x"),)
