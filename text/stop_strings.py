@@ -18,11 +18,14 @@ class StopMatcher:
     __slots__ = ("_first", "_held", "_include", "_longest", "_stops", "matched")
 
     def __init__(self, stop_strings: Sequence[str], *, include: bool = False) -> None:
-        self._stops = tuple(stop for stop in stop_strings if stop)
+        self._stops = tuple(stop for stop in stop_strings if stop) if stop_strings else ()
         self._include = include
-        self._longest = max(map(len, self._stops), default=0)
-        first = "".join(sorted({stop[0] for stop in self._stops}))
-        self._first = re.compile(f"[{re.escape(first)}]") if first else _NEVER
+        self._longest = 0
+        self._first = _NEVER
+        if self._stops:  # few requests have any
+            self._longest = max(map(len, self._stops))
+            first = "".join(sorted({stop[0] for stop in self._stops}))
+            self._first = re.compile(f"[{re.escape(first)}]")
         self._held = ""
         self.matched: str | None = None
 
