@@ -14,7 +14,7 @@ from bench.datasets.vocabulary import Vocabulary
 from bench.findings import Finding
 from bench.load import Load
 from bench.measures import distribution, spread
-from bench.meter import machine_times
+from bench.meter import MachineTimes, machine_times
 from bench.tier.burden import Surroundings, TierError, burden, doubts, worker_saturated
 from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
 from bench.tier.cores import Cores, workers_beside
@@ -161,23 +161,32 @@ async def _load(
     count = len(processes.cores)
     each = max(16, round(rate * (context.seconds + 2) / count))
     workers = stack.worker_addresses if direct else ()
+    answer_s = ANSWER_TOKENS * STEP_MS / 1000
+    warm = round(1.5 * rate * answer_s / count) + 1
     parts = [
-        Part(stack.http_url, workers, vocabulary, next(context.seeds), each, rate / count, core)
-        for core in processes.cores
+        Part(stack.http_url, workers, vocabulary, next(context.seeds), number, each, rate / count, warm)
+        for number in range(count)
     ]
     meters = [*stack.routers, *stack.workers]
-    before, machine = [one.cpu_s() for one in meters], machine_times()
-    seen = await processes(parts)
-    used, after = [one.cpu_s() - was for one, was in zip(meters, before, strict=True)], machine_times()
+    before: list[float] = []
+    machine: list[MachineTimes | None] = []
+
+    def on_start() -> None:
+        before.extend(one.cpu_s() for one in meters)
+        machine.append(machine_times())
+
+    seen = await processes(parts, on_start)
+    used = [one.cpu_s() - was for one, was in zip(meters, before, strict=True)]
+    began, ended = machine[0], machine_times()
     errors = [error for one in seen for error in one.errors]
     if errors:
         raise TierError(f"{len(errors)} of {each * count} requests failed: {sorted(set(errors))}")
     usages = [one.usage for one in seen]
     wall = max(usage.wall_s for usage in usages)
     foreign = None
-    if machine is not None and after is not None:
+    if began is not None and ended is not None:
         known = sum(used) + sum(usage.cpu_s for usage in usages)
-        foreign = max(0.0, after.busy_s - machine.busy_s - known)
+        foreign = max(0.0, ended.busy_s - began.busy_s - known)
     taken = max((usage.throttled_s or 0.0) + (usage.steal_s or 0.0) for usage in usages)
     around = Surroundings(wall, max(usage.cpu_share for usage in usages), foreign, taken)
     routers, workers_used = used[: len(stack.routers)], used[len(stack.routers) :]

@@ -10,7 +10,7 @@ import itertools
 import multiprocessing
 import time
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -29,20 +29,26 @@ from bench.tier.processes import pin
 from runtime import lifecycle
 
 _WARM_S = 0.5
-_LEAD_S = 0.5
+# From the call to the beginning of the load: every process has opened its connections by then.
+_LEAD_S = 2.0
+_WARM_TOKENS = 8
 
 
 class Part(NamedTuple):
-    """What one process sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn."""
+    """What one process sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn. Before
+    that it sends `warm` at once, so that connections are there: setting them up is no part of a latency."""
 
     url: str
     workers: Sequence[str]
     vocabulary: Vocabulary
     seed: int
+    # Of the times between chats, by themselves: two loads with the same one arrive alike.
+    arrivals_seed: int
     chats: int
     rate: float
-    # Where the process runs, and when it begins (`time.time()`).
-    core: frozenset[int]
+    warm: int
+    # Where the process runs, and when the load begins (`time.time()`); told by LoadProcesses.
+    core: frozenset[int] = frozenset()
     start: float = 0.0
 
 
@@ -84,12 +90,16 @@ class LoadProcesses:
         self._pool = pool
         self.cores = cores
 
-    async def __call__(self, parts: Sequence[Part]) -> list[Seen]:
-        """Sends all parts at the same time; returns what each process saw, in order."""
+    async def __call__(self, parts: Sequence[Part], on_start: Callable[[], None]) -> list[Seen]:
+        """Sends all parts at the same time; returns what each process saw, in order. `on_start` is called as the load
+        begins, after all warming up."""
         loop = asyncio.get_running_loop()
         start = time.time() + _LEAD_S
         given = [part._replace(core=core, start=start) for part, core in zip(parts, self.cores, strict=True)]
-        return list(await asyncio.gather(*(loop.run_in_executor(self._pool, _drive, part) for part in given)))
+        sending = asyncio.gather(*(loop.run_in_executor(self._pool, _drive, part) for part in given))
+        await asyncio.sleep(start - time.time())
+        on_start()
+        return list(await sending)
 
 
 @contextlib.asynccontextmanager
@@ -123,6 +133,7 @@ def _drive(part: Part) -> Seen:
 async def _send(part: Part) -> Seen:
     form: Form = "ids" if part.workers else "chat"
     shape = Shape(Lengths("fixed", PROMPT_TOKENS), Lengths("fixed", ANSWER_TOKENS), form, part.seed)
+    short = shape._replace(output=Lengths("fixed", _WARM_TOKENS), seed=~part.seed & 0xFFFFFFFF)
     jobs = random_jobs(part.chats, shape, part.vocabulary)
     endpoint: Endpoint = (
         InTurn([WorkerEndpoint(address, timeout_s=120.0) for address in part.workers])
@@ -130,8 +141,9 @@ async def _send(part: Part) -> Seen:
         else chat_endpoint(part.url)
     )
     try:
+        await Run(endpoint, Load(concurrency=part.warm))(random_jobs(part.warm, short, part.vocabulary))
         await asyncio.sleep(max(0.0, part.start - time.time()))
-        outcome = await Run(endpoint, Load(Arrivals(part.rate), seed=part.seed))(jobs)
+        outcome = await Run(endpoint, Load(Arrivals(part.rate), seed=part.arrivals_seed))(jobs)
     finally:
         await endpoint.close()
     good = [record for record in outcome.records if not record.error]

@@ -16,7 +16,7 @@ from bench.findings import Finding
 from bench.measures import distribution
 from bench.meter import machine_times
 from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
-from bench.tier.context import ANSWER_TOKENS, Context, words
+from bench.tier.context import Context, words
 from bench.tier.cores import Cores, workers_beside
 from bench.tier.processes import Process
 from bench.tier.stack import Stack, StackSettings, deployment
@@ -30,9 +30,11 @@ _SETTLE_S = 0.25
 
 
 class Answers(NamedTuple):
-    """What one router's log says of a load: whole answers, and p99 of the time to their first token."""
+    """What one router's log says of a load: whole answers, tokens of all answers (wrk cuts off the last), and p99 of
+    the time to the first token of whole ones, by the router's clock."""
 
     whole: int
+    tokens: int
     first_token_p99_ms: float
 
 
@@ -62,15 +64,19 @@ class Run(NamedTuple):
 def read_answers(log: str) -> Answers:
     """Reads a router's log. Raises TierError where it has no whole answer."""
     waits = []
+    tokens = 0
     for line in log.splitlines():
         if '"answer"' not in line:
             continue
         event = json.loads(line)
-        if event.get("event") == "answer" and event.get("outcome") == "ok":
+        if event.get("event") != "answer":
+            continue
+        tokens += event["completion_tokens"]
+        if event["outcome"] == "ok":
             waits.append(float(event["first_token_ms"]))
     if not waits:
         raise TierError("a router gave no answer at all")
-    return Answers(len(waits), distribution(waits).p99)
+    return Answers(len(waits), tokens, distribution(waits).p99)
 
 
 async def scaling_rows(context: Context) -> tuple[list[Row], list[Finding]]:
@@ -158,11 +164,12 @@ async def _run(context: Context, stack: Stack, vocabulary: Vocabulary, cores: Co
     if machine is not None and after is not None:
         foreign = max(0.0, after.busy_s - machine.busy_s - sum(used) - result.cpu_s)
     taken = 0.0 if machine is None or after is None else after.steal_s - machine.steal_s
-    tokens = result.answers * ANSWER_TOKENS
+    answers = [read_answers(await _settled(router)) for router in stack.routers]
+    tokens = sum(one.tokens for one in answers)
     return Run(
         tokens / result.wall_s,
         sum(routers) / tokens * 1e6,
-        [read_answers(await _settled(router)) for router in stack.routers],
+        answers,
         [cpu / result.wall_s for cpu in routers],
         max(workers) / result.wall_s,
         Surroundings(result.wall_s, result.cpu_s / result.wall_s / threads, foreign, taken),

@@ -169,17 +169,19 @@ def test_doubts_name_what_disturbed() -> None:
 
 
 def log_line(**fields: object) -> str:
-    return json.dumps({"level": "info", "event": "answer", "outcome": "ok", "first_token_ms": 1.0, **fields})
+    return json.dumps(
+        {"level": "info", "event": "answer", "outcome": "ok", "first_token_ms": 1.0, "completion_tokens": 8} | fields
+    )
 
 
 def test_answers_are_read_from_a_routers_log() -> None:
-    """Whole ones only: wrk cuts the last ones off."""
+    """Waits of whole ones only, tokens of all: wrk cuts the last ones off."""
     waits = [log_line(first_token_ms=float(number)) for number in range(1, 101)]
-    cut = log_line(outcome="cancelled", first_token_ms=None)
+    cut = log_line(outcome="cancelled", first_token_ms=None, completion_tokens=3)
 
     answers = read_answers("\n".join(["not JSON at all", *waits, cut, '{"event": "ready"}']))
 
-    assert answers.whole == 100
+    assert (answers.whole, answers.tokens) == (100, 803)
     assert answers.first_token_p99_ms == pytest.approx(float(np.percentile(range(1, 101), 99)))
     with pytest.raises(TierError, match="no answer"):
         read_answers(cut)
@@ -187,7 +189,9 @@ def test_answers_are_read_from_a_routers_log() -> None:
 
 def test_evenness_of_routers() -> None:
     """Fewest by most answers, longest by shortest wait."""
-    run = Run(1e5, 8.0, [Answers(50, 40.0), Answers(100, 80.0), Answers(75, 20.0)], [1.0, 1.0, 1.0], 0.5, CALM)
+    run = Run(
+        1e5, 8.0, [Answers(50, 400, 40.0), Answers(100, 800, 80.0), Answers(75, 600, 20.0)], [1.0, 1.0, 1.0], 0.5, CALM
+    )
 
     assert (run.evenness, run.wait_ratio) == (0.5, 4.0)
 
