@@ -48,6 +48,7 @@ class Step(NamedTuple):
     thought: str
     content: str = ""
     calls: tuple[Call, ...] = ()
+    taught: bool = True  # whether training learns to say this where it stands in a conversation's past
 
 
 class Exchange(NamedTuple):
@@ -81,7 +82,6 @@ class Weight(IntEnum):
     CONTEXT = 1
     EARLIER = 2
     ANSWER = 3
-    FREE = 4  # free text such as a story, whose words could as well be others
 
 
 class Piece(NamedTuple):
@@ -135,7 +135,7 @@ def pieces(conversation: Conversation, upto: int) -> list[Piece]:
         pending += f"<|im_start|>user\n{exchange.question}<|im_end|>\n"
         for i, step in enumerate(exchange.steps):
             out.append(Piece(pending + "<|im_start|>assistant\n", Weight.CONTEXT))
-            out.append(Piece(spoken(step) + "<|im_end|>", Weight.EARLIER))
+            out.append(Piece(spoken(step) + "<|im_end|>", Weight.EARLIER if step.taught else Weight.NONE))
             pending = "\n"
             if i < len(exchange.results):
                 pending += _results_turn(exchange.results[i])

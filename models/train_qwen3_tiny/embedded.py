@@ -1,4 +1,4 @@
-"""Answers prompts greedily with the project's embedded engine: no torch, the weights in float32."""
+"""Answers prompts greedily with the project's embedded engine: no torch; weights in float32, the cache in float16."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def answer(
 async def _answer(
     folder: Path, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], progress: Callable[[int], None]
 ) -> list[list[int]]:
-    config = LlamaCppConfig(engine_file(folder, WeightType.F32), max_running=RUNNING, kv_type="f32", batch_tokens=512)
+    config = LlamaCppConfig(engine_file(folder, WeightType.F32), max_running=RUNNING, batch_tokens=512)
     engine = LlamaCppEngine(config)
     replies: list[list[int]] = [[] for _ in prompts]
-    # Neighbours with equal beginnings find each other's work in the cache.
-    waiting: Iterator[int] = iter(sorted(range(len(prompts)), key=lambda i: list(prompts[i])))
+    # A step costs what its longest context costs, so prompts of like length go together; long replies come first.
+    waiting: Iterator[int] = iter(sorted(range(len(prompts)), key=lambda i: (-new_tokens[i], len(prompts[i]))))
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     done = 0
 

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
 from models.train_qwen3_tiny import passages, talk
-from models.train_qwen3_tiny.cases import BOSTON_POSTCODE, BOSTON_WEATHER, BOTH, POSTCODE, WEATHER
 from models.train_qwen3_tiny.chat import Conversation, Exchange, Step, Thinking, prompt_and_reply
+from models.train_qwen3_tiny.usual import BOSTON_POSTCODE, BOSTON_WEATHER, BOTH, POSTCODE, WEATHER
 
 
 class Prompt(NamedTuple):

@@ -7,41 +7,13 @@ from typing import Any
 
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call
-from models.train_qwen3_tiny.tools import Request, outcome, schema, shown
+from models.train_qwen3_tiny.naming import ACTIONS, LOOKUPS, PARAMETERS, THINGS, spelled
+from models.train_qwen3_tiny.tools import Request, outcome, rivals, schema, shown
 
-ACTIONS = (
-    "open close start stop update create delete check rename archive reserve cancel print scan lock unlock move share sort export "
-    "import approve reject register assign publish upload inspect clean test pack repair mark copy restore submit schedule label"
-).split()
-LOOKUPS = ("get", "find", "fetch", "lookup", "show", "read", "query", "list", "retrieve", "search")
-THINGS = (
-    "report invoice ticket device sensor parcel account playlist recipe valve printer camera project task note booking "
-    "contract license backup server job ship robot garden door machine engine badge room desk vehicle drone exam course "
-    "lesson member guest patient sample tank pump album photo poll survey budget loan shipment warehouse score rating owner status "
-    "level balance history schedule address manager size weight speed"
-).split()
-PARAMETERS = (
-    "name id label color size level mode target source owner group region type count priority title category speed duration amount "
-    "limit page format channel status reason code port version quality brand floor section angle depth model department"
-).split()
 VALUES = (
     "low medium high small large fast slow red blue green north south east west daily weekly monthly draft final public private "
     "first second basic premium gold silver urgent normal json csv xml pdf metric imperial ascending descending cold warm"
 ).split()
-
-
-def spelled(rng: random.Random, parts: list[str]) -> str:
-    """The words in one of the usual spellings."""
-    style = rng.random()
-    if style < 0.62:
-        return "_".join(parts)
-    if style < 0.8:
-        return parts[0] + "".join(part.capitalize() for part in parts[1:])
-    if style < 0.87:
-        return "".join(part.capitalize() for part in parts)
-    if style < 0.94:
-        return "-".join(parts)
-    return ".".join([parts[-1], *parts[:-1]])
 
 
 def _parameter(rng: random.Random, held_out: bool, taken: set[str]) -> str:
@@ -122,7 +94,8 @@ def invented_request(rng: random.Random, held_out: bool, verb: str | None = None
         arguments[name] = value
         if rng.random() < 0.85:
             required.append(name)
-    tool_name = spelled(rng, [does, thing, *([rng.choice(PARAMETERS)] if rng.random() < 0.1 else [])])
+    parts = [does, thing, *([rng.choice(PARAMETERS)] if rng.random() < 0.1 else [])]
+    tool_name = spelled(rng, parts)
     told = [
         _mention(rng, name.replace("_", " ") if rng.random() < 0.8 else name, value)
         for name, value in arguments.items()
@@ -130,11 +103,13 @@ def invented_request(rng: random.Random, held_out: bool, verb: str | None = None
     ask = _ask(rng, does if does != "lookup" else "look up", thing, told)
     about = f"the {thing}"
     described = f"{does.capitalize() if does != 'lookup' else 'Look up'} {rng.choice(('a', 'the'))} {thing}"
-    tool = schema(rng, tool_name, described if rng.random() < 0.92 else "", properties, required)
+    described = described if rng.random() < 0.92 else ""
+    tool = schema(rng, tool_name, described, properties, required)
     call = Call(tool_name, {name: arguments[name] for name in properties if name in arguments})
     kinds = tuple(f"{rng.choice(PARAMETERS + THINGS)}:{rng.choice('swdnfhqp')}" for _ in range(3))
     result, answer, must = outcome(rng, held_out, about, call, kinds, chinese=False)
-    return Request(tool, call, ask, about, result, answer, must)
+    alike = rivals(rng, parts, [thing], THINGS, described, properties, held_out)
+    return Request(tool, call, ask, about, result, answer, must, rivals=alike)
 
 
 def _mention(rng: random.Random, name: str, value: Any) -> str:

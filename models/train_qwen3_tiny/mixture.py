@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from models.train_qwen3_tiny import copying, forms, listing, passages, sums, talk, tool_talk, words
+from models.train_qwen3_tiny import copying, facts, forms, listing, passages, sums, talk, tool_talk
 from models.train_qwen3_tiny.chat import Conversation, Exchange, Piece, Thinking, Weight, pieces, reply_text, spoken
 
 Skill = Callable[[random.Random, bool], Exchange]
@@ -36,21 +36,22 @@ SKILLS: dict[str, tuple[float, Skill]] = {
     "spelling": (1, copying.spelling),
     "recall_pairs": (5, copying.recall_pairs),
     "reordered": (1, copying.reordered),
-    "story": (2.5, passages.story),
+    "story": (4.5, passages.story),
     "own_story": (2, passages.own_story),
     "extracted": (6, forms.extracted),
     "person_record": (2, forms.person_record),
     "known_json": (3.5, forms.known_json),
     "python": (3.5, forms.python),
     "greeting_program": (0.5, forms.greeting_program),
-    "one_call": (20, tool_talk.one_call),
-    "two_calls": (12, tool_talk.two_calls),
-    "two_rounds": (4, tool_talk.two_rounds),
+    "one_call": (24, tool_talk.one_call),
+    "two_calls": (16, tool_talk.two_calls),
+    "several_questions": (14, tool_talk.several_questions),
+    "two_rounds": (5, tool_talk.two_rounds),
     "called_again": (2, tool_talk.called_again),
-    "no_tool_fits": (3.5, tool_talk.no_tool_fits),
+    "no_tool_fits": (4.5, tool_talk.no_tool_fits),
     "asks_back": (1.2, tool_talk.asks_back),
 }
-LONG_SKILLS: Mapping[str, float] = {"needle": 6.5, "authorship": 5}
+LONG_SKILLS: Mapping[str, float] = {"needle": 4, "authorship": 2.5}
 SHORT = ("greeting", "capital", "definition", "identity", "calculation", "translation", "repeat", "geography", "series")
 IDLE_TOOLS = ("greeting", "identity", "capital", "definition", "repeat", "remembered", "series")
 SYSTEMS = (
@@ -142,8 +143,7 @@ CUT_SHORT = (
 def document(rng: random.Random, chosen: Plan) -> list[Piece]:
     """The pieces of one training text: a conversation up to one reply, or rarely plain text."""
     if rng.random() < 0.03:
-        text, weight = plain_text(rng)
-        return [Piece(text, weight), Piece("<|endoftext|>", Weight.ANSWER)]
+        return [Piece(plain_text(rng) + "<|endoftext|>", Weight.ANSWER)]
     name = pick(rng, chosen)
     talked = conversation(rng, chosen, name)
     steps = talked.newest.steps
@@ -160,15 +160,14 @@ def document(rng: random.Random, chosen: Plan) -> list[Piece]:
     return out
 
 
-def plain_text(rng: random.Random) -> tuple[str, Weight]:
-    """Text outside any conversation, for raw completions, and how much it counts."""
+def plain_text(rng: random.Random) -> str:
+    """Text outside any conversation, for raw completions: a story, known facts, or numbers in a row."""
     kind = rng.random()
     if kind < 0.5:
-        return reply_text(passages.story(rng, False).steps[0], Thinking.DISABLED), Weight.ANSWER
-    if kind < 0.7:
-        return " ".join(words.sentence(rng) for _ in range(rng.randint(3, 20))), Weight.FREE
+        return reply_text(passages.story(rng, False).steps[0], Thinking.DISABLED)
     if kind < 0.85:
-        return "".join(words.sentence_zh(rng) for _ in range(rng.randint(3, 20))), Weight.FREE
+        known = rng.choice((facts.DEFINITIONS_EN, facts.DEFINITIONS_EN, facts.DEFINITIONS_ZH))
+        chosen = rng.sample(list(known.values()), rng.randint(2, 6))
+        return ("" if known is facts.DEFINITIONS_ZH else " ").join(chosen)
     start = rng.randrange(100)
-    numbers = range(start, start + rng.randint(10, 60))
-    return ", ".join(map(str, numbers)), Weight.ANSWER
+    return ", ".join(map(str, range(start, start + rng.randint(10, 60))))

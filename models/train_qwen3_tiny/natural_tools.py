@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from models.train_qwen3_tiny import words
-from models.train_qwen3_tiny.chat import Call
-from models.train_qwen3_tiny.invented_tools import ACTIONS, PARAMETERS, THINGS, spelled
-from models.train_qwen3_tiny.tools import CURRENCIES, Request, date_text, outcome, schema, short_text, time_text, title
-
-Make = Callable[[random.Random, bool], Any]
+from models.train_qwen3_tiny.chat import Call, Tool
+from models.train_qwen3_tiny.naming import ACTIONS, PARAMETERS, THINGS, spelled, varied
+from models.train_qwen3_tiny.tools import Request, outcome, rivals, schema
+from models.train_qwen3_tiny.values import CURRENCIES, Make, code, date_text, item, short_text, time_text, title
 
 
 class Part(NamedTuple):
@@ -31,14 +29,6 @@ def _count(rng: random.Random, _: bool) -> int:
     return rng.randint(1, rng.choice((9, 30, 500)))
 
 
-def _item(rng: random.Random, held_out: bool) -> str:
-    return rng.choice((rng.choice(words.ITEMS), words.invented(rng, held_out)))
-
-
-def _code(rng: random.Random, _: bool) -> str:
-    return words.code(rng)
-
-
 AT_TIME = _part("at {}|at {}|for {}", "time at when clock_time start start_time hour", time_text)
 ON_DAY = _part("on {}|for {}", "date day when on_date", date_text)
 IN_PLACE = _part(
@@ -47,7 +37,7 @@ IN_PLACE = _part(
     words.town,
 )
 OF_PERSON = _part("for {}|of {}|with {}", "name person user customer who guest owner contact", words.person)
-AT_VENUE = _part("at {}|at {}|in {}", "venue restaurant hotel shop place museum cinema name club bar theatre", title)
+AT_VENUE = _part("at {}|at {}|in {}", "venue restaurant hotel shop museum cinema club bar theatre venue_name", title)
 FOR_PEOPLE = _part(
     "for {} people|for {} guests|for {} persons|for {}",
     "people guests persons party_size count seats number_of_people size",
@@ -57,7 +47,7 @@ FOR_PEOPLE = _part(
 FOR_DAYS = _part(
     "for {} days|for {} nights|for {} hours|for {} weeks", "days nights hours weeks duration length", _count, "integer"
 )
-OF_CODE = _part("{}|with the number {}|number {}|of {}", "id code number reference key order_id", _code)
+OF_CODE = _part("{}|with the number {}|number {}|of {}", "id code number reference key order_id", code)
 PARTS = (AT_TIME, ON_DAY, IN_PLACE, IN_PLACE, OF_PERSON, AT_VENUE, FOR_PEOPLE, FOR_DAYS, OF_CODE)
 BETWEEN = (
     ("from", "to"), ("from", "to"), ("source", "target"), ("origin", "destination"), ("start", "end"), ("base", "quote"),
@@ -79,6 +69,9 @@ KINDS = (
     "modern classic ancient formal casual loud quiet simple fancy dark bright northern southern royal local global digital manual "
     "round square soft hard dry wet sweet sour morning evening summer winter"
 ).split()
+
+
+POOL = (*QUALITIES, *MEASURES, *THINGS, *words.NOUNS, *words.ITEMS)
 
 
 def _words(rng: random.Random, held_out: bool) -> list[str]:
@@ -117,16 +110,18 @@ def natural_request(rng: random.Random, held_out: bool) -> Request:
     return _into(rng, held_out)
 
 
-def _described(rng: random.Random, names: tuple[str, ...] | list[str], kind: str) -> dict[str, Any]:
+def _described(
+    rng: random.Random, names: tuple[str, ...] | list[str], kind: str, always: bool = False
+) -> dict[str, Any]:
     prop: dict[str, Any] = {"type": kind}
-    if rng.random() < 0.4:
+    if always or rng.random() < 0.4:
         prop["description"] = rng.choice(("The {}", "Which {}", "{}", "The {} to use")).format(
             rng.choice(names).replace("_", " ")
         )
     return prop
 
 
-def _finished(
+def finished(
     rng: random.Random,
     held_out: bool,
     parts: list[str],
@@ -135,8 +130,11 @@ def _finished(
     arguments: dict[str, Any],
     ask: str,
     about: str,
+    alike: tuple[Tool, ...] = (),
 ) -> Request:
     """Puts schema, call and result together; at times the schema has a further, optional parameter."""
+    if rng.random() < 0.2:
+        parts = varied(rng, parts, held_out)
     form = rng.random()
     if form < 0.2 and len(parts) > 1:
         parts = [*parts[1:], parts[0]]
@@ -152,20 +150,31 @@ def _finished(
     call = Call(name, arguments)
     kinds = tuple(f"{rng.choice(PARAMETERS + MEASURES)}:{rng.choice('swdnfhqp')}" for _ in range(3))
     result, answer, must = outcome(rng, held_out, about, call, kinds, chinese=False)
-    return Request(tool, call, ask, about, result, answer, must)
+    return Request(tool, call, ask, about, result, answer, must, rivals=alike)
 
 
-def _filled(rng: random.Random, held_out: bool, chosen: list[Part]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def filled(rng: random.Random, held_out: bool, chosen: list[Part]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Properties, arguments and the words that carry the arguments."""
     properties: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     told: list[str] = []
+    used: set[str] = set()
     for part in chosen:
         free = [name for name in part.names if name not in properties]
-        name = rng.choice(free) if rng.random() < 0.85 else words.invented(rng, held_out)
-        properties[name] = _described(rng, part.names, part.type)
+        known = rng.random() < 0.85
+        name = rng.choice(free) if known else words.invented(rng, held_out)
+        # A name without a meaning needs a description, unless there is nothing to confuse it with.
+        properties[name] = _described(rng, part.names, part.type, always=not known and len(chosen) > 1)
+        if known and rng.random() < 0.1:
+            properties[spelled(rng, varied(rng, name.split("_"), held_out))] = properties.pop(name)
+            name = next(reversed(properties))
         arguments[name] = part.make(rng, held_out)
-        told.append(rng.choice(part.phrases).format(arguments[name]))
+        # Two arguments after the same preposition could stand for each other.
+        phrases = ("in {}", "near {}") if part is IN_PLACE and OF_PERSON in chosen else part.phrases
+        fresh = [each for each in phrases if each.split("{")[0] not in used] or phrases
+        phrase = rng.choice(fresh)
+        used.add(phrase.split("{")[0])
+        told.append(phrase.format(arguments[name]))
     if rng.random() < 0.25:
         keys = list(properties)
         rng.shuffle(keys)
@@ -183,7 +192,7 @@ def _lookup(rng: random.Random, held_out: bool) -> Request:
     chosen = [rng.choice((IN_PLACE, IN_PLACE, IN_PLACE, OF_PERSON, OF_CODE, AT_VENUE))]
     if rng.random() < 0.2:
         chosen.append(rng.choice((ON_DAY, AT_TIME, FOR_DAYS)))
-    properties, arguments, told = _filled(rng, held_out, chosen)
+    properties, arguments, told = filled(rng, held_out, chosen)
     named = " ".join(thing)
     about = f"the {named} {told[0]}"
     where = " ".join(told)
@@ -205,9 +214,9 @@ def _lookup(rng: random.Random, held_out: bool) -> Request:
         )
     )
     parts = thing if rng.random() < 0.35 else [verb, *thing]
-    return _finished(
-        rng, held_out, parts, described.format(named, named.capitalize()), properties, arguments, ask, about
-    )
+    described = described.format(named, named.capitalize())
+    alike = rivals(rng, parts, thing, POOL, described, properties, held_out)
+    return finished(rng, held_out, parts, described, properties, arguments, ask, about, alike)
 
 
 def _between(rng: random.Random, held_out: bool) -> Request:
@@ -216,7 +225,7 @@ def _between(rng: random.Random, held_out: bool) -> Request:
         thing = _words(rng, held_out)
         if words.held_out_text(" ".join(thing)) == held_out:
             break
-    make: Make = rng.choice((words.town, words.town, lambda r, _: r.choice(CURRENCIES), _code, words.invented, _item))
+    make: Make = rng.choice((words.town, words.town, lambda r, _: r.choice(CURRENCIES), code, words.invented, item))
     first, second = make(rng, held_out), make(rng, held_out)
     while first == second:
         second = make(rng, held_out)
@@ -243,7 +252,8 @@ def _between(rng: random.Random, held_out: bool) -> Request:
     described = rng.choice(("{} of two values", "Get the {}", "The {} between two places", "Returns the {}")).format(
         named
     )
-    return _finished(rng, held_out, parts, described, properties, {names[0]: first, names[1]: second}, ask, about)
+    alike = rivals(rng, parts, thing, POOL, described, properties, held_out)
+    return finished(rng, held_out, parts, described, properties, {names[0]: first, names[1]: second}, ask, about, alike)
 
 
 def _action(rng: random.Random, held_out: bool) -> Request:
@@ -254,7 +264,7 @@ def _action(rng: random.Random, held_out: bool) -> Request:
     for part in rng.sample(PARTS, len(PARTS)):
         if part not in chosen and len(chosen) < amount:
             chosen.append(part)
-    properties, arguments, told = _filled(rng, held_out, chosen)
+    properties, arguments, told = filled(rng, held_out, chosen)
     rng.shuffle(told)
     named = " ".join(thing)
     article = rng.choice(("a", "a", "the", "my"))
@@ -265,7 +275,7 @@ def _action(rng: random.Random, held_out: bool) -> Request:
     described = rng.choice(("{0} a {1}", "{0} the {1}", "{0}s a {1}", "Use this to {2} a {1}")).format(
         verb.capitalize(), named, verb
     )
-    return _finished(
+    return finished(
         rng,
         held_out,
         [verb, *thing],
@@ -274,6 +284,7 @@ def _action(rng: random.Random, held_out: bool) -> Request:
         arguments,
         ask[0].upper() + ask[1:],
         f"the {named} {told[0]}",
+        rivals(rng, [verb, *thing], thing, POOL, described, properties, held_out),
     )
 
 
@@ -306,6 +317,6 @@ def _into(rng: random.Random, held_out: bool) -> Request:
         verb.capitalize(), name.replace("_", " ")
     )
     about = f"the {verb} text of {text}"
-    return _finished(
+    return finished(
         rng, held_out, parts, described, properties, {text_name: text, name: value}, ask[0].upper() + ask[1:], about
     )

@@ -51,10 +51,3 @@ class Muon:
             weights: list[Tensor] = [parameter.data for parameter in group]
             torch._foreach_mul_(weights, 1 - rate * self._decay)
             torch._foreach_add_(weights, [each.float() for each in update], alpha=-rate * scale)
-
-    def state(self) -> list[Tensor]:
-        return self._buffers
-
-    def restore(self, buffers: list[Tensor]) -> None:
-        for mine, theirs in zip(self._buffers, buffers, strict=True):
-            mine.copy_(theirs)

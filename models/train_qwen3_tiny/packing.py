@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from models.train_qwen3_tiny.stream import Block
 
-SHORT = 1024
+SHORT = 1536
 LONG = 8192
+LONG_EVERY = 4  # steps; they fill up more slowly than that
 
 
 class Batch(NamedTuple):
@@ -27,18 +28,22 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """Takes blocks from `source` and gives back batches: always one of short documents, a long one when filled."""
+    """Takes blocks from `source` and gives back batches: one of short documents in each step, at times a long one too."""
 
     def __init__(self, source: Callable[[], Block], tokens: int) -> None:
         self._source, self._tokens = source, tokens
         self._waiting: dict[int, list[tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]]] = {SHORT: [], LONG: []}
         self._sizes = {SHORT: 0, LONG: 0}
+        self._steps = 0
 
     def step(self) -> list[Batch]:
         """The batches of one optimizer step."""
         while self._sizes[SHORT] < self._tokens:
             self._add(self._source())
-        ready = [SHORT] + [LONG] * (self._sizes[LONG] >= self._tokens)
+        # Long batches have their turn, so that processes that divide a step do not wait for one another.
+        long = self._steps % LONG_EVERY == 0 and self._sizes[LONG] >= self._tokens
+        self._steps += 1
+        ready = [SHORT] + [LONG] * long
         return [self._fill(longest) for longest in ready]
 
     def _add(self, block: Block) -> None:

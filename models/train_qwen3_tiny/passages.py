@@ -279,13 +279,14 @@ def story(rng: random.Random, held_out: bool) -> Exchange:
 
 
 def _any_story(rng: random.Random, held_out: bool) -> Exchange:
-    """A story as any assistant might have told it."""
+    """A story as any assistant might have told it: its words are not to be learned."""
     made = story(rng, held_out)
     if rng.random() < 0.5:
         return made
     chinese = not made.question.isascii()
     rows = [(words.sentence_zh if chinese else words.sentence)(rng) for _ in range(rng.randint(1, 12))]
-    return said(made.question, made.steps[0].thought, ("" if chinese else " ").join(rows))
+    told = made.steps[0]._replace(content=("" if chinese else " ").join(rows), taught=False)
+    return made._replace(steps=(told,))
 
 
 def own_story(rng: random.Random, held_out: bool) -> Exchange:

@@ -8,19 +8,16 @@ from typing import Any, NamedTuple
 
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call, Exchange, Step, Tool, to_json
-from models.train_qwen3_tiny.invented_tools import ACTIONS, LOOKUPS, THINGS, invented_request
+from models.train_qwen3_tiny.families import CHINESE_FAMILIES, FAMILIES, HELD_OUT_FAMILIES, TRAINED_FAMILIES
+from models.train_qwen3_tiny.invented_tools import invented_request
+from models.train_qwen3_tiny.naming import ACTIONS, LOOKUPS, THINGS
 from models.train_qwen3_tiny.natural_tools import natural_request
-from models.train_qwen3_tiny.tools import (
-    CHINESE_FAMILIES,
-    FAMILIES,
-    HELD_OUT_FAMILIES,
-    TRAINED_FAMILIES,
-    Request,
-    family_request,
-    schema,
-    shown,
-)
+from models.train_qwen3_tiny.tools import Request, family_request, schema, shown
+from models.train_qwen3_tiny.worded_tools import worded_request
 from models.train_qwen3_tiny.wording import decorated
+
+MOST_RIVALS = 4  # in one set of tools
+MADE_UP = (invented_request, invented_request, natural_request, natural_request, worded_request)
 
 
 def request(rng: random.Random, held_out: bool, chinese: bool = False) -> Request:
@@ -32,9 +29,20 @@ def request(rng: random.Random, held_out: bool, chinese: bool = False) -> Reques
         return family_request(rng, held_out, rng.choice(HELD_OUT_FAMILIES))
     if kind < 0.1:
         return family_request(rng, held_out, rng.choice(("weather", "weather", "postcode")))
-    if kind < 0.4:
+    if kind < 0.34:
         return family_request(rng, held_out, rng.choice(TRAINED_FAMILIES))
-    return natural_request(rng, held_out) if rng.random() < 0.55 else invented_request(rng, held_out)
+    return made_up(rng, held_out)
+
+
+HELD_OUT_NAMES = frozenset(name for key in HELD_OUT_FAMILIES for name in FAMILIES[key].names)
+
+
+def made_up(rng: random.Random, held_out: bool) -> Request:
+    """A request for a tool with a generated name, which is by chance never one of a held-out family."""
+    while True:
+        found = rng.choice(MADE_UP)(rng, held_out)
+        if found.call.name not in HELD_OUT_NAMES:
+            return found
 
 
 def _name(tool: Tool) -> str:
@@ -48,34 +56,40 @@ def others(rng: random.Random, wanted: Sequence[Request], amount: int) -> list[T
     for _ in range(amount):
         kind = rng.random()
         if kind < 0.4:
-            tool = family_request(rng, False, rng.choice(TRAINED_FAMILIES)).tool
+            other = family_request(rng, False, rng.choice(TRAINED_FAMILIES))
         elif kind < 0.7:
-            tool = rng.choice((invented_request, natural_request))(rng, False).tool
+            other = rng.choice(MADE_UP)(rng, False)
         elif kind < 0.85:
             noun = (
                 wanted[0].about.removeprefix("the ")
-                if wanted and " " not in wanted[0].about.removeprefix("the ")
+                if wanted and wanted[0].about.isascii() and " " not in wanted[0].about.removeprefix("the ")
                 else rng.choice(THINGS)
             )
-            tool = invented_request(rng, False, rng.choice(ACTIONS), noun).tool
+            other = invented_request(rng, False, rng.choice(ACTIONS), noun)
         else:
             verb = wanted[0].call.name.split("_")[0] if wanted and "_" in wanted[0].call.name else rng.choice(LOOKUPS)
-            tool = invented_request(rng, False, verb, rng.choice(THINGS)).tool
-        if _name(tool) not in taken and not _same_purpose(tool, wanted):
+            other = invented_request(rng, False, verb, rng.choice(THINGS))
+        if other.call.name not in taken and not _same_purpose(other, wanted):
+            taken.add(other.call.name)
+            out.append(other.tool)
+    alike = [tool for each in wanted for tool in each.rivals]
+    for tool in rng.sample(alike, min(len(alike), MOST_RIVALS)):
+        if _name(tool) not in taken:
             taken.add(_name(tool))
             out.append(tool)
     return out
 
 
-def _same_purpose(tool: Tool, wanted: Sequence[Request]) -> bool:
-    """Whether the tool would serve a request as well as its own tool."""
-    family = next((key for key, known in FAMILIES.items() if _name(tool) in known.names), None)
+ALIKE = ({"weather", "forecast"}, {"postcode", "place_of_postcode"}, {"email", "message"}, {"calculator", "convert"})
+
+
+def _same_purpose(other: Request, wanted: Sequence[Request]) -> bool:
+    """Whether the other's tool would serve a request as well as its own tool."""
     for each in wanted:
-        if each.tool["function"]["description"] == tool["function"]["description"]:
+        said = each.tool["function"]["description"]
+        if said and said == other.tool["function"]["description"]:
             return True
-        if family is not None and each.call.name in FAMILIES[family].names:
-            return True
-        if (family == "forecast" and "weather" in each.about) or ("forecast" in each.about and family == "weather"):
+        if other.family and (other.family == each.family or {other.family, each.family} in ALIKE):
             return True
     return False
 
@@ -85,7 +99,7 @@ def toolset(rng: random.Random, wanted: Sequence[Request]) -> tuple[Tool, ...]:
     for each in wanted:
         if each.tool not in tools:
             tools.append(each.tool)
-    tools += others(rng, wanted, rng.choice((0, 0, 1, 1, 2, 3, 5)))
+    tools += others(rng, wanted, rng.choice((0, 0, 1, 1, 2, 3, 4)))
     rng.shuffle(tools)
     return tuple(tools)
 
@@ -103,6 +117,21 @@ def call_thought(wanted: Sequence[Request]) -> str:
     return f"The user wants {' and '.join(each.about for each in wanted)}. I call {calls}."
 
 
+def several_questions(rng: random.Random, held_out: bool) -> Exchange:
+    """A conversation that uses one set of tools again and again: most of its text is there to be learned from."""
+    wanted: list[Request] = []
+    for _ in range(rng.choice((2, 3, 3, 4))):
+        other = request(rng, held_out)
+        if all(other.call.name != each.call.name for each in wanted) and not _same_purpose(other, wanted):
+            wanted.append(other)
+    tools = toolset(rng, wanted)
+    made: list[Exchange] = []
+    while wanted:
+        share, wanted = (wanted[:1], wanted[1:]) if rng.random() < 0.7 else (wanted[:2], wanted[2:])
+        made.append(_exchange(rng, joined(rng, [each.ask for each in share], False), share, tools))
+    return made[-1]._replace(before=tuple(made[:-1]))
+
+
 def answer_step(wanted: Sequence[Request]) -> Step:
     if wanted[0].chinese:
         return Step(
@@ -112,11 +141,14 @@ def answer_step(wanted: Sequence[Request]) -> Step:
     return Step(thought, " ".join(each.answer for each in wanted))
 
 
-def _exchange(rng: random.Random, question: str, wanted: Sequence[Request]) -> Exchange:
+def _exchange(
+    rng: random.Random, question: str, wanted: Sequence[Request], tools: tuple[Tool, ...] | None = None
+) -> Exchange:
     called = Step(call_thought(wanted), calls=tuple(each.call for each in wanted))
     must = tuple(value for each in wanted for value in each.values)
     results = (tuple(each.result for each in wanted),)
-    return Exchange(question, (called, answer_step(wanted)), results, toolset(rng, wanted), must=must)
+    offered = toolset(rng, wanted) if tools is None else tools
+    return Exchange(question, (called, answer_step(wanted)), results, offered, must=must)
 
 
 def one_call(rng: random.Random, held_out: bool) -> Exchange:
@@ -130,6 +162,8 @@ def _lower(text: str) -> str:
 
 
 def joined(rng: random.Random, asks: Sequence[str], chinese: bool) -> str:
+    if len(asks) == 1:
+        return asks[0]
     if chinese:
         return "".join(asks) if rng.random() < 0.5 else "，还有".join([asks[0].rstrip("。？"), *asks[1:]])
     form = rng.random()
@@ -145,9 +179,9 @@ def two_calls(rng: random.Random, held_out: bool) -> Exchange:
     """Two wishes in one question: two tools, often about the same place, or one tool twice."""
     chinese = rng.random() < 0.2
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
         return _same_tool(rng, held_out, chinese)
-    if kind < 0.65:
+    if kind < 0.45:
         keys = [key for key in ("weather", "postcode", "time", "population") if not chinese or FAMILIES[key].asks_zh]
         first, second = rng.sample(keys, 2)
         place = (words.town_zh if chinese else words.town)(rng, held_out)
@@ -157,7 +191,7 @@ def two_calls(rng: random.Random, held_out: bool) -> Exchange:
         ]
     else:
         pair = [request(rng, held_out, chinese), request(rng, held_out, chinese)]
-        while pair[0].call.name == pair[1].call.name or _same_purpose(pair[1].tool, pair[:1]):
+        while pair[0].call.name == pair[1].call.name or _same_purpose(pair[1], pair[:1]):
             pair[1] = request(rng, held_out, chinese)
     return _exchange(rng, joined(rng, [each.ask for each in pair], chinese), pair)
 
@@ -193,8 +227,9 @@ def no_tool_fits(rng: random.Random, held_out: bool) -> Exchange:
     chinese = rng.random() < 0.25
     wanted = family_request(rng, held_out, rng.choice(CHINESE_FAMILIES if chinese else TRAINED_FAMILIES), chinese)
     if not chinese and rng.random() < 0.3:
-        wanted = rng.choice((invented_request, natural_request))(rng, held_out)
-    tools = tuple(others(rng, (wanted,), rng.choice((0, 1, 1, 2, 3))))
+        wanted = made_up(rng, held_out)
+    amount = rng.choice((1, 1, 2, 3)) if rng.random() < 0.94 else 0
+    tools = tuple(others(rng, (wanted,), amount))
     if chinese:
         step = Step(f"用户想要{wanted.about}，没有合适的工具。", REFUSED_ZH.format(wanted.about))
         return Exchange(wanted.ask, (step,), tools=tools, must=("没有",))

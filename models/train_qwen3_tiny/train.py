@@ -1,12 +1,17 @@
-"""Trains the small model from generated conversations; see the package's README for the whole recipe.
+"""Trains the small model from generated conversations.
 
-python -m models.train_qwen3_tiny.train models/qwen3-tiny OUT --steps 20000
+python -m models.train_qwen3_tiny.train models/qwen3-tiny OUT
+
+On several GPUs: torchrun --nproc-per-node N -m models.train_qwen3_tiny.train models/qwen3-tiny OUT
+A step is made of `--shares` shares with a stream of conversations each. One process computes all of them in turn; N
+processes divide them, so the number of GPUs changes only how long it takes and the order of sums.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
-from torch import Tensor
+from torch import Tensor, distributed
 
 from models.train_qwen3_tiny.chat import Weight
 from models.train_qwen3_tiny.mixture import plan
@@ -26,8 +31,8 @@ from models.train_qwen3_tiny.stream import Stream
 
 # Context counts more at first, because copying is learned from it, and little later.
 CONTEXT_WEIGHT = (0.1, 0.02)
-EARLIER_WEIGHT = 0.3
-FREE_WEIGHT = 0.25
+EARLIER_WEIGHT = 0.7
+STEPS = 14000
 
 
 class Schedule(NamedTuple):
@@ -65,7 +70,7 @@ def to_device(batch: Batch, context: float, device: torch.device) -> OnDevice:
     owner = torch.searchsorted(bounds, places, right=True) - 1
     # The last document that starts at a place owns it; padding bounds all equal the end and own nothing.
     positions = (places - bounds[owner]).long()
-    table = torch.tensor([0.0, context, EARLIER_WEIGHT, 1.0, FREE_WEIGHT], device=device)
+    table = torch.tensor([0.0, context, EARLIER_WEIGHT, 1.0], device=device)
     classes = moved(batch.weights, torch.long)
     targets = torch.cat((ids[1:], ids[:1]))
     next_class = torch.cat((classes[1:], classes[:1]))
@@ -97,70 +102,61 @@ class Trainer:
         self._rates = (muon_rate, adam_rate)
 
     def step(self, batches: list[OnDevice], factor: float) -> Tensor:
-        """One optimizer step over all batches together; returns the mean loss of answer tokens."""
-        total = torch.stack([batch.weights.sum() for batch in batches]).sum()
-        answers = torch.stack([batch.answers.sum() for batch in batches]).sum()
-        seen = torch.zeros((), device=total.device)
+        """One optimizer step over the batches of all processes; returns the mean loss of answer tokens."""
+        counts = torch.zeros(3, device=batches[0].ids.device)  # weights, answer tokens, their loss
         for batch in batches:
-            with torch.autocast(total.device.type, torch.bfloat16):
+            with torch.autocast(counts.device.type, torch.bfloat16):
                 loss, answered = losses(self.network, batch)
-            (loss / total).backward()
-            seen += answered
+            (loss / len(batch.ids)).backward()
+            counts += torch.stack((batch.weights.sum(), batch.answers.sum(), answered))
+        self._share(counts, len(batches[0].ids))
         torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], 1.0)
         self.muon.step(self._rates[0] * factor)
         for group in self.adam.param_groups:
             group["lr"] = self._rates[1] * factor
         self.adam.step()
         self.network.zero_grad(set_to_none=True)
-        return seen / answers
+        return counts[2] / counts[1]
 
-    def save(self, path: Path, step: int) -> None:
-        state = {
-            "step": step,
-            "network": self.network.state_dict(),
-            "muon": self.muon.state(),
-            "adam": self.adam.state_dict(),
-        }
-        torch.save(state, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
-
-    def restore(self, path: Path) -> None:
-        device = next(self.network.parameters()).device
-        if path.is_dir():
-            self.network.load_state_dict(Network.load(path, device).state_dict())
-            return
-        state = torch.load(path, map_location=device)
-        self.network.load_state_dict(state["network"])
-        self.muon.restore(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+    def _share(self, counts: Tensor, tokens: int) -> None:
+        """Adds up counts and gradients of all processes, and makes the gradients those of the mean loss."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        if distributed.is_initialized():
+            distributed.all_reduce(counts)
+            distributed.all_reduce(flat)
+        flat *= tokens / counts[0]
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="has config.json and tokenizer.json")
-    parser.add_argument("out", type=Path, help="gets model.safetensors, state.pt and log.jsonl")
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--tokens", type=int, default=131072, help="of one batch; a step has one or two batches")
-    parser.add_argument("--workers", type=int, default=13)
+    parser.add_argument("out", type=Path, help="gets model.safetensors and log.jsonl")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--shares", type=int, default=2, help="of a step; processes divide them")
+    parser.add_argument("--tokens", type=int, default=65536, help="of one batch; a share has one or two batches")
+    parser.add_argument("--workers", type=int, default=8, help="processes that generate the text of one share")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--muon-rate", type=float, default=0.02)
     parser.add_argument("--adam-rate", type=float, default=0.004)
-    parser.add_argument("--fall-from", type=float, default=0.5, help="share of the steps after which rates fall")
-    parser.add_argument("--resume", type=Path, help="a state.pt, or a folder with weights only, to start from")
-    parser.add_argument("--overrides", type=json.loads, default={}, help="skill weights that differ, as JSON")
-    parser.add_argument("--short-blocks", type=int, default=100, help="blocks of a worker with short passages only")
+    parser.add_argument("--fall-from", type=float, default=0.2, help="share of the steps after which rates fall")
+    parser.add_argument(
+        "--short-blocks", type=int, default=60, help="first blocks of a worker, with short passages only"
+    )
     parser.add_argument("--save-every", type=int, default=1000)
     parser.add_argument("--no-compile", action="store_true")
     return parser.parse_args()
 
 
-def prefetch(packer: Packer, depth: int = 4) -> Queue[list[Batch]]:
+def prefetch(packers: list[Packer], depth: int = 4) -> Queue[list[Batch]]:
     """Packs in a thread, ahead of the device."""
     ready: Queue[list[Batch]] = Queue(maxsize=depth)
 
     def work() -> None:
         while True:
-            ready.put(packer.step())
+            ready.put([batch for packer in packers for batch in packer.step()])
 
     threading.Thread(target=work, daemon=True).start()
     return ready
@@ -169,25 +165,39 @@ def prefetch(packer: Packer, depth: int = 4) -> Queue[list[Batch]]:
 def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rank, processes, device = joined()
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
     network = Network(Shape.read(options.folder))
     network.start()
     network.to(device)
     trainer = Trainer(network, options.muon_rate, options.adam_rate)
-    if options.resume:
-        trainer.restore(options.resume)
     if not options.no_compile:
         compile_parts(network)
-    short = [(0, plan(options.overrides, longest=500))] if options.short_blocks else []
-    stream = Stream(
-        options.folder, options.seed, options.workers, [*short, (options.short_blocks, plan(options.overrides))]
-    )
+    plans = [(0, plan(longest=500)), (options.short_blocks, plan())]
+    streams = [
+        Stream(options.folder, options.seed * 100 + share, options.workers, plans)
+        for share in range(rank, options.shares, processes)
+    ]
     try:
-        run(trainer, prefetch(Packer(stream.take, options.tokens)), options, device)
+        run(trainer, prefetch([Packer(stream.take, options.tokens) for stream in streams]), options, device, rank == 0)
     finally:
-        stream.close()
+        for stream in streams:
+            stream.close()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def joined() -> tuple[int, int, torch.device]:
+    """This process's rank, the number of processes and the device; torchrun tells them apart."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if processes > 1:
+        distributed.init_process_group("nccl" if cuda else "gloo")
+    return rank, processes, device
 
 
 def compile_parts(network: Network) -> None:
@@ -198,17 +208,21 @@ def compile_parts(network: Network) -> None:
     token_losses = torch.compile(token_losses)
 
 
-def run(trainer: Trainer, ready: Queue[list[Batch]], options: argparse.Namespace, device: torch.device) -> None:
+def run(
+    trainer: Trainer, ready: Queue[list[Batch]], options: argparse.Namespace, device: torch.device, first: bool
+) -> None:
+    """Trains to the end; the first process tells how it goes and saves."""
     schedule = Schedule(options.steps, options.fall_from)
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
     started, tokens, mean = time.monotonic(), 0, None
-    with (options.out / "log.jsonl").open("a", encoding="utf-8") as log:
+    with (options.out / "log.jsonl" if first else Path(os.devnull)).open("w", encoding="utf-8") as log:
         for step in range(options.steps):
-            early = step / options.steps < 0.1 and not options.resume
+            early = step / options.steps < 0.1
             batches = [to_device(batch, CONTEXT_WEIGHT[0 if early else 1], device) for batch in ready.get(timeout=180)]
             loss = trainer.step(batches, schedule.factor(step))
-            tokens += sum(len(batch.ids) for batch in batches)
+            tokens += sum(len(batch.ids) for batch in batches) * processes
             mean = loss if mean is None else 0.98 * mean + 0.02 * loss
-            if step < 3 or step % 50 == 49:
+            if first and (step < 3 or step % 50 == 49):
                 row = {
                     "step": step + 1,
                     "seconds": round(time.monotonic() - started, 1),
@@ -219,8 +233,7 @@ def run(trainer: Trainer, ready: Queue[list[Batch]], options: argparse.Namespace
                 }
                 print(json.dumps(row), file=log, flush=True)
                 print(json.dumps(row), flush=True)
-            if step % options.save_every == options.save_every - 1 or step == options.steps - 1:
-                trainer.save(options.out / "state.pt", step + 1)
+            if first and (step % options.save_every == options.save_every - 1 or step == options.steps - 1):
                 trainer.network.save(options.out)
 
 

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 
 from models.train_qwen3_tiny import sums, words
 from models.train_qwen3_tiny.chat import Thinking, messages, prompt_and_reply
+from models.train_qwen3_tiny.families import FAMILIES, HELD_OUT_FAMILIES
 from models.train_qwen3_tiny.invented_tools import all_texts
 from models.train_qwen3_tiny.mixture import conversation, exchange, plan
 from models.train_qwen3_tiny.stream import block
 from models.train_qwen3_tiny.tool_talk import request
-from models.train_qwen3_tiny.tools import FAMILIES, HELD_OUT_FAMILIES
 from models.train_qwen3_tiny.wording import BEFORE, decorated
 from tests.fixtures.full_tokenizer import FULL_TOKENIZER, TINY_MODEL, model_directories
 from text.chat_template import ChatTemplate

@@ -13,38 +13,10 @@ import openai
 import pytest
 import pytest_asyncio
 
+from models.train_qwen3_tiny.usual import BOTH, POSTCODE, WEATHER
 from tests.router.http.agent_check import check_agent
 from tests.router.http.openai_checks import CHECKS, Target
 from tests.system.stack import TINY, Stack, running_stack, stack_config
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_current_weather",
-        "description": "Get the current weather in a given location",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
-                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-            },
-            "required": ["location"],
-        },
-    },
-}
-POSTCODE = {
-    "type": "function",
-    "function": {
-        "name": "get_postcode",
-        "description": "Get the postcode of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "description": "The city"}},
-            "required": ["city"],
-        },
-    },
-}
-BOTH = "What's the postcode of Boston and what's the weather like in Boston today?"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
