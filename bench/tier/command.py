@@ -105,13 +105,14 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
                 new_rows, new_findings = [], [Finding("ROW_FAILED", f"{name}: {error}", {"row": name})]
             rows += new_rows
             findings += new_findings
+            if arguments.json:
+                # What is measured stays, whatever happens to the rows after it.
+                write_json(arguments.json, make_document(rows, findings, arguments, cores))
     document = make_document(rows, findings, arguments, cores)
     report.show_method(console, document)
     table.show(console, rows)
     console.print()
     report.show_findings(console, findings)
-    if arguments.json:
-        write_json(arguments.json, document)
     missed = any(row.met is False for row in rows)
     failed = any(finding.code == "ROW_FAILED" for finding in findings)
     return int(failed or (arguments.strict and (missed or bool(findings))))

@@ -35,8 +35,10 @@ _WARM_TOKENS = 8
 
 
 class Part(NamedTuple):
-    """What one process sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn. Before
-    that it sends `warm` at once, so that connections are there: setting them up is no part of a latency."""
+    """What one process sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn.
+
+    Before that it sends `warm` at once, so that connections are there: setting them up is no part of a latency.
+    """
 
     url: str
     workers: Sequence[str]
