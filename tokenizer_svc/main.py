@@ -10,11 +10,12 @@ from pathlib import Path
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
 from runtime.config import Config
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown
+from runtime.lifecycle import Shutdown, settle_memory
 from runtime.logs import EventLog
 from runtime.process import run_tier
 from text.assets import AssetError, load_assets
 from tokenizer_svc.service import SERVICE, TokenizerServicer
+from tokenizer_svc.session import PROMPT_SERVICE, PromptServicer
 
 _log = EventLog("tokenizer")
 
@@ -33,9 +34,12 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
         except AssetError as error:
             _log.error("model_not_loaded", model=config.model.reference, reason=str(error))
             return 1
+        settle_memory()
         server = make_server(config.grpc)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
-        health = Health(server, [SERVICE])
+        prompts = PromptServicer(assets, config)
+        tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(prompts, server)
+        health = Health(server, [SERVICE, PROMPT_SERVICE])
         address = f"{config.tokenizer.host}:{config.tokenizer.port}"
         try:
             port = server.add_insecure_port(address)
@@ -47,6 +51,7 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
         _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
         await shutdown.drain.wait()
         await health.set(False)
+        prompts.drain()
         finished = await shutdown.drained(server.stop(config.drain_timeout_s), config.drain_timeout_s)
         if not finished:
             await server.stop(None)

@@ -15,11 +15,10 @@ import grpc
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from runtime.config import Config
-from runtime.conversation import conversation_to_template
 from runtime.errors import InvalidRequest, ModelNotFound
 from text.assets import ModelAssets
-from text.chat_template import TemplateError
 from text.markers import starts_in_reasoning
+from tokenizer_svc.rendering import render
 
 SERVICE = "qwenserve.tokenizer.v1.TokenizerService"
 
@@ -103,22 +102,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
 
     def _render(self, conversation: message_pb2.Conversation, path: str) -> str:
         try:
-            given = conversation_to_template(conversation)
+            return render(conversation, self._assets.template, enable_thinking=self._enable_thinking)
         except InvalidRequest as error:
-            param = f"{path}.{error.param}"
-            raise InvalidRequest(f"{path}: {error.message}", param=param) from None
-        given.variables.setdefault("enable_thinking", self._enable_thinking)
-        try:
-            return self._assets.template.render(
-                given.messages,
-                given.tools,
-                add_generation_prompt=given.add_generation_prompt,
-                continue_final_message=given.continue_final_message,
-                **given.variables,
-            )
-        except TemplateError as error:
-            where = f"{path}.messages" + (f"[{error.message_index}]" if error.message_index is not None else "")
-            raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None
+            raise InvalidRequest(f"{path}: {error.message}", param=f"{path}.{error.param}") from None
 
     async def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         if len(ids) <= _INLINE_IDS:

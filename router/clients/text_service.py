@@ -5,27 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-import grpc
-from google.protobuf.message import Message
+from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import message_pb2
-from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from qwenserve.tokenizer.v1 import tokenizer_pb2
+from router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from runtime.config import GrpcConfig
 from runtime.conversation import TemplateInput
-from runtime.errors import Draining, InternalError, InvalidRequest, ServiceError, Unavailable
-from runtime.grpc_setup import from_rpc_error, make_channel
-from runtime.lifecycle import TaskOwner
+from runtime.errors import InvalidRequest, Unavailable
 from text.assets import ModelAssets
 from text.chat_template import TemplateError
 
-_TIMEOUT_S = 30.0
-# The tier takes at most 256 conversations a call; fewer keep one slow conversation from delaying many.
-_BATCH = 64
 _RETRY_AFTER_S = 2.0
-# How the tier names the place of an error in a batch of one.
-_PLACE = "conversations[0]."
 
 
 class RenderedChat(NamedTuple):
@@ -83,127 +74,39 @@ class LocalTextService:
 
 
 class RemoteTextService:
-    """The tokenizer tier: calls that come while one is under way travel together in the next."""
+    """The tokenizer tier: one stream to each of its processes carries all prompts, packed both ways."""
 
     def __init__(self, addresses: Sequence[str], model: str, config: GrpcConfig) -> None:
-        self._model = model
-        self._channels = [make_channel(address, config) for address in addresses]
-        # In turn, so that all processes of the tier get their share.
-        self._stubs = deque(tokenizer_pb2_grpc.TokenizerServiceStub(channel) for channel in self._channels)
-        self._tasks = TaskOwner()
-        self._waiting: list[tuple[message_pb2.Conversation, asyncio.Future[tokenizer_pb2.TokenizedChat]]] = []
-        self._sending = 0
+        # In turn, so that processes that are equally busy all get their share.
+        self._processes = deque(TokenizerSession(address, model, config) for address in addresses)
 
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
-        """Renders and tokenizes in the tier; batched with its neighbours unless the text is wanted too."""
-        conversation = _settled(conversation, given)
-        if need_prompt:
-            result = (await self._call([conversation], need_prompt=True))[0]
-        else:
-            future: asyncio.Future[tokenizer_pb2.TokenizedChat] = asyncio.get_running_loop().create_future()
-            self._waiting.append((conversation, future))
-            # One batch under way per tier process: what arrives meanwhile forms the next one.
-            if self._sending < len(self._channels):
-                self._sending += 1
-                self._tasks.start(self._send_waiting(), name="tokenizer-batches")
-            result = await future
-        return RenderedChat(result.token_ids.ids, result.prompt)
+        """Renders and tokenizes in the tier."""
+        prompt = tokenizer_pb2.Prompt(conversation=conversation, return_text=need_prompt)
+        # A copy that says what `given` says; the caller's message stays as it was.
+        prompt.conversation.enable_thinking = bool(given.variables["enable_thinking"])
+        if given.tools is None:
+            del prompt.conversation.tools[:]
+        answer = await self._ask(prompt)
+        return RenderedChat(answer.token_ids, answer.text)
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes in the tier."""
-        request = tokenizer_pb2.TokenizeRequest(model=self._model, texts=[text])
-        response: tokenizer_pb2.TokenizeResponse = await self._ask("Tokenize", request)
-        _check_count(1, len(response.results))
-        return response.results[0].ids
+        return (await self._ask(tokenizer_pb2.Prompt(text=text))).token_ids
 
     async def close(self) -> None:
-        """Closes the channels; whoever still waits is told."""
-        await self._tasks.close()
-        for _, future in self._waiting:
-            _settle(future, Draining("the router is shutting down"))
-        self._waiting = []
-        for channel in self._channels:
-            await channel.close()
+        """Ends the streams; whoever still waits is told."""
+        await asyncio.gather(*(process.close() for process in self._processes))
 
-    async def _send_waiting(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                await self._send(batch)
-        finally:
-            self._sending -= 1
-
-    async def _send(
-        self, batch: list[tuple[message_pb2.Conversation, asyncio.Future[tokenizer_pb2.TokenizedChat]]]
-    ) -> None:
-        try:
-            results = await self._call([conversation for conversation, _ in batch], need_prompt=False)
-        except InvalidRequest as error:
-            if len(batch) == 1:
-                _settle(batch[0][1], error)
-                return
-            # One bad conversation fails a whole batch: each gets a call and an answer of its own.
-            for item in batch:
-                await self._send([item])
-            return
-        except BaseException as error:
-            defect = error if isinstance(error, Exception) else Draining("the router is shutting down")
-            for _, future in batch:
-                _settle(future, defect)
-            if defect is not error:
-                raise
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
-
-    async def _call(
-        self, conversations: Sequence[message_pb2.Conversation], *, need_prompt: bool
-    ) -> Sequence[tokenizer_pb2.TokenizedChat]:
-        request = tokenizer_pb2.TokenizeChatRequest(
-            model=self._model, conversations=conversations, return_prompt=need_prompt
-        )
-        try:
-            response: tokenizer_pb2.TokenizeChatResponse = await self._ask("TokenizeChat", request)
-        except InvalidRequest as error:
-            # The caller sent one conversation and knows nothing of batches.
-            param = (error.param or "").removeprefix(_PLACE) or None
-            raise InvalidRequest(error.message.removeprefix(_PLACE), param=param) from None
-        _check_count(len(conversations), len(response.results))
-        return response.results
-
-    async def _ask(self, method: str, request: Message) -> Any:
-        """Calls the next process of the tier, and the others where it is not there. Raises ServiceError."""
-        failure: ServiceError = Unavailable("no tokenizer is configured")
-        for _ in range(len(self._stubs)):
-            stub = self._stubs[0]
-            self._stubs.rotate(-1)
+    async def _ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
+        """Asks the least busy process, and the others where it is not there. Raises ServiceError."""
+        self._processes.rotate(-1)
+        failure = "none is configured"
+        for process in sorted(self._processes, key=TokenizerSession.burden):
             try:
-                return await getattr(stub, method)(request, timeout=_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error)
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise failure from None
-        raise Unavailable(f"no tokenizer answers: {failure.message}", retry_after_s=_RETRY_AFTER_S)
-
-
-def _settled(conversation: message_pb2.Conversation, given: TemplateInput) -> message_pb2.Conversation:
-    """Returns a copy that says what `given` says; the caller's message stays as it was."""
-    copy = message_pb2.Conversation()
-    copy.CopyFrom(conversation)
-    copy.enable_thinking = bool(given.variables["enable_thinking"])
-    if given.tools is None:
-        del copy.tools[:]
-    return copy
-
-
-def _check_count(asked: int, given: int) -> None:
-    if asked != given:
-        raise InternalError(f"the tokenizer tier answered {given} of {asked} texts")
-
-
-def _settle(future: asyncio.Future[tokenizer_pb2.TokenizedChat], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+                return await process.ask(prompt)
+            except TokenizerLost as error:  # noqa: PERF203  # seldom more than one turn
+                failure = error.message
+        raise Unavailable(f"no tokenizer answers: {failure}", retry_after_s=_RETRY_AFTER_S)

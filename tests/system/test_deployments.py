@@ -23,7 +23,7 @@ from tests.system.requests import chat
 from tests.system.scripted_engine import ScriptedEngine
 from tests.system.stack import TINY, RunningWorker, Stack, running_stack, stack_config, start_worker, until
 from text.assets import load_assets
-from tokenizer_svc.service import TokenizerServicer
+from tokenizer_svc.session import PromptServicer
 from worker.engine_choice import BuiltEngine
 from worker.engines.interface import EngineInfo
 
@@ -38,7 +38,7 @@ def chats(channel: grpc.aio.Channel) -> Any:
 async def tokenizer_tier() -> AsyncIterator[str]:
     config = stack_config()
     server = make_server(config.grpc)
-    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(load_assets(TINY), config), server)
+    tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(PromptServicer(load_assets(TINY), config), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

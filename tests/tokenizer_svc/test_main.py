@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenizer_svc.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +29,14 @@ async def test_process_serves_and_drains():
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ready['port']}") as channel:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            session = tokenizer_pb2_grpc.PromptServiceStub(channel).Session()
+            prompt = tokenizer_pb2.Prompt(handle=7, text="Hello")
+            await session.write(tokenizer_pb2.PromptSessionRequest(prompts=[prompt]))
+            assert [answer.handle for answer in (await session.read()).answers] == [7]
 
-        process.send_signal(signal.SIGTERM)
+            # A router's stream, which has no end of its own, does not keep the process.
+            process.send_signal(signal.SIGTERM)
+            assert await session.read() is grpc.aio.EOF
 
         await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0

@@ -4,54 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 
 from qwenserve.chat.v1 import message_pb2
-from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
 from router.clients.text_service import LocalTextService, RemoteTextService, RenderedChat, TextService
 from runtime.conversation import conversation_to_template
-from runtime.errors import InternalError, InvalidRequest, ModelNotFound, Unavailable
+from runtime.errors import InvalidRequest, ModelNotFound, RequestTooLarge, Unavailable
 from runtime.grpc_setup import make_server
 from tests.system.processes import free_port
 from tests.system.stack import TINY, stack_config, until
 from text.assets import load_assets
-from tokenizer_svc.service import TokenizerServicer
+from text.tokenizer import INLINE_CHARACTERS
+from tokenizer_svc.session import PromptServicer
 
 CONFIG = stack_config()
 ASSETS = load_assets(TINY)
+LONG = "word " * INLINE_CHARACTERS
 
 
-class CountingServicer(TokenizerServicer):
-    """The real tier, which also counts its calls, and waits in each until `gate` is open."""
+class CountingServicer(PromptServicer):
+    """The real tier, which also counts its messages and prompts, and works on them only while `gate` is open."""
 
     def __init__(self) -> None:
         super().__init__(ASSETS, CONFIG)
         self.batches: list[int] = []
-        self.texts = 0
+        self.streams = 0
         self.gate = asyncio.Event()
         self.gate.set()
-        self.short = False
+        self.hangs_up = False
 
-    async def TokenizeChat(self, request: Any, context: Any) -> Any:  # noqa: N802  # the proto's name
-        self.batches.append(len(request.conversations))
-        await self.gate.wait()
-        response = await super().TokenizeChat(request, context)
-        if self.short:
-            del response.results[-1]
-        return response
+    async def Session(self, request_iterator: Any, context: Any) -> None:  # noqa: N802  # the proto's name
+        self.streams += 1
+        if self.hangs_up:
+            await context.read()
+            return
+        await super().Session(request_iterator, CountingContext(self, context))
 
-    async def Tokenize(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.texts += 1
-        return tokenizer_pb2.TokenizeResponse() if self.short else await super().Tokenize(request, context)
+
+class CountingContext:
+    """A call's context, seen from the servicer."""
+
+    def __init__(self, servicer: CountingServicer, context: Any) -> None:
+        self._servicer = servicer
+        self._context = context
+        self.write = context.write
+
+    async def read(self) -> Any:
+        message = await self._context.read()
+        if message is not grpc.aio.EOF:
+            self._servicer.batches.append(len(message.prompts))
+            await self._servicer.gate.wait()
+        return message
 
 
 @contextlib.asynccontextmanager
-async def tier(servicer: TokenizerServicer) -> AsyncIterator[str]:
+async def tier(servicer: PromptServicer) -> AsyncIterator[str]:
     server = make_server(CONFIG.grpc)
-    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server)
+    tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -67,6 +83,20 @@ async def remote(*addresses: str, model: str = CONFIG.model_name) -> AsyncIterat
         yield service
     finally:
         await service.close()
+
+
+@contextlib.contextmanager
+def threads_taken() -> Iterator[Callable[[], None]]:
+    """Inside, the thread that long texts are tokenized in is taken, until what is given is called."""
+    taken = threading.Event()
+    threads = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(threads)
+    threads.submit(taken.wait)
+    try:
+        yield taken.set
+    finally:
+        taken.set()
+        threads.shutdown()
 
 
 def good(text: str) -> message_pb2.Conversation:
@@ -100,7 +130,7 @@ async def test_both_give_the_same_ids_and_texts() -> None:
             assert list(await local.tokenize(text)) == list(await service.tokenize(text))
 
 
-async def test_what_comes_while_a_batch_is_under_way_travels_together() -> None:
+async def test_what_comes_at_once_travels_together_on_one_stream() -> None:
     servicer = CountingServicer()
     servicer.gate.clear()
     async with tier(servicer) as address, remote(address) as service:
@@ -112,7 +142,8 @@ async def test_what_comes_while_a_batch_is_under_way_travels_together() -> None:
         results = await asyncio.gather(first, *others)
 
     local = LocalTextService(ASSETS)
-    assert servicer.batches == [1, 64, 6]
+    assert servicer.batches == [1, 70]
+    assert servicer.streams == 1
     for number in (0, 1, 64, 65, 70):
         assert list(results[number].token_ids) == list((await render(local, good(str(number)))).token_ids)
 
@@ -184,7 +215,44 @@ async def test_processes_of_the_tier_take_turns() -> None:
         for _ in range(4):
             await service.tokenize("x")
 
-    assert (first.texts, second.texts) == (2, 2)
+    assert (first.batches, second.batches) == ([1, 1], [1, 1])
+
+
+async def test_a_busy_process_of_the_tier_gets_less() -> None:
+    busy, idle = CountingServicer(), CountingServicer()
+    busy.gate.clear()
+    async with tier(busy) as one, tier(idle) as other, remote(one, other) as service:
+        waiting = [asyncio.ensure_future(service.tokenize(text)) for text in "ab"]
+        await until(lambda: busy.batches == idle.batches == [1])
+        for _ in range(3):
+            await service.tokenize("x")
+        busy.gate.set()
+        await asyncio.gather(*waiting)
+
+    assert (busy.batches, idle.batches) == ([1], [1, 1, 1, 1])
+
+
+async def test_a_long_prompt_does_not_hold_up_a_short_one() -> None:
+    with threads_taken() as set_free:
+        async with tier(CountingServicer()) as address, remote(address) as service:
+            long = asyncio.ensure_future(service.tokenize(LONG))
+            short = await service.tokenize("word")
+
+            assert not long.done()
+            assert list(short) == ASSETS.tokenizer.encode("word")
+            set_free()
+            assert list(await long) == ASSETS.tokenizer.encode(LONG)
+
+
+async def test_a_prompt_beyond_the_messages_of_the_tier_is_refused_alone() -> None:
+    config = CONFIG.grpc.model_copy(update={"max_message_bytes": 1 << 20})
+    async with tier(CountingServicer()) as address:
+        service = RemoteTextService([address], CONFIG.model_name, config)
+        small = asyncio.ensure_future(service.tokenize("x"))
+        with pytest.raises(RequestTooLarge):
+            await service.tokenize("x" * (1 << 18))
+        assert await small
+        await service.close()
 
 
 async def test_a_tier_for_another_model_is_told_apart() -> None:
@@ -193,17 +261,29 @@ async def test_a_tier_for_another_model_is_told_apart() -> None:
             await render(service, good("x"))
 
 
-async def test_an_answer_with_too_few_results_is_a_defect_of_the_tier_and_nobody_hangs() -> None:
+async def test_a_stream_that_ends_without_the_answer_is_opened_again() -> None:
     servicer = CountingServicer()
-    servicer.short = True
+    servicer.hangs_up = True
     async with tier(servicer) as address, remote(address) as service:
-        with pytest.raises(InternalError):
+        with pytest.raises(Unavailable):
             await render(service, good("x"))
-        with pytest.raises(InternalError):
-            await service.tokenize("x")
 
-        servicer.short = False
+        servicer.hangs_up = False
         assert (await render(service, good("x"))).token_ids
+
+
+async def test_a_draining_process_finishes_what_it_has_and_takes_no_more() -> None:
+    servicer = CountingServicer()
+    with threads_taken() as set_free:
+        async with tier(servicer) as address, remote(address) as service:
+            long = asyncio.ensure_future(service.tokenize(LONG))
+            await until(lambda: servicer.batches == [1])
+            servicer.drain()
+            set_free()
+
+            assert await long
+            with pytest.raises(Unavailable):
+                await service.tokenize("x")
 
 
 async def test_closing_tells_those_who_wait() -> None:

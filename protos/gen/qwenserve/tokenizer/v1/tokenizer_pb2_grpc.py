@@ -193,3 +193,81 @@ class TokenizerService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PromptServiceStub(object):
+    """The tokenizer tier's service for routers: all of a router's prompts on one stream, packed both ways.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Session = channel.stream_stream(
+                '/qwenserve.tokenizer.v1.PromptService/Session',
+                request_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionRequest.SerializeToString,
+                response_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionResponse.FromString,
+                _registered_method=True)
+
+
+class PromptServiceServicer(object):
+    """The tokenizer tier's service for routers: all of a router's prompts on one stream, packed both ways.
+    """
+
+    def Session(self, request_iterator, context):
+        """Tokenizes texts, and renders and tokenizes conversations. Answers come in any order: a long prompt does not hold
+        up a short one. A router that stops sending still gets the rest of its answers; a tier that drains finishes what
+        it has read, and ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PromptServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionRequest.FromString,
+                    response_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'qwenserve.tokenizer.v1.PromptService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('qwenserve.tokenizer.v1.PromptService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PromptService(object):
+    """The tokenizer tier's service for routers: all of a router's prompts on one stream, packed both ways.
+    """
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/qwenserve.tokenizer.v1.PromptService/Session',
+            qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionRequest.SerializeToString,
+            qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.PromptSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

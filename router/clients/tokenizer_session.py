@@ -1,0 +1,159 @@
+"""One stream to one process of the tokenizer tier, opened when it is needed, and again after it broke.
+
+`ask` notes what to send and waits for its own answer; one writer sends whatever has been noted since its last
+write, and one reader gives every answer of a message to whoever waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from runtime.config import GrpcConfig
+from runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
+from runtime.grpc_setup import from_rpc_error, make_channel
+from runtime.lifecycle import TaskOwner
+
+_TIMEOUT_S = 30.0
+# A process that was not there is asked last for this long.
+_SHUN_S = 2.0
+# What a byte of a prompt can come to in the answer: its text and one id of three bytes, with room to spare.
+_ANSWER_BYTES = 8
+_MAX_UINT32 = 0xFFFFFFFF
+_CLOSING = "the router is shutting down"
+
+
+class TokenizerLost(Unavailable):
+    """The process is not there, or went away before it answered: another one can be asked."""
+
+
+class TokenizerSession:
+    """The router's side of one process's stream."""
+
+    def __init__(self, address: str, model: str, config: GrpcConfig) -> None:
+        self._address = address
+        self._model = model
+        self._channel = make_channel(address, config)
+        self._stub = tokenizer_pb2_grpc.PromptServiceStub(self._channel)
+        self._tasks = TaskOwner()
+        self._running = False
+        self._closed = False
+        self._shunned_until = 0.0
+        self._prompt_bytes = config.max_message_bytes // _ANSWER_BYTES
+        self._next_handle = 1
+        self._waiting: dict[int, asyncio.Future[tokenizer_pb2.PromptAnswer]] = {}
+        # Messages to write; the last one is being filled.
+        self._outbox: list[tokenizer_pb2.PromptSessionRequest] = []
+        self._outbox_bytes = 0
+        self._wake = asyncio.Event()
+
+    def burden(self) -> tuple[bool, int]:
+        """Sorts processes: those that are there before those that were not, the less busy first."""
+        return time.monotonic() < self._shunned_until, len(self._waiting)
+
+    async def ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
+        """Returns the answer; `handle` of both is this session's affair.
+
+        Raises the ServiceError that the tier answers with, or TokenizerLost.
+        """
+        if self._closed:
+            raise Draining(_CLOSING)
+        size = prompt.ByteSize()
+        if size > self._prompt_bytes:
+            raise RequestTooLarge(f"a prompt of {size:,} bytes is too large for the tokenizer tier")
+        loop = asyncio.get_running_loop()
+        handle = prompt.handle = self._next_handle
+        self._next_handle = handle % _MAX_UINT32 + 1
+        future: asyncio.Future[tokenizer_pb2.PromptAnswer] = loop.create_future()
+        self._waiting[handle] = future
+        self._message(size).prompts.append(prompt)
+        self._wake.set()
+        if not self._running:
+            self._running = True
+            self._tasks.start(self._run(), name=f"tokenizer {self._address}")
+        limit = loop.call_later(_TIMEOUT_S, _settle, future, DeadlineExceeded("the tokenizer took too long"))
+        try:
+            answer = await future
+        finally:
+            limit.cancel()
+            self._waiting.pop(handle, None)
+        if answer.error_reason:
+            raise by_reason(answer.error_reason)(answer.error_message, param=answer.error_param or None)
+        return answer
+
+    async def close(self) -> None:
+        """Ends the stream; whoever still waits is told."""
+        self._closed = True
+        await self._tasks.close()
+        self._drop(Draining(_CLOSING))
+        await self._channel.close()
+
+    async def _run(self) -> None:
+        error: ServiceError = TokenizerLost(f"{self._address} ended the stream")
+        try:
+            await self._serve()
+        except grpc.aio.AioRpcError as failure:
+            # Whatever it is, it is not about one prompt: their errors come as answers.
+            error = TokenizerLost(f"{self._address}: {from_rpc_error(failure).message}")
+        except asyncio.CancelledError:
+            error = Draining(_CLOSING)
+            raise
+        finally:
+            self._running = False
+            self._shunned_until = time.monotonic() + _SHUN_S
+            self._drop(error)
+
+    async def _serve(self) -> None:
+        call = self._stub.Session()
+        tasks = [asyncio.ensure_future(work) for work in (self._read(call), self._write(call))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if call.done() and (code := await call.code()) is not grpc.StatusCode.OK:
+                raise grpc.aio.AioRpcError(
+                    code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+                )
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, call: Any) -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            for answer in message.answers:
+                future = self._waiting.get(answer.handle)
+                if future is not None and not future.done():
+                    future.set_result(answer)
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            messages, self._outbox = self._outbox, []
+            for message in messages:
+                await call.write(message)
+
+    def _message(self, size: int) -> tokenizer_pb2.PromptSessionRequest:
+        """Returns the message being filled, or a new one where `size` more bytes would make it too long."""
+        if not self._outbox or self._outbox_bytes + size > self._prompt_bytes:
+            self._outbox.append(tokenizer_pb2.PromptSessionRequest(model=self._model))
+            self._outbox_bytes = 0
+        self._outbox_bytes += size
+        return self._outbox[-1]
+
+    def _drop(self, error: ServiceError) -> None:
+        self._outbox = []
+        for future in self._waiting.values():
+            _settle(future, error)
+
+
+def _settle(future: asyncio.Future[tokenizer_pb2.PromptAnswer], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,26 @@
+"""Conversations to prompts, with this deployment's defaults."""
+
+from __future__ import annotations
+
+from qwenserve.chat.v1 import message_pb2
+from runtime.conversation import conversation_to_template
+from runtime.errors import InvalidRequest
+from text.chat_template import ChatTemplate, TemplateError
+
+
+def render(conversation: message_pb2.Conversation, template: ChatTemplate, *, enable_thinking: bool) -> str:
+    """Returns the prompt's text. `enable_thinking` is for conversations that do not say it. Raises InvalidRequest
+    naming the field by its path from the conversation."""
+    given = conversation_to_template(conversation)
+    given.variables.setdefault("enable_thinking", enable_thinking)
+    try:
+        return template.render(
+            given.messages,
+            given.tools,
+            add_generation_prompt=given.add_generation_prompt,
+            continue_final_message=given.continue_final_message,
+            **given.variables,
+        )
+    except TemplateError as error:
+        where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
+        raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None

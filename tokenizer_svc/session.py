@@ -1,0 +1,179 @@
+"""tokenizer.v1.PromptService: a router's prompts on one stream.
+
+A session has one task that reads and one that writes. Short prompts are done by the reader, on the event loop, and
+long ones by tasks whose work is in threads that let go of the interpreter lock. Whatever gets done while a message
+is being written travels in the next one; nothing waits for more to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeAlias
+
+import grpc
+
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from runtime.config import Config
+from runtime.errors import InternalError, InvalidRequest, ModelNotFound, ServiceError
+from runtime.lifecycle import TaskOwner
+from runtime.logs import EventLog
+from text.assets import ModelAssets
+from text.tokenizer import INLINE_CHARACTERS
+from tokenizer_svc.rendering import render
+
+_log = EventLog("tokenizer")
+
+PROMPT_SERVICE = tokenizer_pb2.DESCRIPTOR.services_by_name["PromptService"].full_name
+
+# Characters that are tokenized before somebody else gets a turn, about a millisecond.
+_TURN_CHARACTERS = 2 * INLINE_CHARACTERS
+# Long prompts of one router that are under way or wait for a thread. Further messages are not read before.
+_MAX_LONG = 256
+# An id takes at most four bytes, a character of a text too.
+_UNIT_BYTES = 4
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Response: TypeAlias = tokenizer_pb2.PromptSessionResponse
+
+
+class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
+    """Answers for one model."""
+
+    def __init__(self, assets: ModelAssets, config: Config) -> None:
+        self._assets = assets
+        self._config = config
+        self._sessions: set[_Session] = set()
+        self._draining = False
+
+    async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802 - named by the proto
+        """Carries one router's prompts, packed."""
+        session = _Session(self._assets, self._config, context)
+        if self._draining:
+            return
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    def drain(self) -> None:
+        """Lets every session end once what it has read is answered."""
+        self._draining = True
+        for session in self._sessions:
+            session.end()
+
+
+class _Session:
+    def __init__(self, assets: ModelAssets, config: Config, context: Context) -> None:
+        self._tokenizer = assets.tokenizer
+        self._template = assets.template
+        self._model = config.model_name
+        self._enable_thinking = config.model.enable_thinking
+        self._message_bytes = config.grpc.max_message_bytes // 4
+        self._context = context
+        self._tasks = TaskOwner()
+        self._long = asyncio.Semaphore(_MAX_LONG)
+        # What is to be written, and that there is something, or that nothing more will come.
+        self._outbox: list[Response] = []
+        self._outbox_bytes = 0
+        self._changed = asyncio.Event()
+        self._ending = False
+        # Read and not answered.
+        self._open_prompts = 0
+
+    def end(self) -> None:
+        """Reads no more; the session ends once all is answered."""
+        self._ending = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Serves until the router is done or gone, or the session is ended."""
+        reader = self._tasks.start(self._read(), name="prompts")
+        try:
+            while self._outbox or self._open_prompts or not self._ending:
+                await self._changed.wait()
+                self._changed.clear()
+                messages, self._outbox = self._outbox, []
+                for message in messages:
+                    await self._context.write(message)
+            if reader.done():
+                reader.result()
+        finally:
+            await self._tasks.close()
+
+    async def _read(self) -> None:
+        try:
+            while not self._ending and (message := await self._context.read()) is not grpc.aio.EOF:
+                self._open_prompts += len(message.prompts)
+                await self._answer_all(message)
+        finally:
+            self.end()
+
+    async def _answer_all(self, message: tokenizer_pb2.PromptSessionRequest) -> None:
+        wrong_model = bool(message.model) and message.model.lower() != self._model.lower()
+        done = 0
+        for prompt in message.prompts:
+            if wrong_model:
+                what = f"model {message.model!r} does not exist; this deployment serves {self._model!r}"
+                self._refuse(prompt.handle, ModelNotFound(what, param="model"))
+            else:
+                done += await self._answer(prompt)
+            if done >= _TURN_CHARACTERS:
+                done = 0
+                self._changed.set()
+                await asyncio.sleep(0)
+        self._changed.set()
+
+    async def _answer(self, prompt: tokenizer_pb2.Prompt) -> int:
+        """Answers now or starts to. Returns how many characters were tokenized here."""
+        try:
+            text = self._text(prompt)
+            if len(text) <= INLINE_CHARACTERS:
+                self._put(prompt, text, self._tokenizer.encode(text))
+                return len(text)
+        except Exception as error:
+            self._refuse(prompt.handle, error)
+            return 0
+        await self._long.acquire()
+        self._tasks.start(self._answer_long(prompt, text), name="long prompt")
+        return 0
+
+    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, text: str) -> None:
+        try:
+            self._put(prompt, text, await self._tokenizer.encode_async(text))
+        except Exception as error:
+            self._refuse(prompt.handle, error)
+        finally:
+            self._long.release()
+        self._changed.set()
+
+    def _text(self, prompt: tokenizer_pb2.Prompt) -> str:
+        source = prompt.WhichOneof("source")
+        if source == "text":
+            return prompt.text
+        if source is None:
+            raise InvalidRequest("a prompt is a text or a conversation; this one is neither", param="source")
+        return render(prompt.conversation, self._template, enable_thinking=self._enable_thinking)
+
+    def _put(self, prompt: tokenizer_pb2.Prompt, text: str, ids: list[int]) -> None:
+        shown = text if prompt.return_text else ""
+        message = self._message(_UNIT_BYTES * (len(ids) + len(shown)))
+        message.answers.add(handle=prompt.handle, token_ids=ids, text=shown)
+        self._open_prompts -= 1
+
+    def _refuse(self, handle: int, error: Exception) -> None:
+        if not isinstance(error, ServiceError):
+            _log.error("prompt_failed", exc_info=error)
+            error = InternalError("internal error; the tokenizer's log has the details")
+        self._message(0).answers.add(
+            handle=handle, error_reason=error.reason, error_message=error.message, error_param=error.param or ""
+        )
+        self._open_prompts -= 1
+
+    def _message(self, size: int) -> Response:
+        """Returns the message being filled, or a new one where `size` more bytes would make it too long."""
+        if not self._outbox or self._outbox_bytes + size > self._message_bytes:
+            self._outbox.append(Response())
+            self._outbox_bytes = 0
+        self._outbox_bytes += size
+        return self._outbox[-1]
