@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
+from bench.findings import Finding, client_saturated
 from bench.load import Load
 from bench.measures import distribution, spread
-from bench.meter import MachineTimes, machine_times
+from bench.meter import MachineTimes, Usage, machine_times
 from bench.tier.burden import Surroundings, TierError, burden, doubts, worker_saturated
 from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
 from bench.tier.cores import Cores, workers_beside
@@ -76,6 +76,8 @@ class _Times(NamedTuple):
     router_share: float
     worker_share: float
     surroundings: Surroundings
+    # Of the client process whose event loop was latest.
+    client: Usage
 
 
 async def latency_rows(context: Context) -> tuple[list[Row], list[Finding]]:
@@ -114,7 +116,12 @@ async def latency_rows(context: Context) -> tuple[list[Row], list[Finding]]:
         _row("latency.itl", "added between tokens, p99", gaps, 2.0, [a.gap_ms for a, _ in pairs], ""),
     ]
     findings = [finding for row in rows if (finding := baseline_slower(row)) is not None]
-    findings += doubts("latency", [one.surroundings for one in (*through, *direct)], context.core_count)
+    around = [one.surroundings for one in (*through, *direct)]
+    # For latencies a client is saturated earlier than for CPU: when its loop is late.
+    findings += [one for one in doubts("latency", around, context.core_count) if one.code != "CLIENT_SATURATED"]
+    late = client_saturated(max((one.client for one in (*through, *direct)), key=lambda usage: usage.lag_p99_ms))
+    if late is not None:
+        findings.append(late._replace(text=f"latency: {late.text}"))
     busiest = worker_saturated("latency", max(one.worker_share for one in through))
     if busiest is not None:
         findings.append(busiest)
@@ -192,4 +199,11 @@ async def _load(
     routers, workers_used = used[: len(stack.routers)], used[len(stack.routers) :]
     first = distribution((time for one in seen for time in one.first_tokens), 1e3).p99
     gaps = distribution((gap for one in seen for gap in one.gaps), 1e3).p99
-    return _Times(first, gaps, sum(routers) / wall, max(workers_used) / wall, around)
+    return _Times(
+        first,
+        gaps,
+        sum(routers) / wall,
+        max(workers_used) / wall,
+        around,
+        max(usages, key=lambda usage: usage.lag_p99_ms),
+    )
