@@ -22,7 +22,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from text import direct_template
-from text.direct_template import Given
+from text.direct_template import Format, Given
 
 ToolCallFormat = Literal["", "hermes", "xml"]
 
@@ -44,8 +44,7 @@ class ChatTemplate:
     """A compiled chat template.
 
     `special_tokens` are what the tokenizer's configuration names (`bos_token`, `eos_token`, …): templates may print
-    them. `tool_source` is the template for requests with tools, where a model has a separate one. `renders_directly`
-    says whether most conversations need no Jinja (see `text.direct_template`).
+    them. `tool_source` is the template for requests with tools, where a model has a separate one.
     Raises `TemplateError` if the source does not compile.
     """
 
@@ -57,7 +56,8 @@ class ChatTemplate:
         self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         self._template = _compile(source)
         self._tool_template = self._template if tool_source is None else _compile(tool_source)
-        self.renders_directly = tool_source is None and direct_template.is_known(source) and self._is_as_known()
+        known = direct_template.known_format(source) if tool_source is None else None
+        self._format = known if known is not None and self._writes(known) else None
 
     def render(
         self,
@@ -79,8 +79,13 @@ class ChatTemplate:
         if continue_final_message:
             return self._continued(Given(messages, tools, variables, False))
         given = Given(messages, tools, variables, add_generation_prompt)
-        text = direct_template.render(given) if self.renders_directly else None
+        text = direct_template.render(given, self._format) if self._format is not None else None
         return self._run(given, _prepared(messages)) if text is None else text
+
+    @property
+    def renders_directly(self) -> bool:
+        """Whether conversations that `text.direct_template` covers are rendered without Jinja."""
+        return self._format is not None
 
     @cached_property
     def tool_call_format(self) -> ToolCallFormat:
@@ -100,10 +105,10 @@ class ChatTemplate:
             return False
         return on != off or on.rstrip().endswith("<think>")
 
-    def _is_as_known(self) -> bool:
+    def _writes(self, known: Format) -> bool:
         try:
             return all(
-                direct_template.render(given) == self._run(given, _prepared(given.messages))
+                direct_template.render(given, known) == self._run(given, _prepared(given.messages))
                 for given in direct_template.SAMPLES
             )
         except TemplateError:

@@ -17,13 +17,32 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+
+class Format(NamedTuple):
+    """How templates of the family differ, for what is covered here.
+
+    `thoughts`: thoughts are taken out of earlier answers, and shown in those after the newest question.
+    `answer`: what an answer begins with; `unthinking_answer`: the same with thinking switched off.
+    """
+
+    thoughts: bool
+    answer: str
+    unthinking_answer: str
+
+
+_ANSWER = "<|im_start|>assistant\n"
+HYBRID = Format(True, _ANSWER, _ANSWER + "<think>\n\n</think>\n\n")
+THINKING = Format(True, _ANSWER + "<think>\n", _ANSWER + "<think>\n")
+INSTRUCT = Format(False, _ANSWER, _ANSWER)
+
 # SHA-256 of templates, without the newline at their end, which Jinja drops.
-_KNOWN = frozenset(
-    {
-        "86346c5a506a2bc6d0c3e9d49a266405cee3f365f16412e920d6597305649519",  # models/qwen3-tiny
-        "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5",  # Qwen3, as first published
-    }
-)
+_KNOWN = {
+    "86346c5a506a2bc6d0c3e9d49a266405cee3f365f16412e920d6597305649519": HYBRID,  # models/qwen3-tiny
+    "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5": HYBRID,  # Qwen3, as first published
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": HYBRID,  # Qwen3, later
+    "3802169b2a02b81e6adb7ab4f64f91ff02db753c8c3a64a01c35192d3a61d8d7": THINKING,  # Qwen3-*-Thinking-2507
+    "64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326": INSTRUCT,  # Qwen3-*-Instruct-2507
+}
 
 _TOOLS_BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -49,30 +68,32 @@ class Given(NamedTuple):
     add_generation_prompt: bool
 
 
-def is_known(source: str) -> bool:
-    """Whether `render` does what the template with this source does."""
-    return hashlib.sha256(source.removesuffix("\n").encode("utf-8", "replace")).hexdigest() in _KNOWN
+def known_format(source: str) -> Format | None:
+    """The format that the template with this source writes, if it is a known one."""
+    return _KNOWN.get(hashlib.sha256(source.removesuffix("\n").encode("utf-8", "replace")).hexdigest())
 
 
-def render(given: Given) -> str | None:
+def render(given: Given, format_: Format) -> str | None:
     """The prompt's text; None for what is not covered."""
     if not given.variables.keys() <= _VARIABLES:
         return None
     try:
-        pieces = _conversation(given.messages, given.tools)
+        pieces = _conversation(given.messages, given.tools, thoughts=format_.thoughts)
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         return None  # an odd shape: the template knows what it makes of it, or refuses it with its own words
     if given.add_generation_prompt:
-        pieces.append("<|im_start|>assistant\n")
-        if given.variables.get("enable_thinking") is False:
-            pieces.append("<think>\n\n</think>\n\n")
+        off = given.variables.get("enable_thinking") is False
+        pieces.append(format_.unthinking_answer if off else format_.answer)
     return "".join(pieces)
 
 
-def _conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[str]:
+def _conversation(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, *, thoughts: bool
+) -> list[str]:
     # Texts are joined with +, not formatted, so that what is no text is noticed.
     pieces = [_tools(messages[0], tools)] if tools else []
-    question = _newest_question(messages)
+    # Thoughts are kept in what comes after the newest question, if anywhere.
+    question = _newest_question(messages) if thoughts else len(messages)
     last = len(messages) - 1
     before = ""
     for index, message in enumerate(messages):
@@ -82,9 +103,13 @@ def _conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping
         if role == "user":
             pieces.append("<|im_start|>user\n" + content + "<|im_end|>\n")
         elif role == "assistant":
-            pieces.append(
-                "<|im_start|>assistant\n" + _answer(message, index - question, index == last) + "<|im_end|>\n"
-            )
+            text, thought = _split(message) if thoughts else (content, "")
+            calls = message.get("tool_calls")
+            # Decided by the text as it is, before the newlines in front of it go.
+            written = _calls(calls, after_text=bool(text)) if calls else ""
+            if index > question and (thought or index == last):
+                text = "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text.lstrip("\n")
+            pieces.append(_ANSWER + text + written + "<|im_end|>\n")
         elif role == "tool":
             # Results that follow each other share one turn of the user.
             begin = "\n<tool_response>\n" if before == "tool" else "<|im_start|>user\n<tool_response>\n"
@@ -106,25 +131,21 @@ def _tools(first: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> str:
     return "<|im_start|>system\n" + instruction + _TOOLS_BEFORE + listed + _TOOLS_AFTER
 
 
-def _answer(message: Mapping[str, Any], after_question: int, is_last: bool) -> str:
-    text: str = message["content"]
-    thought = message.get("reasoning_content")
-    if thought is None:
-        thought = ""
-        if "</think>" in text:
-            parts = text.split("</think>")
-            thought = parts[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
-            text = parts[-1].lstrip("\n")
-    calls = message.get("tool_calls")
-    # Decided by the text as it is, before the newlines in front of it go.
-    written = _calls(calls, after_text=bool(text)) if calls else ""
-    if after_question > 0 and (thought or is_last):
-        text = "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text.lstrip("\n")
-    return text + written
+def _split(message: Mapping[str, Any]) -> tuple[str, str]:
+    """An answer's text and its thought, which may be written into its content."""
+    content, thought = message["content"], message.get("reasoning_content")
+    if isinstance(thought, str):
+        return content, thought
+    if thought is not None:
+        raise TypeError("a thought is a text")
+    if "</think>" not in content:
+        return content, ""
+    parts = content.split("</think>")
+    return parts[-1].lstrip("\n"), parts[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
 
 
 def _newest_question(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Where the last turn of the user is that is not a tool's result written out: thoughts are kept after it only."""
+    """Where the last turn of the user is that is not a tool's result written out."""
     for index in range(len(messages) - 1, -1, -1):
         if messages[index]["role"] == "user":
             content = messages[index]["content"]

@@ -14,7 +14,7 @@ from tests.fixtures.full_tokenizer import model_directories
 from text import direct_template
 from text.assets import load_assets
 from text.chat_template import ChatTemplate, TemplateError
-from text.direct_template import Given
+from text.direct_template import HYBRID, INSTRUCT, THINKING, Format, Given
 
 SOURCES = [load_assets(path).template.source for path in model_directories()]
 NAMES = [path.name for path in model_directories()]
@@ -22,6 +22,26 @@ DIRECT = [ChatTemplate(source) for source in SOURCES]
 # A comment makes it a template that nobody knows.
 JINJA = [ChatTemplate(source + "{#- -#}") for source in SOURCES]
 PAIRS = list(zip(DIRECT, JINJA, strict=True))
+
+
+def changed(*replacements: tuple[str, str]) -> ChatTemplate:
+    """The small model's template with other text in some places."""
+    source = SOURCES[0]
+    for old, new in replacements:
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    return ChatTemplate(source)
+
+
+SWITCH = "{{- '<think>\\n\\n</think>\\n\\n' if enable_thinking is defined and enable_thinking is false -}}"
+PLAIN_ASSISTANT = (
+    "{{- message.content -}}{%- if message.tool_calls -%}{{- calls_of(message, message.content) -}}{%- endif -%}"
+)
+FORMATS = {
+    "hybrid": (HYBRID, JINJA[0]),
+    "thinking": (THINKING, changed((SWITCH, "{{- '<think>\\n' -}}"))),
+    "instruct": (INSTRUCT, changed((SWITCH, ""), ("{{- assistant(message, i) -}}", PLAIN_ASSISTANT))),
+}
 
 MARKS = (
     "<think>",
@@ -94,7 +114,7 @@ ANYTHING = st.builds(
     ),
     add_generation_prompt=st.booleans(),
 )
-DERANDOMIZED = settings(derandomize=True, max_examples=250, deadline=None)
+DERANDOMIZED = settings(derandomize=True, max_examples=150, deadline=None)
 
 
 def rendered(template: ChatTemplate, conversation: Given) -> Callable[[], str]:
@@ -127,8 +147,17 @@ def test_what_is_covered_equals_the_template(direct: ChatTemplate, jinja: ChatTe
     """The template is not asked, and would have said the same."""
     expected = rendered(jinja, conversation)()
 
-    assert expected == direct_template.render(conversation)
+    assert expected == direct_template.render(conversation, HYBRID)
     assert expected == rendered(direct, conversation)()
+
+
+@pytest.mark.parametrize(("format_", "jinja"), FORMATS.values(), ids=FORMATS)
+@DERANDOMIZED
+@given(conversation=COVERED)
+def test_every_format_is_that_of_a_template(format_: Format, jinja: ChatTemplate, conversation: Given) -> None:
+    """Templates without the switch, or without thoughts, are followed as exactly."""
+    assert not jinja.renders_directly
+    assert rendered(jinja, conversation)() == direct_template.render(conversation, format_)
 
 
 @pytest.mark.parametrize(("direct", "jinja"), PAIRS, ids=NAMES)
