@@ -30,10 +30,9 @@ _SETTLE_S = 0.25
 
 
 class Answers(NamedTuple):
-    """What one router's log says of a load: whole answers, tokens of all answers (wrk cuts off the last), and p99 of
-    the time to the first token of whole ones, by the router's clock."""
+    """What one router's log says of a load: tokens of all answers, those that wrk has cut off too, and p99 of the time
+    to the first token, by the router's clock."""
 
-    whole: int
     tokens: int
     first_token_p99_ms: float
 
@@ -50,8 +49,8 @@ class Run(NamedTuple):
 
     @property
     def evenness(self) -> float:
-        """Fewest answers of a router by the most."""
-        counts = [one.whole for one in self.answers]
+        """Fewest tokens of a router by the most."""
+        counts = [one.tokens for one in self.answers]
         return min(counts) / max(counts)
 
     @property
@@ -61,8 +60,8 @@ class Run(NamedTuple):
         return max(waits) / min(waits)
 
 
-def read_answers(log: str) -> Answers:
-    """Reads a router's log. Raises TierError where it has no whole answer."""
+def read_answers(log: str, seconds: float) -> Answers:
+    """Reads a router's log of a load that took `seconds`: as long waited who got nothing at all."""
     waits = []
     tokens = 0
     for line in log.splitlines():
@@ -72,11 +71,9 @@ def read_answers(log: str) -> Answers:
         if event.get("event") != "answer":
             continue
         tokens += event["completion_tokens"]
-        if event["outcome"] == "ok":
+        if event["first_token_ms"] is not None:
             waits.append(float(event["first_token_ms"]))
-    if not waits:
-        raise TierError("a router gave no answer at all")
-    return Answers(len(waits), tokens, distribution(waits).p99)
+    return Answers(tokens, distribution(waits or [seconds * 1e3]).p99)
 
 
 async def scaling_rows(context: Context) -> tuple[list[Row], list[Finding]]:
@@ -111,7 +108,7 @@ async def _runs(context: Context, cores: Cores) -> list[Run]:
     runs = []
     async with deployment(StackSettings(context.model, 0.0), cores) as stack:
         vocabulary = await words(stack)
-        await _run(context, stack, vocabulary, cores, 1.0)  # connections, caches and code paths are warm
+        await _run(context, stack, vocabulary, cores, 2.0)  # connections, caches and code paths are warm
         for number in range(context.repeats):
             context.say(f"scaling, {len(cores.routers)} router(s): repetition {number + 1} of {context.repeats}")
             runs.append(await _run(context, stack, vocabulary, cores, context.seconds))
@@ -132,7 +129,7 @@ def _rows(routers: int, workers: int, runs: Sequence[Run], alone: Sequence[float
             Row(f"scaling.gain.{routers}", f"  {routers} routers / 1 router", "ratio", gain, None, "throughput"),
             Row(
                 f"scaling.even.{routers}",
-                f"  fewest / most answers of {routers} routers",
+                f"  fewest / most tokens of {routers} routers",
                 "ratio",
                 [run.evenness for run in runs],
                 None,
@@ -164,8 +161,10 @@ async def _run(context: Context, stack: Stack, vocabulary: Vocabulary, cores: Co
     if machine is not None and after is not None:
         foreign = max(0.0, after.busy_s - machine.busy_s - sum(used) - result.cpu_s)
     taken = 0.0 if machine is None or after is None else after.steal_s - machine.steal_s
-    answers = [read_answers(await _settled(router)) for router in stack.routers]
+    answers = [read_answers(await _settled(router), result.wall_s) for router in stack.routers]
     tokens = sum(one.tokens for one in answers)
+    if not tokens:
+        raise TierError("the routers gave no token at all")
     return Run(
         tokens / result.wall_s,
         sum(routers) / tokens * 1e6,

@@ -85,7 +85,7 @@ async def run_wrk(
     until: Coroutine[Any, Any, None] | None = None,
 ) -> WrkResult:
     """Runs wrk for some seconds, or until `until` has ended. Raises TierError where a request failed."""
-    limit = _FOREVER_S if seconds is None else max(1, round(seconds))
+    limit = _FOREVER_S if seconds is None else max(2, round(seconds))
     with tempfile.TemporaryDirectory(prefix="qwenserve-bench-") as folder:
         file = Path(folder) / "words"
         file.write_text("\n".join(vocabulary.words), encoding="utf-8")
@@ -100,7 +100,7 @@ async def run_wrk(
             pin(process.pid, load.core)
         output = await _until_its_end(process, limit, until)
     result = parse(output)
-    if result.errors or not result.answers:
+    if result.errors:
         raise TierError(f"wrk had {result.answers} answers and {result.errors} errors")
     return result._replace(wall_s=time.perf_counter() - began, cpu_s=_children_cpu_s() - cpu)
 
@@ -164,6 +164,8 @@ async def _one(context: Context, stack: Stack, vocabulary: Vocabulary, *, by_byt
     before = router.cpu_s()
     result = await run_wrk(stack.http_url, WrkLoad(), vocabulary, next(context.seeds), seconds=context.seconds)
     cpu = router.cpu_s() - before
+    if not result.answers:
+        raise TierError("wrk saw no whole answer: give it more --seconds")
     answers = result.received / whole if by_bytes else result.answers
     return cpu / (answers * ANSWER_TOKENS) * 1e6
 
