@@ -46,16 +46,10 @@ class Backend(Protocol):
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> RunningAnswer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`."""
 
-    async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
-        """The fold of `stream_chat`. Cancelling the task stops the engine's work."""
-
     async def stream_completion(
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink
     ) -> RunningAnswer:
         """Like `stream_chat`, for a text or token ids."""
-
-    async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
-        """The fold of `stream_completion`."""
 
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         """What would be done with a request; generates nothing."""

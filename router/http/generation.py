@@ -13,7 +13,7 @@ from router.http.exchange import Exchange
 from router.http.reply import Reply, StreamedReply
 from router.http.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
 from router.http.sse import SseSink
-from router.http.whole import chat_body, completion_body
+from router.http.whole import WholeAnswer
 from runtime.call import request_id
 from runtime.config import HttpConfig
 from runtime.errors import InternalError, SlowReader
@@ -41,9 +41,9 @@ class GenerationEndpoints:
             return await self._stream(
                 exchange, ChatChunks(plan), lambda sink: self._backend.stream_chat(message, call, sink)
             )
-        answer = await self._backend.create_chat(message, call)
-        _note_answer(exchange, answer)
-        return exchange.reply(chat_body(answer, logprobs=draft.has_logprobs, token_ids=message.return_token_ids))
+        whole = WholeAnswer(logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
+        await _until_ended(exchange, whole, await self._backend.stream_chat(message, call, whole))
+        return exchange.reply(whole.chat())
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
@@ -61,13 +61,9 @@ class GenerationEndpoints:
             return await self._stream(
                 exchange, CompletionChunks(plan), lambda sink: self._backend.stream_completion(message, call, sink)
             )
-        answer = await self._backend.create_completion(message, call)
-        _note_answer(exchange, answer)
-        return exchange.reply(
-            completion_body(
-                answer, logprobs=draft.has_logprobs, token_ids=message.return_token_ids, leads=_leads(message, answer)
-            )
-        )
+        whole = WholeAnswer(logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
+        await _until_ended(exchange, whole, await self._backend.stream_completion(message, call, whole))
+        return exchange.reply(whole.completion(_leads(message, whole), max(1, message.n)))
 
     async def _stream(
         self, exchange: Exchange, chunks: Chunks, start: Callable[[EventSink], Awaitable[RunningAnswer]]
@@ -114,19 +110,25 @@ def _note(exchange: Exchange, draft: Draft) -> None:
     exchange.ignore(draft.ignored)
 
 
-def _note_answer(exchange: Exchange, answer: chat_pb2.ChatCompletion | chat_pb2.Completion) -> None:
-    exchange.model = answer.model
-    exchange.usage = answer.usage
-    exchange.note_ignored(answer.ignored_params)
+async def _until_ended(exchange: Exchange, whole: WholeAnswer, answer: RunningAnswer) -> None:
+    """Waits for the end of an answer. Raises what ended it early."""
+    try:
+        await whole.ended
+    finally:
+        answer.cancel()
+    whole.raise_error()
+    exchange.model = whole.start.model
+    exchange.usage = whole.usage
+    exchange.note_ignored(whole.start.ignored_params)
 
 
-def _leads(request: chat_pb2.CompletionRequest, answer: chat_pb2.Completion) -> list[int]:
+def _leads(request: chat_pb2.CompletionRequest, whole: WholeAnswer) -> list[int]:
     """Returns the length of the echoed prompt at the beginning of each choice's text, in characters."""
     if not request.echo:
-        return [0] * len(answer.choices)
+        return [0] * len(whole.choices())
     leads = []
-    for choice in answer.choices:
-        prompt = request.prompts[choice.index // max(1, request.n)]
+    for index, choice in whole.choices():
+        prompt = request.prompts[index // max(1, request.n)]
         if prompt.WhichOneof("prompt") == "text":
             leads.append(len(prompt.text))
         else:

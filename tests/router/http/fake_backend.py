@@ -2,7 +2,7 @@
 
 Its tokenizer is byte level: ids 0 to 255 are the bytes of UTF-8. The prompt is the message contents, joined by
 line breaks. An answer is what `script` returns for the request; each word leaves as one event, which accounts for
-the word's bytes. `max_tokens` cuts after that many bytes, at a character. Whole answers are the router's own fold.
+the word's bytes. `max_tokens` cuts after that many bytes, at a character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import NamedTuple
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.fold import Fold
 from router.http.backend import EventSink
 from runtime.call import Call
 from runtime.errors import (
@@ -113,11 +112,6 @@ class FakeBackend:
         self._check(request, call, [list(prompt.encode())])
         return FakeAnswer(self, self._events("chatcmpl-1", request, [list(prompt.encode())]), sink)
 
-    async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
-        fold = Fold()
-        await _folded(await self.stream_chat(request, call, fold), fold)
-        return fold.chat_completion()
-
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> FakeAnswer:
         prompts = [
             list(prompt.text.encode()) if prompt.HasField("text") else list(prompt.token_ids.ids)
@@ -125,11 +119,6 @@ class FakeBackend:
         ]
         self._check(request, call, prompts)
         return FakeAnswer(self, self._events("cmpl-1", request, prompts), sink)
-
-    async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
-        fold = Fold()
-        await _folded(await self.stream_completion(request, call, fold), fold)
-        return fold.completion(max(1, request.n))
 
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         asked: Request = request.chat if request.HasField("chat") else request.completion
@@ -255,13 +244,6 @@ class FakeBackend:
         if script.stop_string:
             finish.stop_string = script.stop_string
         yield chat_pb2.ChatEvent(choice_index=index, finish=finish)
-
-
-async def _folded(answer: FakeAnswer, fold: Fold) -> None:
-    try:
-        await fold.done
-    finally:
-        answer.cancel()
 
 
 def _words(text: str) -> list[str]:
