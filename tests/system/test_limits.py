@@ -17,22 +17,22 @@ from tests.system.requests import chat
 from tests.system.stack import Stack, running_stack, stack_config, until
 
 
-class SilentTier(tokenizer_pb2_grpc.TokenizerServiceServicer):
-    """Takes calls and never answers."""
+class SilentTier(tokenizer_pb2_grpc.PromptServiceServicer):
+    """Takes prompts and never answers."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.prompts = 0
 
-    async def TokenizeChat(self, request: Any, context: Any) -> None:  # noqa: N802  # the proto's name
-        self.calls += 1
-        await asyncio.Event().wait()
+    async def Session(self, requests: AsyncIterator[Any], context: Any) -> None:  # noqa: N802  # the proto's name
+        async for request in requests:
+            self.prompts += len(request.prompts)
 
 
 @pytest.fixture
 async def silent() -> AsyncIterator[tuple[Stack, SilentTier]]:
     tier = SilentTier()
     server = make_server(stack_config().grpc)
-    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(tier, server)
+    tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(tier, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -64,7 +64,7 @@ async def test_a_deadline_holds_while_the_prompt_is_tokenized(silent: tuple[Stac
 async def test_a_caller_that_leaves_early_is_counted_as_one(silent: tuple[Stack, SilentTier]) -> None:
     stack, tier = silent
     call = chat_pb2_grpc.ChatServiceStub(stack.channel).CreateChatCompletion(chat())
-    await until(lambda: tier.calls == 1)
+    await until(lambda: tier.prompts == 1)
 
     call.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -81,7 +81,7 @@ async def test_a_caller_that_leaves_early_is_counted_as_one(silent: tuple[Stack,
 async def test_a_drain_waits_for_requests_that_are_still_being_tokenized(silent: tuple[Stack, SilentTier]) -> None:
     stack, tier = silent
     call = chat_pb2_grpc.ChatServiceStub(stack.channel).CreateChatCompletion(chat())
-    await until(lambda: tier.calls == 1)
+    await until(lambda: tier.prompts == 1)
 
     stack.router.core.drain()
     idle = asyncio.ensure_future(stack.router.core.wait_idle())
