@@ -138,5 +138,5 @@ async def test_official_client(check: Callable[[Target], Awaitable[None]], stack
 # llama-index reads pydantic's model fields in a way that pydantic will drop.
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
 async def test_llama_index_function_agent(stack: Stack) -> None:
-    # With a system message it has not seen, the model takes a schema in pydantic's shape for no match: its card says so.
+    # Under a system message it never saw, the model refuses a schema in pydantic's shape, as its card says.
     await check_agent(target(stack), system_prompt=None)
