@@ -24,7 +24,7 @@ from router.worker_metrics import WorkerCollector
 from runtime.auth import KeyRing
 from runtime.config import Config, ConfigError
 from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, TaskOwner, settle_memory
+from runtime.lifecycle import Shutdown, TaskOwner, keep_one_heap, settle_memory
 from runtime.logs import EventLog
 from runtime.metrics import RouterMetrics
 from runtime.process import run_tier
@@ -159,6 +159,8 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
+
+    keep_one_heap()
 
     async def start(config: Config, arguments: argparse.Namespace) -> int:
         path = Path(config.model.reference).expanduser()
