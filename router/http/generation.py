@@ -19,6 +19,8 @@ from runtime.config import HttpConfig
 from runtime.errors import InternalError, SlowReader
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
+# Neither caches nor proxies may keep events back.
+_NOT_HELD = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class GenerationEndpoints:
@@ -71,25 +73,30 @@ class GenerationEndpoints:
         """Streams one answer. The router ends every answer in time, so the waits here have its limits."""
         request = exchange.request
         exchange.stream = True
-        sink = SseSink(chunks, write_buffer_bytes=self._config.write_buffer_bytes, request_id=exchange.request_id)
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client went away")
+        reply = StreamedReply(request)
+
+        def head() -> bytes:
+            if chunks.started is None:
+                raise ValueError("an answer begins with its start")
+            exchange.note_ignored(chunks.started.ignored_params)
+            return reply.head({**exchange.headers(_EVENT_STREAM), **_NOT_HELD})
+
+        sink = SseSink(
+            chunks,
+            transport,
+            head,
+            chunked=reply.is_chunked,
+            write_buffer_bytes=self._config.write_buffer_bytes,
+            request_id=exchange.request_id,
+        )
         answer = await start(sink)
         try:
-            await sink.started
-            if not sink.began or chunks.started is None:
-                raise sink.error or InternalError("the answer ended before it began")
-            exchange.note_ignored(chunks.started.ignored_params)
-            headers = exchange.headers(_EVENT_STREAM)
-            headers["Cache-Control"] = "no-cache"
-            headers["X-Accel-Buffering"] = "no"  # proxies must not collect events
-            reply = StreamedReply(headers)
-            head, chunked = reply.begin(request)
-            transport = request.transport
-            if transport is None:
-                raise ConnectionResetError("the client went away")
-            # uvloop sends what is written in one turn together: head and first events are one system call.
-            transport.write(head)
-            sink.attach(transport, chunked=chunked)
             await sink.ended
+            if not sink.began:
+                raise sink.error or InternalError("the answer ended before it began")
             if isinstance(sink.error, SlowReader):
                 raise ConnectionResetError("the client was cut off")
             return reply

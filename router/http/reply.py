@@ -13,8 +13,6 @@ from email.utils import formatdate
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-_LAST_CHUNK = b"0\r\n\r\n"
-
 
 class Reply(web.StreamResponse):
     """A whole reply. Names and values of headers are ASCII without line breaks, or it is not sent; `Date`, `Server`,
@@ -25,7 +23,7 @@ class Reply(web.StreamResponse):
         super().__init__(status=status)
         self._fields = fields
         self._content = body
-        self._to: web.BaseRequest | None = None
+        self._to: web.BaseRequest  # known once the reply is prepared
         self._stays_open = True
 
     @property
@@ -45,15 +43,14 @@ class Reply(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """Sends the reply. Raises ConnectionError where the client has gone."""
         request = self._to
-        assert request is not None
         content = self._content
         length = "" if self.status == 204 else f"Content-Length: {len(content)}\r\n"
-        await request.writer.write_eof(self._head(request, length) + (b"" if request.method == "HEAD" else content))
+        await request.writer.write_eof(self._lines(request, length) + (b"" if request.method == "HEAD" else content))
 
-    def _head(self, request: web.BaseRequest, framing: str) -> bytes:
+    def _lines(self, request: web.BaseRequest, framing: str) -> bytes:
         version = request.version
-        lines = "".join([f"{name}: {value}\r\n" for name, value in self._fields.items()])
-        if lines.count("\n") != len(self._fields) or lines.count("\r") != len(self._fields):
+        fields = "".join([f"{name}: {value}\r\n" for name, value in self._fields.items()])
+        if fields.count("\n") != len(self._fields) or fields.count("\r") != len(self._fields):
             raise ValueError("a header holds a line break")
         if self._stays_open:
             connection = "Connection: keep-alive\r\n" if version == HttpVersion10 else ""
@@ -61,34 +58,32 @@ class Reply(web.StreamResponse):
             connection = "Connection: close\r\n" if version == HttpVersion11 else ""
         head = (
             f"HTTP/{version[0]}.{version[1]} {self.status} {self.reason}\r\n"
-            f"{lines}{framing}{connection}Date: {_date()}\r\nServer: qwenserve\r\n\r\n"
+            f"{fields}{framing}{connection}Date: {_date()}\r\nServer: qwenserve\r\n\r\n"
         )
         return head.encode("ascii")
 
 
 class StreamedReply(Reply):
-    """A reply whose body is written to the connection by somebody else, between `begin` and the end."""
+    """A reply that somebody else writes to the connection, from `head` to the end of its body."""
 
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        super().__init__(200, fields)
-        self._chunked = False
-
-    def begin(self, request: web.BaseRequest) -> tuple[bytes, bool]:
-        """Returns the head, and whether the body must be in chunks. HTTP/1.0 has none: its bodies end with the
-        connection.
-        """
+    def __init__(self, request: web.BaseRequest) -> None:
+        super().__init__(200, {})
         self._to = request
-        self._chunked = request.version >= HttpVersion11
-        self._stays_open = self._stays_open and self._chunked and request.keep_alive
-        return self._head(request, "Transfer-Encoding: chunked\r\n" if self._chunked else ""), self._chunked
+        # HTTP/1.0 has no chunks: the end of the connection is the only end that a body has there.
+        self.is_chunked = request.version >= HttpVersion11
+        self._stays_open = self.is_chunked and request.keep_alive
+
+    def head(self, fields: Mapping[str, str]) -> bytes:
+        """Returns the lines before the body."""
+        self._fields = fields
+        return self._lines(self._to, "Transfer-Encoding: chunked\r\n" if self.is_chunked else "")
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Does nothing: the reply has begun."""
+        """Does nothing: the reply has been sent."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Ends the body. Raises ConnectionError where the client has gone."""
-        assert self._to is not None
-        await self._to.writer.write_eof(_LAST_CHUNK if self._chunked else b"")
+        """Waits until the connection takes more. Raises ConnectionError where the client has gone."""
+        await self._to.writer.drain()
 
 
 _date_second = 0

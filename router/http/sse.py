@@ -1,7 +1,7 @@
 """The way of an event to the socket: rendered, framed and written in the call that delivers it.
 
-No task wakes up per token: the sink writes to the connection's transport itself. aiohttp sends the headers and the
-end of the body; between the two the connection is this sink's alone.
+No task wakes up per token: the sink writes to the connection's transport itself, from the head to the end of the body.
+The head leaves with the first events and the end with the last ones, in one write each.
 """
 
 from __future__ import annotations
@@ -19,39 +19,49 @@ from runtime.logs import EventLog
 _log = EventLog("http")
 
 
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
 class SseSink:
     """An EventSink for one streamed answer.
 
-    `started` resolves at the first event or failure, `ended` at the last one; `began` tells which of the two the
-    first was. What comes before `attach` is kept. `error` is what ended the answer early, None where nothing did.
+    `head` returns the head of the reply; it is asked for at the first event, when the answer's start is known. `ended`
+    resolves at the last event or at a failure. `began` tells whether anything was sent, `error` what ended the answer
+    early, None where nothing did.
     """
 
     __slots__ = (
         "_chunked",
         "_chunks",
         "_closed",
-        "_kept",
+        "_head",
         "_limit",
         "_request_id",
         "_transport",
         "began",
         "ended",
         "error",
-        "started",
     )
 
-    def __init__(self, chunks: Chunks, *, write_buffer_bytes: int, request_id: str) -> None:
-        loop = asyncio.get_running_loop()
-        self.started: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
+    def __init__(
+        self,
+        chunks: Chunks,
+        transport: asyncio.Transport,
+        head: Callable[[], bytes],
+        *,
+        chunked: bool,
+        write_buffer_bytes: int,
+        request_id: str,
+    ) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = False
         self.error: ServiceError | None = None
         self._chunks = chunks
+        self._transport = transport
+        self._head = head
+        self._chunked = chunked
         self._limit = write_buffer_bytes
         self._request_id = request_id
-        self._transport: asyncio.Transport | None = None
-        self._chunked = True
-        self._kept: list[bytes] = []
         self._closed = False
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
@@ -59,22 +69,21 @@ class SseSink:
         if self._closed:
             return
         try:
-            text = self._chunks.render(events)
+            data = self._chunks.render(events).encode()
+            head = b"" if self.began else self._head()
         except Exception as fault:  # a sink must not raise: its neighbours' events come from the same loop
             _log.error("render_failed", request_id=self._request_id, exc_info=fault)
             self.failed(defect())
             return
-        if text:
-            self._write(text.encode())
-        if not self.began:
-            self.began = True
-            self.started.set_result(None)
-        if self._chunks.ended:
+        self.began = True
+        last = self._chunks.ended
+        self._write(data, head=head, last=last)
+        if last:
             self._end()
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
-        """Returns what writes deltas of plain text straight to the socket; None before `attach`."""
-        if self._transport is None:
+        """Returns what writes deltas of plain text straight to the socket; None before the first event."""
+        if not self.began:
             return None
         frame = self._chunks.text_frame(choice_index, reasoning)
         if not self._chunked:
@@ -88,37 +97,28 @@ class SseSink:
             return
         self.error = error
         if self.began:
-            self._write(b"data: %b\n\n" % error_body(error))
-        else:
-            self.started.set_result(None)
+            self._write(b"data: %b\n\n" % error_body(error), last=True)
         self._end()
-
-    def attach(self, transport: asyncio.Transport, *, chunked: bool) -> None:
-        """Writes what was kept, and from now on directly. Called when the headers have been sent."""
-        self._transport = transport
-        self._chunked = chunked
-        kept, self._kept = b"".join(self._kept), []
-        if kept:
-            self._write(kept)
 
     def close(self) -> None:
         """Takes no more events."""
         self._closed = True
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, *, head: bytes = b"", last: bool = False) -> None:
         transport = self._transport
-        if transport is None:
-            self._kept.append(data)
-            return
         if transport.is_closing():
             return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._chunked:
+            framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data = framed + _LAST_CHUNK if last else framed
+        if head or data:
+            transport.write(head + data)
         if transport.get_write_buffer_size() > self._limit:
             self.cut_off()
 
     def cut_off(self) -> None:
         """Ends the stream of a client that does not read."""
-        if self._closed or self._transport is None:
+        if self._closed:
             return
         self.error = SlowReader(f"the client left more than {self._limit} bytes unread")
         # Closing would wait for the unread bytes to leave.

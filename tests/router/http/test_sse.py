@@ -35,9 +35,12 @@ class Wire(asyncio.Transport):
         return 0
 
 
-def sink(*, choices: int = 1) -> SseSink:
+HEAD = b"head of the reply\r\n\r\n"
+
+
+def sink(wire: Wire, *, choices: int = 1, chunked: bool = True) -> SseSink:
     plan = ChunkPlan(choices, 1, include_usage=False, logprobs=False, token_ids=False)
-    return SseSink(ChatChunks(plan), write_buffer_bytes=1000, request_id="r")
+    return SseSink(ChatChunks(plan), wire, lambda: HEAD, chunked=chunked, write_buffer_bytes=1000, request_id="r")
 
 
 def texts(data: bytes) -> list[bytes]:
@@ -45,9 +48,9 @@ def texts(data: bytes) -> list[bytes]:
 
 
 async def test_one_step_is_one_write_and_one_chunk_per_kind() -> None:
-    made, wire = sink(), Wire()
+    wire = Wire()
+    made = sink(wire)
     made.events([START])
-    made.attach(wire, chunked=True)
     before, wire.data = wire.writes, b""
 
     made.events(
@@ -63,9 +66,9 @@ async def test_one_step_is_one_write_and_one_chunk_per_kind() -> None:
 
 
 async def test_choices_are_not_merged_with_each_other() -> None:
-    made, wire = sink(choices=2), Wire()
+    wire = Wire()
+    made = sink(wire, choices=2, chunked=False)
     made.events([START])
-    made.attach(wire, chunked=False)
     wire.data = b""
 
     made.events([Event(choice_index=index, content_delta=text) for index, text in ((0, "a"), (1, "b"), (0, "c"))])
@@ -74,9 +77,9 @@ async def test_choices_are_not_merged_with_each_other() -> None:
 
 
 async def test_a_delta_without_text_sends_nothing() -> None:
-    made, wire = sink(), Wire()
+    wire = Wire()
+    made = sink(wire)
     made.events([START])
-    made.attach(wire, chunked=True)
     before = wire.writes
 
     made.events([Event(content_delta="")])
@@ -84,24 +87,48 @@ async def test_a_delta_without_text_sends_nothing() -> None:
     assert wire.writes == before
 
 
-async def test_what_comes_before_the_headers_is_kept_in_order() -> None:
-    made, wire = sink(), Wire()
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_the_head_leaves_with_the_first_events_and_the_end_with_the_last(chunked: bool) -> None:
+    wire = Wire()
+    made = sink(wire, chunked=chunked)
+
     made.events([START, Event(content_delta="a")])
-    made.events([Event(content_delta="b")])
-    made.failed(WorkerLost("gone"))
-    assert made.started.done()
+    assert wire.writes == 1
+    assert wire.data.startswith(HEAD)
+    assert texts(wire.data) == [b"", b"a"]
+    made.events([Event(usage=sampling_pb2.Usage())])
+
+    assert wire.writes == 2
+    assert wire.data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if chunked else b"data: [DONE]\n\n")
     assert made.ended.done()
 
-    made.attach(wire, chunked=False)
 
-    assert texts(wire.data) == [b"", b"a", b"b"]
-    assert b"WORKER_LOST".lower() in wire.data.rpartition(b"data: ")[2]
+async def test_a_failure_after_the_first_event_is_the_streams_last_event() -> None:
+    wire = Wire()
+    made = sink(wire)
+
+    made.events([START, Event(content_delta="a")])
+    made.failed(WorkerLost("gone"))
+
+    assert b"worker_lost" in wire.data.rpartition(b"data: ")[2]
+    assert wire.data.endswith(b"\n\n\r\n0\r\n\r\n")
+    assert made.ended.done()
+
+
+async def test_a_failure_before_the_first_event_sends_nothing() -> None:
+    wire = Wire()
+    made = sink(wire)
+
+    made.failed(WorkerLost("gone"))
+
+    assert (wire.writes, made.began, made.ended.done()) == (0, False, True)
+    assert isinstance(made.error, WorkerLost)
 
 
 async def test_nothing_is_written_after_the_end() -> None:
-    made, wire = sink(), Wire()
+    wire = Wire()
+    made = sink(wire, chunked=False)
     made.events([START, Event(usage=sampling_pb2.Usage())])
-    made.attach(wire, chunked=False)
     sent = wire.data
 
     made.events([Event(content_delta="late")])
@@ -118,12 +145,11 @@ async def test_nothing_is_written_after_the_end() -> None:
 async def test_an_impossible_event_ends_the_answer_and_raises_nothing(
     events: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = sink()
+    wire = Wire()
+    made = sink(wire)
 
     made.events(events)
 
     assert isinstance(made.error, InternalError)
-    assert not made.began
-    assert made.started.done()
-    assert made.ended.done()
+    assert (wire.writes, made.began, made.ended.done()) == (0, False, True)
     assert [record.message for record in caplog.records] == ["render_failed"]
