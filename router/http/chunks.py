@@ -55,8 +55,8 @@ class Chunks:
         self._plan = plan
         self._plain = not (plan.logprobs or plan.token_ids)
         self._opening = ""
-        # Of text deltas, by kind and choice.
-        self._frames: dict[str, list[Frame]] = {}
+        # Of text deltas, by choice and whether they are reasoning; made when first needed.
+        self._frames: dict[tuple[int, bool], Frame] = {}
         self._choice_tail = '}],"usage":null}\n\n' if plan.include_usage else "}]}\n\n"
         self.started: chat_pb2.StreamStart | None = None
         self.usage: sampling_pb2.Usage | None = None
@@ -68,7 +68,6 @@ class Chunks:
 
     def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
         """Returns the chunks of these events; empty where they have none."""
-        frames = self._frames
         plain = self._plain
         pieces: list[str] = []
         text = ""
@@ -76,32 +75,40 @@ class Chunks:
         for event in events:
             kind = event.WhichOneof("event")
             if plain and (kind == "content_delta" or kind == "reasoning_delta"):
-                next_frame = frames[kind][event.choice_index]
+                reasoning = kind == "reasoning_delta"
+                next_frame = self.text_frame(event.choice_index, reasoning)
                 if text and frame is not None and next_frame is not frame:
                     pieces.append(frame.chunk(text))
                     text = ""
                 frame = next_frame
-                text += event.content_delta if kind == "content_delta" else event.reasoning_delta
+                text += event.reasoning_delta if reasoning else event.content_delta
                 continue
             if text and frame is not None:
                 pieces.append(frame.chunk(text))
                 text = ""
             pieces.append(self._chunk(kind, event))
-            frames = self._frames  # `start` has just made them
         if text and frame is not None:
             pieces.append(frame.chunk(text))
         return "".join(pieces)
 
     def text_frame(self, choice_index: int, reasoning: bool) -> Frame:
         """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events."""
-        return self._frames["reasoning_delta" if reasoning else "content_delta"][choice_index]
+        frame = self._frames.get((choice_index, reasoning))
+        if frame is None:
+            if self.started is None or choice_index >= self._plan.choices:
+                raise ValueError("no such choice, or its answer has not started")
+            frame = self._frames[choice_index, reasoning] = self._new_frame(choice_index, reasoning)
+        return frame
+
+    def _new_frame(self, choice_index: int, reasoning: bool) -> Frame:
+        raise NotImplementedError
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         """Returns the members of a choice that carry an event's own payload."""
         raise NotImplementedError
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
-        """Prepares the frames and returns the chunks that come before any token."""
+        """Returns the chunks that come before any token."""
         raise NotImplementedError
 
     def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
@@ -124,7 +131,8 @@ class Chunks:
             return ""
         reason = "null"
         if kind == "finish":
-            reason = json.dumps(parts.FINISH_REASONS[event.finish.reason])
+            told = parts.FINISH_REASONS[event.finish.reason]
+            reason = "null" if told is None else quoted(told)
             stopped_by = parts.stop_reason(event.finish)
             if stopped_by is not None:
                 reason += f',"stop_reason":{json.dumps(stopped_by)}'
@@ -155,18 +163,19 @@ class ChatChunks(Chunks):
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
-        tail = "}" + self._text_tail()
-        heads = [f'{self._opening}{{"index":{i},"delta":{{' for i in choices]
-        self._frames = {
-            "content_delta": [Frame(f'{head}"content":', "", tail) for head in heads],
-            # Both names are in use among clients.
-            "reasoning_delta": [Frame(f'{head}"reasoning_content":', ',"reasoning":', tail) for head in heads],
-        }
         role = [self._choice_chunk(index, '"delta":{"role":"assistant","content":""}') for index in choices]
         if self._plan.token_ids and start.prompt_token_ids:
             ids = f',"prompt_token_ids":{list(start.prompt_token_ids[0].ids)}'
             role[0] = role[0].removesuffix("}\n\n") + ids + "}\n\n"
         return "".join(role)
+
+    def _new_frame(self, choice_index: int, reasoning: bool) -> Frame:
+        head = f'{self._opening}{{"index":{choice_index},"delta":{{'
+        tail = "}" + self._text_tail()
+        if reasoning:
+            # Both names are in use among clients.
+            return Frame(f'{head}"reasoning_content":', ',"reasoning":', tail)
+        return Frame(f'{head}"content":', "", tail)
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         if kind == "content_delta":
@@ -203,10 +212,6 @@ class CompletionChunks(Chunks):
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
         self._sent = [0] * self._plan.choices
-        tail = self._text_tail()
-        frames = [Frame(f'{self._opening}{{"index":{i},"text":', "", tail) for i in choices]
-        # A raw text is not split into reasoning and answer; all of it is text.
-        self._frames = {"content_delta": frames, "reasoning_delta": frames}
         if not self._plan.token_ids:
             return ""
         per_prompt = self._plan.choices // self._plan.prompts
@@ -218,6 +223,10 @@ class CompletionChunks(Chunks):
             )
             for index in choices
         )
+
+    def _new_frame(self, choice_index: int, reasoning: bool) -> Frame:
+        # A raw text is not split into reasoning and answer; all of it is text.
+        return Frame(f'{self._opening}{{"index":{choice_index},"text":', "", self._text_tail())
 
     def _delta(self, kind: str, event: chat_pb2.ChatEvent) -> str:
         text = event.content_delta or event.reasoning_delta
