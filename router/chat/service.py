@@ -15,16 +15,17 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
 from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
-from router.chat.fold import Fold
 from router.chat.model import ServedModel
 from router.chat.prepare import Preparation, Prepared
 from router.chat.sampling import check_prompt_ids, filled_fields, seeds
+from router.chat.whole import chat_completion, completion
 from router.clients.directory import WorkerDirectory
 from router.clients.session import WorkerSession
 from router.clients.text_service import TextService
 from runtime.call import Call
 from runtime.config import RouterConfig
 from runtime.errors import Draining, InvalidRequest, ServiceError
+from runtime.fold import Fold
 from runtime.ids import new_id
 from runtime.metrics import RouterMetrics
 from text.markers import starts_in_reasoning
@@ -71,8 +72,8 @@ class ChatCore:
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
         fold = Fold()
-        await _until_done(await self.stream_chat(request, call, fold), fold)
-        return fold.chat_completion()
+        await _until_complete(await self.stream_chat(request, call, fold), fold)
+        return chat_completion(fold)
 
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
@@ -88,8 +89,8 @@ class ChatCore:
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
         fold = Fold()
-        await _until_done(await self.stream_completion(request, call, fold), fold)
-        return fold.completion(max(1, request.n))
+        await _until_complete(await self.stream_completion(request, call, fold), fold)
+        return completion(fold, max(1, request.n))
 
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         """Shows what would be done; generates nothing."""
@@ -295,8 +296,8 @@ class ChatCore:
         return tokenizer_pb2.TokenIds(ids=ids, tokens=texts)
 
 
-async def _until_done(answer: Answer, fold: Fold) -> None:
+async def _until_complete(answer: Answer, fold: Fold) -> None:
     try:
-        await fold.done
+        await fold.complete()
     finally:
         answer.cancel()

@@ -13,10 +13,11 @@ from router.http.exchange import Exchange
 from router.http.reply import Reply, StreamedReply
 from router.http.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
 from router.http.sse import SseSink
-from router.http.whole import WholeAnswer
+from router.http.whole import chat_body, completion_body
 from runtime.call import request_id
 from runtime.config import HttpConfig
 from runtime.errors import InternalError, SlowReader
+from runtime.fold import Fold
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 # Neither caches nor proxies may keep events back.
@@ -43,9 +44,9 @@ class GenerationEndpoints:
             return await self._stream(
                 exchange, ChatChunks(plan), lambda sink: self._backend.stream_chat(message, call, sink)
             )
-        whole = WholeAnswer(logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
-        await _until_ended(exchange, whole, await self._backend.stream_chat(message, call, whole))
-        return exchange.reply(whole.chat())
+        fold = Fold()
+        await _until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
+        return exchange.reply(chat_body(fold, logprobs=draft.has_logprobs, token_ids=message.return_token_ids))
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
@@ -63,9 +64,17 @@ class GenerationEndpoints:
             return await self._stream(
                 exchange, CompletionChunks(plan), lambda sink: self._backend.stream_completion(message, call, sink)
             )
-        whole = WholeAnswer(logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
-        await _until_ended(exchange, whole, await self._backend.stream_completion(message, call, whole))
-        return exchange.reply(whole.completion(_leads(message, whole), max(1, message.n)))
+        fold = Fold()
+        await _until_complete(exchange, fold, await self._backend.stream_completion(message, call, fold))
+        return exchange.reply(
+            completion_body(
+                fold,
+                _leads(message, fold),
+                max(1, message.n),
+                logprobs=draft.has_logprobs,
+                token_ids=message.return_token_ids,
+            )
+        )
 
     async def _stream(
         self, exchange: Exchange, chunks: Chunks, start: Callable[[EventSink], Awaitable[RunningAnswer]]
@@ -117,24 +126,23 @@ def _note(exchange: Exchange, draft: Draft) -> None:
     exchange.ignore(draft.ignored)
 
 
-async def _until_ended(exchange: Exchange, whole: WholeAnswer, answer: RunningAnswer) -> None:
+async def _until_complete(exchange: Exchange, fold: Fold, answer: RunningAnswer) -> None:
     """Waits for the end of an answer. Raises what ended it early."""
     try:
-        await whole.ended
+        await fold.complete()
     finally:
         answer.cancel()
-    whole.raise_error()
-    exchange.model = whole.start.model
-    exchange.usage = whole.usage
-    exchange.note_ignored(whole.start.ignored_params)
+    exchange.model = fold.start.model
+    exchange.usage = fold.usage
+    exchange.note_ignored(fold.start.ignored_params)
 
 
-def _leads(request: chat_pb2.CompletionRequest, whole: WholeAnswer) -> list[int]:
+def _leads(request: chat_pb2.CompletionRequest, fold: Fold) -> list[int]:
     """Returns the length of the echoed prompt at the beginning of each choice's text, in characters."""
     if not request.echo:
-        return [0] * len(whole.choices())
+        return [0] * len(fold.choices())
     leads = []
-    for index, choice in whole.choices():
+    for index, choice in fold.choices():
         prompt = request.prompts[index // max(1, request.n)]
         if prompt.WhichOneof("prompt") == "text":
             leads.append(len(prompt.text))

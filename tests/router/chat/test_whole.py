@@ -6,8 +6,9 @@ import pytest
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.fold import Fold
+from router.chat.whole import chat_completion, completion
 from runtime.errors import WorkerLost
+from runtime.fold import Fold
 
 Event = chat_pb2.ChatEvent
 STOP = chat_pb2.ChoiceFinish(reason=sampling_pb2.FINISH_REASON_STOP)
@@ -29,9 +30,9 @@ async def test_parts_are_joined_per_choice_whatever_their_order() -> None:
     fold.events([started(ignored_params=["x"]), Event(choice_index=1, content_delta="b1")])
     fold.events([Event(choice_index=0, reasoning_delta="think"), Event(choice_index=0, content_delta="a")])
     fold.events([*finished(1), Event(choice_index=0, content_delta="A"), *finished(0), USAGE])
-    await fold.done
+    await fold.complete()
 
-    answer = fold.chat_completion()
+    answer = chat_completion(fold)
 
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert [choice.message.content for choice in answer.choices] == ["aA", "b1"]
@@ -51,7 +52,7 @@ async def test_calls_keep_their_arguments_and_an_answer_of_calls_alone_has_no_co
             fold.events([Event(tool_call_arguments=chat_pb2.ToolCallArguments(index=index, delta=piece))])
     fold.events([*finished(), USAGE])
 
-    message = fold.chat_completion().choices[0].message
+    message = chat_completion(fold).choices[0].message
 
     assert [(call.id, call.name, call.arguments_json) for call in message.tool_calls] == [
         ("c0", "f", '{"a": 0}'),
@@ -65,7 +66,7 @@ async def test_an_empty_answer_has_empty_content() -> None:
     fold = Fold()
     fold.events([started(), *finished(), USAGE])
 
-    (choice,) = fold.chat_completion().choices
+    (choice,) = chat_completion(fold).choices
 
     assert choice.message.HasField("content")
     assert choice.message.content == ""
@@ -79,7 +80,7 @@ async def test_choices_of_a_completion_get_the_ids_of_their_prompt() -> None:
         fold.events([Event(choice_index=choice, content_delta=str(choice), token_ids=[choice]), *finished(choice)])
     fold.events([USAGE])
 
-    choices = fold.completion(2).choices
+    choices = completion(fold, 2).choices
 
     assert [list(choice.prompt_token_ids) for choice in choices] == [[1], [1], [2, 3], [2, 3]]
     assert [(choice.text, list(choice.token_ids)) for choice in choices] == [(str(n), [n]) for n in range(4)]
@@ -91,4 +92,4 @@ async def test_a_failure_is_raised_to_whoever_waits() -> None:
     fold.failed(WorkerLost("gone"))
 
     with pytest.raises(WorkerLost):
-        await fold.done
+        await fold.complete()

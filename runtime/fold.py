@@ -1,0 +1,115 @@
+"""A whole answer is the fold of its stream: its events kept, and put together once, at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.type.v1 import sampling_pb2
+from runtime.errors import InternalError, ServiceError
+
+
+class FoldedChoice:
+    """One choice while its events arrive. `calls` has each tool call with the pieces of its arguments."""
+
+    __slots__ = ("calls", "content", "finish", "logprobs", "reasoning", "token_ids")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: list[tuple[chat_pb2.ToolCallStart, list[str]]] = []
+        self.logprobs: list[sampling_pb2.TokenLogprob] = []
+        self.token_ids: list[int] = []
+        self.finish = chat_pb2.ChoiceFinish()
+
+    @property
+    def text(self) -> str:
+        """The content."""
+        return "".join(self.content)
+
+    @property
+    def message_text(self) -> str | None:
+        """The content of a message. An answer of tool calls alone has none, which differs from an empty one."""
+        text = self.text
+        return text if text or not self.calls else None
+
+
+class Fold:
+    """A sink that keeps everything; see `router.http.backend.EventSink`. `start` and `usage` are there in the end."""
+
+    __slots__ = ("_choices", "_ended", "_error", "start", "usage")
+
+    def __init__(self) -> None:
+        self.start = chat_pb2.StreamStart()
+        self.usage: sampling_pb2.Usage | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._error: ServiceError | None = None
+        self._choices: dict[int, FoldedChoice] = {}
+
+    def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
+        """Takes new events."""
+        for event in events:
+            self._take(event)
+
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
+        """Returns what takes deltas of plain text."""
+        choice = self._choice(choice_index)
+        return (choice.reasoning if reasoning else choice.content).append
+
+    def failed(self, error: ServiceError) -> None:
+        """The answer ended early."""
+        self._error = error
+        self._end()
+
+    async def complete(self) -> None:
+        """Returns once the answer is complete. Raises what ended it early."""
+        await self._ended
+        if self._error is not None:
+            raise self._error
+        if self.usage is None:
+            raise InternalError("the answer ended before it was complete")
+
+    def choices(self) -> list[tuple[int, FoldedChoice]]:
+        """Returns the choices with their indices, in order."""
+        return sorted(self._choices.items())
+
+    def prompt_token_ids(self, prompt: int = 0) -> list[int]:
+        """Returns the ids of a prompt; empty where they were not asked for."""
+        prompts = self.start.prompt_token_ids
+        return list(prompts[prompt].ids) if prompts else []
+
+    def _take(self, event: chat_pb2.ChatEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "start":
+            self.start = event.start
+            return
+        if kind == "usage":
+            self.usage = event.usage
+            self._end()
+            return
+        choice = self._choice(event.choice_index)
+        if kind == "content_delta":
+            choice.content.append(event.content_delta)
+        elif kind == "reasoning_delta":
+            choice.reasoning.append(event.reasoning_delta)
+        elif kind == "tool_call_start":
+            choice.calls.append((event.tool_call_start, []))
+        elif kind == "tool_call_arguments":
+            choice.calls[event.tool_call_arguments.index][1].append(event.tool_call_arguments.delta)
+        elif kind == "finish":
+            choice.finish = event.finish
+        if event.logprobs:
+            choice.logprobs.extend(event.logprobs)
+        if event.token_ids:
+            choice.token_ids.extend(event.token_ids)
+
+    def _choice(self, index: int) -> FoldedChoice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = FoldedChoice()
+        return choice
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
