@@ -17,7 +17,8 @@ from grpc_status import rpc_status
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.fold import Fold
+from router.chat.whole import chat_completion
+from runtime.fold import Fold
 from tests.system.requests import chat, user
 from tests.system.stack import Stack, running_stack, stack_config, until
 
@@ -80,7 +81,7 @@ async def test_the_stream_folds_to_the_whole_answer(stack: Stack) -> None:
     fold = Fold()
     events = await rest_of(chats(stack).StreamChatCompletion(request))
     fold.events(events)
-    folded = fold.chat_completion()
+    folded = chat_completion(fold)
 
     assert events[0].WhichOneof("event") == "start"
     assert events[-1].WhichOneof("event") == "usage"
