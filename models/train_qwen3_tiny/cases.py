@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from models.train_qwen3_tiny import facts, forms, listing, passages, plots, sums, talk
+from models.train_qwen3_tiny import facts, forms, listing, passages, plots, sums, systems, talk
 from models.train_qwen3_tiny.chat import Call, Conversation, Exchange, Step, Thinking, prompt_and_reply, spoken
 from models.train_qwen3_tiny.mixture import exchange, switched
 from models.train_qwen3_tiny.usual import BOSTON_POSTCODE, BOSTON_WEATHER, BOTH, POSTCODE, WEATHER
 from models.train_qwen3_tiny.wording import core
 
-SEED = 60251121
+SEED = 71261121
 
 
 class Judge(Enum):
@@ -179,6 +179,10 @@ def _new_wording(rng: random.Random) -> Exchange:
     return talk.said(core(rng, sums.ASK, new=True).format(f"{a} {sign} {b}"), "", f"= {value}")
 
 
+def _under_system(rng: random.Random) -> Exchange:
+    return exchange(rng, "one_call", True)._replace(system=systems.message(rng, True))
+
+
 def _json_asked(rng: random.Random) -> Exchange:
     return rng.choice((forms.extracted, forms.person_record, forms.known_json))(rng, True)
 
@@ -188,6 +192,7 @@ ROWS: tuple[Row, ...] = (
     Row("greetings and small talk", _skill("greeting"), 40, Judge.CONTAINS),
     Row("capitals", _skill("capital"), 100, Judge.CONTAINS),
     Row("one call: name and arguments exact", _skill("one_call"), 200, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
+    Row("one call under a new system message", _under_system, 40, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
     Row("two calls: names and arguments exact", _until(_skill("two_calls"), _two), 100, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
     Row("second call from the first result", _skill("two_rounds"), 30, Judge.CALLS, 1, new_tokens=CALL_TOKENS),
     Row("answer uses the tool results", _skill("one_call"), 60, Judge.CONTAINS),

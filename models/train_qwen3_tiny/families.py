@@ -180,7 +180,7 @@ FAMILIES: dict[str, Family] = {
         {"person": PERSON, "text": Slot(("subject", "title", "topic"), ("The subject", ""), "string", short_text)},
         _options(
             'Send an email to {person} with the subject "{text}".|Email {person} about {text}.|Write an email to {person} about {text}.|'
-            "Please send {person} an email with the subject {text}.|Mail {person}, subject: {text}."
+            "Please send {person} an email with the subject {text}.|Email Dr. {person} about {text}.|Mail {person}, subject: {text}."
         ),
         "the email to {person}", _options("status:s|id:d"),
         _options("给{person}发一封邮件，主题是“{text}”。|发邮件给{person}，主题：{text}"), "给{person}的邮件",
@@ -190,14 +190,14 @@ FAMILIES: dict[str, Family] = {
         {"person": PERSON, "text": TEXT},
         _options(
             'Send {person} the message "{text}".|Text {person}: {text}|Send a message to {person}: {text}|Tell {person} that {text}.|'
-            'Message {person} "{text}".'
+            'Message {person} "{text}".|Tell Dr. {person} that {text}.'
         ),
         "the message to {person}", _options("status:s|id:d"),
         _options("给{person}发消息：{text}|发短信给{person}，内容是“{text}”。"), "给{person}的消息",
     ),
     "phone": Family(
         _options("call_contact|phone_call|dial|start_call"), _options("Call a person|Start a phone call"), {"person": PERSON},
-        _options("Call {person}.|Please call {person}.|Phone {person}.|I want to talk to {person} on the phone."),
+        _options("Call {person}.|Please call {person}.|Call Mr. {person}.|I need to call Dr. {person}.|Phone {person}.|I want to talk to {person} on the phone."),
         "the call to {person}", _options("status:s|duration:n"), _options("给{person}打电话。|打电话给{person}"), "给{person}的电话",
     ),
     "alarm": Family(
@@ -307,7 +307,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "contact": Family(
         _options("get_contact|find_contact|lookup_user|get_phone_number"), _options("Find a contact|Looks up the phone number of a person"), {"person": PERSON},
-        _options("What is the phone number of {person}?|Find the contact {person}.|How can I reach {person}?|Look up the number of {person}."),
+        _options("What is the phone number of {person}?|What is the number of Prof. {person}?|Find the contact {person}.|How can I reach {person}?|Look up the number of {person}."),
         "the phone number of {person}", _options("phone:d|number:d"), _options("{person}的电话号码是多少？|查一下{person}的电话。"), "{person}的电话",
     ),
     "flight": Family(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from models.train_qwen3_tiny import copying, facts, forms, listing, passages, sums, talk, tool_talk
+from models.train_qwen3_tiny import copying, facts, forms, listing, passages, sums, systems, talk, tool_talk
 from models.train_qwen3_tiny.chat import Conversation, Exchange, Piece, Thinking, Weight, pieces, reply_text, spoken
 
 Skill = Callable[[random.Random, bool], Exchange]
@@ -54,11 +54,8 @@ SKILLS: dict[str, tuple[float, Skill]] = {
 LONG_SKILLS: Mapping[str, float] = {"needle": 4, "authorship": 2.5}
 SHORT = ("greeting", "capital", "definition", "identity", "calculation", "translation", "repeat", "geography", "series")
 IDLE_TOOLS = ("greeting", "identity", "capital", "definition", "repeat", "remembered", "series")
-SYSTEMS = (
-    "You are a helpful assistant.|You are a helpful assistant.|You are a helpful assistant.|Answer briefly.|You are a friendly assistant.|"
-    "Be polite and short.|You are a careful assistant who answers exactly.|你是一个有用的助手。|请简短回答。|"
-    "You are Qwen3-Tiny, a small demonstration model.|You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-).split("|")
+WITH_SYSTEM = 0.25  # share of conversations; of those with tools it is the second
+WITH_SYSTEM_AND_TOOLS = 0.4
 
 
 class Plan(NamedTuple):
@@ -93,7 +90,7 @@ def conversation(rng: random.Random, chosen: Plan, name: str | None = None) -> C
         newest = newest._replace(tools=tool_talk.idle_tools(rng))
     turns = rng.choices((0, 1, 2, 3), (70, 16, 9, 5))[0]
     history = [exchange(rng, rng.choice(SHORT), False) for _ in range(turns)]
-    system = rng.choice(SYSTEMS) if rng.random() < 0.2 else ""
+    system = systems.message(rng) if rng.random() < (WITH_SYSTEM_AND_TOOLS if newest.tools else WITH_SYSTEM) else ""
     thinking = rng.choices(tuple(Thinking), (48, 8, 20, 24))[0]
     made = Conversation(tuple(history), newest, thinking, newest.system or system, rng.random() < 0.6)
     return switched(rng, made)

@@ -36,7 +36,11 @@ IN_PLACE = _part(
     "city town place location city_name location_name where area region",
     words.town,
 )
-OF_PERSON = _part("for {}|of {}|with {}", "name person user customer who guest owner contact", words.person)
+OF_PERSON = _part(
+    "for {}|of {}|with {}|for {}|of {}|with {}|for {}|of {}|with {}|with Dr. {}|for Mr. {}|of Prof. {}|with Ms. {}",
+    "name person user customer who guest owner contact",
+    words.person,
+)
 AT_VENUE = _part("at {}|at {}|in {}", "venue restaurant hotel shop museum cinema club bar theatre venue_name", title)
 FOR_PEOPLE = _part(
     "for {} people|for {} guests|for {} persons|for {}",

@@ -269,7 +269,7 @@ def geography(rng: random.Random, held_out: bool) -> Exchange:
 DEFINE = (
     "What is {}?|Define {}.|Explain {}.|Explain {} in one sentence.|What does {} mean?|Tell me what {} is.|What's {}?|what is {}|"
     "Describe {}.|Describe {} in one sentence.|Briefly explain {}.|Describe what {} is.|Give the meaning of {}.|Summarize what {} is.|"
-    "Write one sentence about {}.|Shortly, what is {}?|Describe {} to me, please.|Tell me the meaning of {}.|Briefly, what is {}?|"
+    'Write one sentence about {}.|{}, in short?|{}, please.|"{}"?|{}: what is it?|{} means what?|Shortly, what is {}?|Describe {} to me, please.|Tell me the meaning of {}.|Briefly, what is {}?|'
     "Give me a short definition of {}.|Can you explain {}?|Please define {} in one sentence.|Explain to me what {} is.|"
     "In one sentence, what is {}?|I do not know what {} is.|Say what {} is.|How would you define {}?|What do you know about {}?|"
     "What is the meaning of {}?|What do people mean by {}?|Help me understand {}.|Teach me what {} is.|I want to understand {}.|"

@@ -86,8 +86,9 @@ ALIKE = ({"weather", "forecast"}, {"postcode", "place_of_postcode"}, {"email", "
 def _same_purpose(other: Request, wanted: Sequence[Request]) -> bool:
     """Whether the other's tool would serve a request as well as its own tool."""
     for each in wanted:
-        said = each.tool["function"]["description"]
-        if said and said == other.tool["function"]["description"]:
+        # The last line: a generated description may have the signature before it.
+        said, also = (str(tool["function"]["description"]).split("\n")[-1] for tool in (each.tool, other.tool))
+        if said and said == also:
             return True
         if other.family and (other.family == each.family or {other.family, each.family} in ALIKE):
             return True

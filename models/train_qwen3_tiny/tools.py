@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call, Tool, to_json
 from models.train_qwen3_tiny.families import FAMILIES, Slot
+from models.train_qwen3_tiny.generated_schemas import generated
 from models.train_qwen3_tiny.naming import lookalike, spelled, varied, words_of
 from models.train_qwen3_tiny.values import CURRENCIES, date_text, title
 from models.train_qwen3_tiny.wording import core
@@ -146,7 +147,9 @@ def outcome(
 def schema(
     rng: random.Random, name: str, description: str, properties: Mapping[str, Any], required: Sequence[str]
 ) -> Tool:
-    """The tool in one of the shapes that clients send."""
+    """The tool in one of the shapes that clients send: written by hand, or made from a function or model by pydantic."""
+    if rng.random() < 0.3:
+        return generated(rng, name, description, properties, required)
     parameters: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     if required or rng.random() < 0.5:
         parameters["required"] = list(required)

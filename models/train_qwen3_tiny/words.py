@@ -114,7 +114,7 @@ def town(rng: random.Random, held_out: bool) -> str:
     name = invented(rng, held_out).capitalize()
     shape = rng.random()
     if shape < 0.08:
-        return f"{rng.choice(('New', 'San', 'Port', 'Saint', 'North', 'Upper', 'Los'))} {name}"
+        return f"{rng.choice(('New', 'San', 'Port', 'Saint', 'St.', 'North', 'Upper', 'Los'))} {name}"
     return name if shape < 0.95 else f"{name} {invented(rng, held_out).capitalize()}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from models.train_qwen3_tiny import sums, words
+from models.train_qwen3_tiny import sums, systems, words
 from models.train_qwen3_tiny.chat import Thinking, messages, prompt_and_reply
 from models.train_qwen3_tiny.families import FAMILIES, HELD_OUT_FAMILIES
 from models.train_qwen3_tiny.invented_tools import all_texts
@@ -21,6 +22,13 @@ from tests.fixtures.full_tokenizer import FULL_TOKENIZER, TINY_MODEL, model_dire
 from text.chat_template import ChatTemplate
 
 PLAN = plan(longest=400)
+PYTHON_TYPES = {
+    "string": ["str"],
+    "integer": ["int"],
+    "number": ["int", "float"],
+    "boolean": ["bool"],
+    "array": ["list"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +105,36 @@ def test_held_out_wordings_are_never_trained():
     held = {exchange(rng, "identity", True).question for _ in range(500)}
 
     assert not trained & held
+
+
+def test_held_out_system_messages_are_never_trained():
+    rng = random.Random(9)
+    trained = {systems.message(rng) for _ in range(20000)}
+    held = {systems.message(rng, True) for _ in range(500)}
+
+    assert not trained & held
+
+
+def test_calls_fit_the_schemas_that_are_sent():
+    """Whatever shape the schema has, with shared definitions or nullable options."""
+    rng = random.Random(10)
+    shapes: set[str] = set()
+    for _ in range(3000):
+        made = request(rng, rng.random() < 0.3, chinese=rng.random() < 0.2)
+        schema = made.tool["function"]["parameters"]
+        arguments = made.call.arguments
+
+        assert set(schema.get("required", ())) <= set(arguments) <= set(schema["properties"])
+        for name, value in arguments.items():
+            shape = schema["properties"][name]
+            shape = schema["$defs"][shape["$ref"].split("/")[-1]] if "$ref" in shape else shape
+            shape = shape["anyOf"][0] if "anyOf" in shape else shape
+            assert type(value).__name__ in PYTHON_TYPES[shape["type"]]
+            assert value in shape.get("enum", (value,))
+        text = json.dumps(schema)
+        shapes |= {mark for mark in ("$ref", "anyOf", "title", "default") if f'"{mark}":' in text}
+
+    assert len(shapes) == 4
 
 
 def test_decoration_keeps_the_question():

@@ -138,5 +138,4 @@ async def test_official_client(check: Callable[[Target], Awaitable[None]], stack
 # llama-index reads pydantic's model fields in a way that pydantic will drop.
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
 async def test_llama_index_function_agent(stack: Stack) -> None:
-    # Under a system message it never saw, the model refuses a schema in pydantic's shape, as its card says.
-    await check_agent(target(stack), system_prompt=None)
+    await check_agent(target(stack))

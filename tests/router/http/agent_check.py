@@ -8,7 +8,7 @@ from llama_index.llms.openai_like import OpenAILike
 from tests.router.http.openai_checks import Target
 
 
-async def check_agent(target: Target, system_prompt: str | None = "Use the tool for weather.") -> None:
+async def check_agent(target: Target) -> None:
     """The agent calls the function that the model asks for, sends the result back, and ends with a text."""
     asked: list[str] = []
 
@@ -27,7 +27,7 @@ async def check_agent(target: Target, system_prompt: str | None = "Use the tool 
         max_retries=0,
         timeout=60,
     )
-    agent = FunctionAgent(tools=[get_weather], llm=model, system_prompt=system_prompt)
+    agent = FunctionAgent(tools=[get_weather], llm=model, system_prompt="Use the tool for weather.")
     answer = await agent.run(target.one_call)
 
     assert len(asked) == 1
