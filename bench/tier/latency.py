@@ -26,6 +26,8 @@ STEP_MS = 10.0
 HALF_CORE = "half of the router's core"
 _ROUTER_SHARE = 0.5
 _OTHERS_SHARE = 0.6
+# Two processes on one core wait for each other long before it is full.
+_SHARED_SHARE = 0.25
 _MOST_STREAMS = 1000
 _MOST_CLIENTS = 4
 
@@ -47,7 +49,8 @@ class Pace(NamedTuple):
 
 def choose_pace(cost: Cost, *, workers: int, clients: int, apart: bool) -> Pace:
     """Returns the rate at which the router uses half of its core, or the highest at which worker and client stay under
-    60 % of theirs. `apart`: every worker and client process has a core of its own; else all of them share one."""
+    60 % of theirs. `apart`: every worker and client process has a core of its own; else all of them share one, and stay
+    under 25 % of it."""
     limits = {
         HALF_CORE: _ROUTER_SHARE * 1e6 / cost.router,
         "streams that the workers take": workers * _MOST_STREAMS * 1000 / STEP_MS,
@@ -56,7 +59,7 @@ def choose_pace(cost: Cost, *, workers: int, clients: int, apart: bool) -> Pace:
         limits["60 % of the workers' cores"] = _OTHERS_SHARE * 1e6 * workers / cost.worker
         limits["60 % of the client's cores"] = _OTHERS_SHARE * 1e6 * clients / cost.client
     else:
-        limits["60 % of the core that worker and client share"] = _OTHERS_SHARE * 1e6 / (cost.worker + cost.client)
+        limits["25 % of the core that worker and client share"] = _SHARED_SHARE * 1e6 / (cost.worker + cost.client)
     limit = min(limits, key=limits.__getitem__)
     return Pace(limits[limit] / ANSWER_TOKENS, limit)
 

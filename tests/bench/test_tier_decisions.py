@@ -122,11 +122,11 @@ def test_pace_is_half_of_the_routers_core() -> None:
 
 
 def test_pace_is_what_the_shared_core_bears() -> None:
-    """Worker and client on one core stay under 60 % of it together."""
+    """Worker and client on one core stay under 25 % of it together."""
     pace = choose_pace(Cost(router=20.0, worker=5.0, client=25.0), workers=1, clients=1, apart=False)
 
     assert "share" in pace.limit
-    assert pace.rate == pytest.approx(0.6e6 / 30 / 128)
+    assert pace.rate == pytest.approx(0.25e6 / 30 / 128)
 
 
 def test_pace_is_what_one_side_bears() -> None:
