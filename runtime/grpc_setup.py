@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -96,6 +97,35 @@ class Health:
         states = health_pb2.HealthCheckResponse
         for name in self._names:
             await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+
+async def carry(call: Any, *work: Coroutine[Any, Any, None], name: str) -> None:
+    """Runs the tasks of a stream until one of them ends, then ends the call and the others.
+
+    Raises the call's status as AioRpcError where it is not OK, else what the task that ended raises.
+    """
+    tasks = [asyncio.create_task(each, name=name) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if call.done():
+            await raise_status(call)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        call.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def raise_status(call: Any) -> None:
+    """Raises the status of a call that has ended as AioRpcError, unless it is OK."""
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+        )
 
 
 def to_status(error: ServiceError) -> grpc.Status:

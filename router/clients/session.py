@@ -18,7 +18,7 @@ from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 from runtime.config import GrpcConfig
 from runtime.errors import ServiceError, WorkerLost
-from runtime.grpc_setup import from_rpc_error, make_channel
+from runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
 from runtime.logs import EventLog
 
 _log = EventLog("session")
@@ -184,13 +184,12 @@ class WorkerSession:
         if reason := self._why_not(info):
             raise WorkerLost(f"worker {info.name} cannot be used: {reason}")
         call = stub.Session()
-        tasks: list[asyncio.Task[None]] = []
         try:
             # The first answer shows that the session really stands.
             await asyncio.wait_for(call.write(worker_pb2.SessionRequest(ping=True)), _CONNECT_TIMEOUT_S)
             first = await asyncio.wait_for(call.read(), _CONNECT_TIMEOUT_S)
             if first is grpc.aio.EOF:
-                await _raise_status(call)
+                await raise_status(call)
                 return
             self._outbox, self._outbox_ids = [], 0
             self._wake.clear()
@@ -200,24 +199,12 @@ class WorkerSession:
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
             self._on_change()
-            loop = asyncio.get_running_loop()
-            tasks = [
-                loop.create_task(work, name=f"session {self.address}")
-                for work in (self._read(call), self._write(call), self._keep_load_fresh())
-            ]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                await _raise_status(call)
-            for task in tasks:
-                if task.done():
-                    task.result()
+            work = (self._read(call), self._write(call), self._keep_load_fresh())
+            await carry(call, *work, name=f"session {self.address}")
         except asyncio.TimeoutError:
             raise WorkerLost(f"worker at {self.address} did not answer within {_CONNECT_TIMEOUT_S:.0f} s") from None
         finally:
             call.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
@@ -299,11 +286,3 @@ class WorkerSession:
             stream.lost(lost)
         except Exception as defect:  # one stream's defect must not keep the others waiting
             _log.error("stream_failed", worker=self.name, exc_info=defect)
-
-
-async def _raise_status(call: Any) -> None:
-    code = await call.code()
-    if code is not grpc.StatusCode.OK:
-        raise grpc.aio.AioRpcError(
-            code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
-        )

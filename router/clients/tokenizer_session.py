@@ -15,7 +15,7 @@ import grpc
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from runtime.config import GrpcConfig
 from runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
-from runtime.grpc_setup import from_rpc_error, make_channel
+from runtime.grpc_setup import carry, from_rpc_error, make_channel
 from runtime.lifecycle import TaskOwner
 
 _TIMEOUT_S = 30.0
@@ -95,7 +95,8 @@ class TokenizerSession:
     async def _run(self) -> None:
         error: ServiceError = TokenizerLost(f"{self._address} ended the stream")
         try:
-            await self._serve()
+            call = self._stub.Session()
+            await carry(call, self._read(call), self._write(call), name=f"tokenizer {self._address}")
         except grpc.aio.AioRpcError as failure:
             # Whatever it is, it is not about one prompt: their errors come as answers.
             error = TokenizerLost(f"{self._address}: {from_rpc_error(failure).message}")
@@ -106,24 +107,6 @@ class TokenizerSession:
             self._running = False
             self._shunned_until = time.monotonic() + _SHUN_S
             self._drop(error)
-
-    async def _serve(self) -> None:
-        call = self._stub.Session()
-        tasks = [asyncio.ensure_future(work) for work in (self._read(call), self._write(call))]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if call.done() and (code := await call.code()) is not grpc.StatusCode.OK:
-                raise grpc.aio.AioRpcError(
-                    code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
-                )
-            for task in tasks:
-                if task.done():
-                    task.result()
-        finally:
-            call.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
