@@ -14,7 +14,8 @@ from functools import partial
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import Answer, AnswerOutcome, ChoicePlan, Sink, refused
+from router.chat.answer import Answer, AnswerOutcome, Sink, refused
+from router.chat.choice import ChoicePlan
 from router.chat.model import ServedModel
 from router.chat.prepare import Preparation, Prepared
 from router.chat.sampling import check_prompt_ids, filled_fields, seeds

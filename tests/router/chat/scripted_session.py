@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
-from router.chat.answer import Choice
+from router.chat.choice import Choice
 from router.chat.events import text_event
 from runtime.errors import ServiceError, Unavailable, WorkerLost
 

@@ -11,7 +11,8 @@ import pytest
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import Answer, AnswerOutcome, ChoicePlan
+from router.chat.answer import Answer, AnswerOutcome
+from router.chat.choice import ChoicePlan
 from runtime.call import Call
 from runtime.errors import DeadlineExceeded, InternalError, QueueFull, Unavailable, WorkerLost
 from tests.router.chat.scripted_session import Heard, ScriptedSession, Workers
