@@ -59,7 +59,15 @@ BETWEEN = (
 )  # fmt: skip
 QUALITIES = (
     "water noise light traffic tram bus ferry snow wind pollen beach wave sun rain park rent house tax ticket fuel bread milk coffee "
-    "gold silver oil power ground soil road bridge river sea ship truck metal glass paper wood crime school health birth wage"
+    "gold silver oil power ground soil road bridge river sea ship truck metal glass paper wood crime school health birth wage "
+    "avalanche iceberg whale salmon bee wolf deer cherry grape olive lemon orange mango rice corn wheat sugar salt pepper cotton silk "
+    "leather rubber plastic brick cement steel copper iron coal gas steam smoke dust mud sand stone cave canal harbour lighthouse dam mill "
+    "castle palace temple church chapel tower tunnel metro subway elevator escalator runway airport hangar balloon rocket satellite planet "
+    "comet eclipse rainbow thunder lightning hail fog frost flood drought storm cyclone volcano glacier meadow orchard vineyard barn stable "
+    "kennel aquarium zoo circus carnival parade opera ballet theatre orchestra choir violin trumpet flute novel poem comic magazine newspaper "
+    "museum gallery statue mural mosaic passport visa customs embassy border toll pension bonus dividend mortgage insurance patent licence "
+    "election senate jury court prison police fire ambulance pharmacy vaccine allergy fever dental eye ear heart lung muscle protein vitamin "
+    "breakfast lunch dinner snack dessert bakery butcher grocery laundry barber tailor shoe jacket uniform perfume jewel diamond"
 ).split()
 MEASURES = (
     "level price index height depth time number name schedule limit speed cost fee status report map score list length width "

@@ -69,7 +69,7 @@ def pick_sum(rng: random.Random, held_out: bool) -> tuple[int, int, str]:
             a, b = rng.randrange(100), rng.randrange(100)
         else:
             a, b = rng.randrange(1000), rng.randrange(10 ** rng.randint(1, 3))
-        if sign == "-" and b > a and rng.random() < 0.85:
+        if sign == "-" and b > a and rng.random() < (0.85 if held_out else 0.65):
             a, b = b, a
         if held_out_sum(a, b, sign) == held_out:
             return a, b, sign
@@ -77,7 +77,7 @@ def pick_sum(rng: random.Random, held_out: bool) -> tuple[int, int, str]:
 
 ASK = (
     "What is {}?|Calculate {}.|{} = ?|Please work out {}.|How much is {}?|{}|{}=|What's {}?|Compute {}|what is {}|Solve {}.|"
-    "Can you calculate {}?|Tell me {}.|I need the result of {}.|What does {} equal?|How much does {} make?"
+    "Can you calculate {}?|Tell me {}.|I need the result of {}.|What do I get for {}?|What does {} come to?|How much do you get for {}?|How much does {} give?|What does {} equal?|How much does {} make?"
 ).split("|")
 ASK_ZH = "{}等于多少？|计算{}|{}=?|请计算{}。|{}是多少？|请问{}等于几？|算一下{}。|{}的结果是多少？".split("|")
 SPOKEN = {"+": ("plus", "加"), "-": ("minus", "减"), "*": ("times", "乘以")}

@@ -25,11 +25,14 @@ def request(rng: random.Random, held_out: bool, chinese: bool = False) -> Reques
     if chinese:
         return family_request(rng, held_out, rng.choice(CHINESE_FAMILIES), chinese=True)
     kind = rng.random()
-    if held_out and kind < 0.3:
-        return family_request(rng, held_out, rng.choice(HELD_OUT_FAMILIES))
-    if kind < 0.1:
+    if held_out:
+        if kind < 0.3:
+            return family_request(rng, held_out, rng.choice(HELD_OUT_FAMILIES))
+        if kind < 0.34:
+            return family_request(rng, held_out, rng.choice(TRAINED_FAMILIES))
+    elif kind < 0.08:
         return family_request(rng, held_out, rng.choice(("weather", "weather", "postcode")))
-    if kind < 0.34:
+    elif kind < 0.54:
         return family_request(rng, held_out, rng.choice(TRAINED_FAMILIES))
     return made_up(rng, held_out)
 
@@ -80,7 +83,17 @@ def others(rng: random.Random, wanted: Sequence[Request], amount: int) -> list[T
     return out
 
 
-ALIKE = ({"weather", "forecast"}, {"postcode", "place_of_postcode"}, {"email", "message"}, {"calculator", "convert"})
+ALIKE = (
+    {"weather", "forecast"},
+    {"postcode", "place_of_postcode"},
+    {"email", "message"},
+    {"calculator", "convert"},
+    {"price", "compare_prices"},
+    {"compare_prices", "find_shop"},
+    {"contact", "employee_lookup"},
+    {"event", "arrange_meeting"},
+    {"reminder", "add_todo"},
+)
 
 
 def _same_purpose(other: Request, wanted: Sequence[Request]) -> bool:

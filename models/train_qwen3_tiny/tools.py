@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call, Tool, to_json
-from models.train_qwen3_tiny.families import FAMILIES, Slot
+from models.train_qwen3_tiny.families import FAMILIES
 from models.train_qwen3_tiny.generated_schemas import generated
 from models.train_qwen3_tiny.naming import lookalike, spelled, varied, words_of
+from models.train_qwen3_tiny.slots import Slot
 from models.train_qwen3_tiny.values import CURRENCIES, date_text, title
 from models.train_qwen3_tiny.wording import core
 
@@ -197,6 +198,19 @@ def property_of(rng: random.Random, slot: Slot) -> dict[str, Any]:
     return prop
 
 
+IMPERATIVES = frozenset(
+    "Add Book Buy Check Deliver Find Get Give Make Order Pay Plan Put Record Register Rent Reserve Send Set Show Start Take Turn Write".split()
+)
+REQUESTED = (
+    "Please {}.",
+    "Can you {}?",
+    "Could you {}?",
+    "I want you to {}.",
+    "I would like you to {}.",
+    "Would you {}?",
+)
+
+
 def family_request(
     rng: random.Random, held_out: bool, key: str, chinese: bool = False, value: str | None = None
 ) -> Request:
@@ -232,9 +246,18 @@ def family_request(
         arguments[name] = made
         required.append(name)
     tool_name = rng.choice(family.names)
-    if not held_out and rng.random() < 0.35:
-        tool_name = spelled(rng, varied(rng, words_of(tool_name), held_out))
+    described = rng.choice(family.descriptions)
+    if not held_out:
+        form = rng.random()
+        if form < 0.35:
+            tool_name = spelled(rng, varied(rng, words_of(tool_name), held_out))
+        elif form < 0.42:  # only the description tells what it is for
+            tool_name = spelled(rng, [words.invented(rng, held_out), *rng.choice(((), ("tool",), ("api",)))])
+        elif form < 0.5:  # only the name does
+            described = ""
     ask = core(rng, family.asks_zh if chinese else family.asks).format(**values)
+    if not held_out and not chinese and ask.split(" ", 1)[0] in IMPERATIVES and rng.random() < 0.2:
+        ask = rng.choice(REQUESTED).format(ask[0].lower() + ask[1:].rstrip("."))
     if suffix:
         ask = (
             f"{ask}{suffix}"
@@ -244,5 +267,5 @@ def family_request(
     about = (family.about_zh if chinese else family.about).format(**values)
     call = Call(tool_name, arguments)
     result, answer, must = outcome(rng, held_out, about, call, family.fields, chinese)
-    tool = schema(rng, tool_name, rng.choice(family.descriptions), properties, required)
+    tool = schema(rng, tool_name, described, properties, required)
     return Request(tool, call, ask, about, result, answer, must, chinese, key)
