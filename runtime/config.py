@@ -140,6 +140,9 @@ class SimulatedSettings(_Section):
     prefill_tokens_per_s: float = Field(
         default=20_000.0, gt=0, description="Speed of computing uncached prompt tokens."
     )
+    prefill_chunk_tokens: int = Field(
+        default=512, ge=1, description="Most uncached prompt tokens computed in one step, all requests' together."
+    )
     step_ms: float = Field(default=10.0, ge=0, description="Time of one decode step at batch 1. 0: as fast as it can.")
     step_ms_per_request: float = Field(
         default=0.0, ge=0, description="Added step time for every further request in the batch."

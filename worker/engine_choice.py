@@ -95,6 +95,7 @@ def simulated_config(
             kv_blocks=settings.kv_blocks,
             kv_block_tokens=settings.kv_block_tokens,
             prefill_tokens_per_s=settings.prefill_tokens_per_s,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
             step_s=settings.step_ms / 1000,
             step_s_per_request=settings.step_ms_per_request / 1000,
             answer=_answer(settings.answer),

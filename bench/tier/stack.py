@@ -32,6 +32,7 @@ class StackSettings(NamedTuple):
             "worker.max_queued": 4096,
             "worker.simulated.step_ms": self.step_ms,
             "worker.simulated.prefill_tokens_per_s": 1e9,
+            "worker.simulated.prefill_chunk_tokens": 1_000_000,
             "worker.simulated.kv_blocks": 65536,
         }
         return _arguments(settings)

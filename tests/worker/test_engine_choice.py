@@ -55,11 +55,14 @@ def test_fingerprints_tell_models_apart(tmp_path: Path):
 
 
 def test_settings_become_a_timing_model_of_the_model():
-    settings = SimulatedSettings(step_ms=2.5, step_ms_per_request=0.5, kv_blocks=64, answer="9,10", fault="die:3")
+    settings = SimulatedSettings(
+        step_ms=2.5, step_ms_per_request=0.5, prefill_chunk_tokens=99, kv_blocks=64, answer="9,10", fault="die:3"
+    )
     config = simulated_config(settings, DirectoryFacts(4096, (7,), 512), 0, 12)
 
     assert (config.vocab_size, config.eos_token_ids, config.max_model_len, config.max_running) == (4096, (7,), 512, 12)
     assert (config.step_s, config.step_s_per_request, config.kv_blocks) == (0.0025, 0.0005, 64)
+    assert config.prefill_chunk_tokens == 99
     assert config.answer == (9, 10)
     assert config.faults == Faults(die_after_steps=3)
 
