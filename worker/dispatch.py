@@ -166,6 +166,7 @@ class Dispatcher:
                 if token_ids:
                     if flight.prefilling:
                         self._prefill_done(flight)
+                        session.packer.first(flight.handle)
                     session.packer.tokens(flight.handle, token_ids, logprobs)
             if finish is not None:
                 self._finished(flight, finish)

@@ -31,6 +31,30 @@ def test_one_step_is_one_message():
     assert packer.take() is None
 
 
+def test_first_tokens_come_before_all_others():
+    """In the order in which they came, merged with later steps' as any."""
+    packer = Packer()
+    packer.tokens(1, (10,), None)
+    for handle in (3, 2):
+        packer.first(handle)
+        packer.tokens(handle, (10 * handle,), None)
+    packer.tokens(1, (11,), None)
+    packer.tokens(2, (21,), None)
+
+    assert entries(packer.take()) == [(3, [30]), (2, [20, 21]), (1, [10, 11])]
+
+
+def test_a_first_token_is_one_once():
+    packer = Packer()
+    packer.first(2)
+    packer.tokens(2, (20,), None)
+    packer.take()
+    packer.tokens(1, (10,), None)
+    packer.tokens(2, (21,), None)
+
+    assert entries(packer.take()) == [(1, [10]), (2, [21])]
+
+
 def test_steps_merge_while_nobody_takes():
     packer = Packer()
     for step in range(3):

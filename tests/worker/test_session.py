@@ -42,6 +42,16 @@ async def test_requests_of_a_step_share_a_message():
         assert all(len(set(message.handles)) == len(message.handles) for message in client.messages)
 
 
+async def test_a_first_token_is_ahead_of_those_that_run():
+    async with running(PACED) as worker, worker.session() as client:
+        await client.send(submit(1, [1, 7], sampling=ENDLESS))
+        await client.tokens_of(1)
+        await client.send(submit(2, [2, 7], sampling=ENDLESS))
+        await client.tokens_of(2)
+
+        assert list(client.messages[-1].handles) == [2, 1]
+
+
 async def test_answers_do_not_mix_when_requests_come_and_go():
     lengths = {handle: 1 + (handle * 7) % 23 for handle in range(1, 41)}
     async with running(FAST, max_running=8) as worker, worker.session() as client:
