@@ -80,12 +80,12 @@ class Answer:
         self.tokenizer = tokenizer
         self.want_token_ids = want_token_ids
         self._start: chat_pb2.StreamStart | None = start
-        self._sink = sink
+        # None once the answer has ended.
+        self._sink: Sink | None = sink
         self._began = began
         self._on_end = on_end
         self._choices: list[Choice] = []
         self._open = 0
-        self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self.first_token = 0.0
 
@@ -103,7 +103,7 @@ class Answer:
         limit = now + timeout_s
         deadline = limit if self.call.deadline is None else min(limit, self.call.deadline)
         if deadline <= now:
-            self._ended = True
+            self._sink = None
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
         placing = Placing(choose, priority, cache_salt, deadline)
         self._choices = [Choice(self, index, plan, placing) for index, plan in enumerate(plans)]
@@ -112,52 +112,55 @@ class Answer:
             for choice in self._choices:
                 choice.submit()
         except BaseException:
-            self._ended = True
             self._abort_all()
+            self._let_go()
             raise
         self._timer = asyncio.get_running_loop().call_later(deadline - now, self._on_deadline, deadline)
 
     def cancel(self) -> None:
         """Stops the engine's work; the sink hears nothing more. Safe at any time."""
-        if not self._ended:
+        if self._sink is not None:
             self._end(None, cancelled=True)
 
     def emit(self, events: list[chat_pb2.ChatEvent]) -> None:
         """Hands events to the sink, with the start before the first of them."""
-        if self._ended:
+        sink = self._sink
+        if sink is None:
             return
         if self._start is not None:
             self._start.worker = self._choices[0].worker
             events.insert(0, ChatEvent(start=self._start))
             self._start = None
-        self._sink.events(events)
+        sink.events(events)
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
         """Returns the sink's writer of plain text, once it has had the start."""
-        return None if self._start is not None or self._ended else self._sink.text_writer(choice_index, reasoning)
+        sink = self._sink
+        return None if self._start is not None or sink is None else sink.text_writer(choice_index, reasoning)
 
     def choice_ended(self) -> None:
         """Counts a choice as done; the last one brings the usage and ends the answer."""
         self._open -= 1
-        if self._open == 0 and not self._ended:
+        if self._open == 0 and not self.ended:
             usage = self._usage()
             self.emit([ChatEvent(usage=usage)])
-            if not self._ended:
+            if not self.ended:
                 self._end(None, usage=usage)
 
     def fail(self, error: ServiceError) -> None:
         """Ends the answer early: the first failing choice fails all."""
-        if not self._ended:
+        sink = self._sink
+        if sink is not None:
             self._end(error)
             try:
-                self._sink.failed(error)
+                sink.failed(error)
             except Exception as defect:  # the sink's; the reader that called has other answers to serve
                 _log.error("sink_failed", request_id=self.call.request_id, exc_info=defect)
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
-        return self._ended
+        return self._sink is None
 
     def _on_deadline(self, deadline: float) -> None:
         self.fail(DeadlineExceeded(f"the answer was not complete after {deadline - self._began:.3g} s"))
@@ -165,7 +168,7 @@ class Answer:
     def _end(
         self, error: ServiceError | None, *, cancelled: bool = False, usage: sampling_pb2.Usage | None = None
     ) -> None:
-        self._ended = True
+        self._sink = None
         if self._timer is not None:
             self._timer.cancel()
         self._abort_all()
@@ -185,10 +188,18 @@ class Answer:
                 workers=sorted({choice.worker for choice in self._choices}),
             ),
         )
+        self._let_go()
 
     def _abort_all(self) -> None:
         for choice in self._choices:
             choice.abandon()
+
+    def _let_go(self) -> None:
+        """Breaks the circles with those who know this answer. In them it would stay until a collection, with thousands
+        of others, and what lives long would be scattered over the memory that they take.
+        """
+        self._sink = None
+        self._choices.clear()
 
     def _usage(self) -> sampling_pb2.Usage:
         if len(self._choices) == 1:

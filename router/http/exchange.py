@@ -110,7 +110,8 @@ class Exchange:
 
     def refuse(self, error: ServiceError, more: Mapping[str, str] | None = None) -> Reply:
         """Returns the reply for an error."""
-        self.error = error
+        # Its frames hold on to this exchange, which holds on to it.
+        self.error = error.with_traceback(None)
         headers = {**self.headers(), **error_headers(error), **(more or {})}
         return Reply(error.http_status, headers, error_body(error))
 
