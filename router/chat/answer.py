@@ -138,14 +138,18 @@ class Answer:
         sink = self._sink
         return None if self._start is not None or sink is None else sink.text_writer(choice_index, reasoning)
 
-    def choice_ended(self) -> None:
-        """Counts a choice as done; the last one brings the usage and ends the answer."""
+    def choice_ended(self, events: list[chat_pb2.ChatEvent]) -> None:
+        """Takes a choice's last events, and counts it as done; the last one brings the usage and ends the answer."""
         self._open -= 1
-        if self._open == 0 and not self.ended:
-            usage = self._usage()
-            self.emit([ChatEvent(usage=usage)])
-            if not self.ended:
-                self._end(None, usage=usage)
+        if self.ended:
+            return
+        usage = None if self._open else self._usage()
+        if usage is not None:
+            events.append(ChatEvent(usage=usage))
+        if events:
+            self.emit(events)
+        if usage is not None and not self.ended:
+            self._end(None, usage=usage)
 
     def fail(self, error: ServiceError) -> None:
         """Ends the answer early: the first failing choice fails all."""

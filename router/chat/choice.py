@@ -55,6 +55,7 @@ class Choice:
         "_answer",
         "_handle",
         "_index",
+        "_kept",
         "_lead",
         "_pending_ids",
         "_pending_logprobs",
@@ -104,6 +105,8 @@ class Choice:
         self._pending_ids: deque[int] = deque()
         self._pending_logprobs: deque[sampling_pb2.TokenLogprob] = deque()
         self._tool_call_ids: list[str] = []
+        # Events of the message that ends the choice: they leave with the end, in one write.
+        self._kept: list[chat_pb2.ChatEvent] | None = None
 
     @property
     def worker(self) -> str:
@@ -163,22 +166,29 @@ class Choice:
         except Exception as defect:  # as above
             self._defect(defect)
 
+    def finishing(self) -> None:
+        """Keeps what comes until `finished`."""
+        self._kept = []
+        if self._texts is not NO_TEXTS:
+            self._write = self._keep_text
+
     def finished(self, finish: worker_pb2.Finish) -> None:
         """Takes the worker's end of the request."""
         self._handle = 0
         self._count()
+        events, self._kept = self._kept or [], None
         try:
             # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
             if finish.error_reason and not self._text_ended:
+                if events:
+                    self._answer.emit(events)
                 self._failed(finish)
                 return
             self.cached_tokens = max(0, finish.cached_tokens)
             self.queue_s = finish.queue_us / 1e6
             if not self._text_ended:
-                events: list[chat_pb2.ChatEvent] = []
                 self._end_text(events, finish)
-                self._answer.emit(events)
-            self._answer.choice_ended()
+            self._answer.choice_ended(events)
         except Exception as defect:
             self._defect(defect)
 
@@ -188,7 +198,7 @@ class Choice:
         self._count()
         try:
             if self._text_ended:
-                self._answer.choice_ended()
+                self._answer.choice_ended([])
             else:
                 self._retry(error)
         except Exception as defect:
@@ -212,11 +222,19 @@ class Choice:
         events += map(self._to_event, pushed)
         if pipeline.wants_stop:
             self._end_text(events, None)
-            if self._session is not None:
+            if self._session is not None and self._kept is None:
                 self._session.abort(self._handle)
+        if self._kept is not None:
+            self._kept += events
+            return
         if events:
             answer.emit(events)
         self._open_short_way()
+
+    def _keep_text(self, text: str) -> None:
+        """Takes the place of the sink's writer while events are kept."""
+        assert self._kept is not None
+        self._kept.append(text_event(self._index, text, self.pipeline.plain_reasoning))
 
     def _open_short_way(self) -> None:
         """Opens the short way, or closes it, as the pipeline's state wants."""

@@ -48,6 +48,9 @@ class TokenStream(Protocol):
     def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         """Takes new token ids, and their log-probabilities if asked for."""
 
+    def finishing(self) -> None:
+        """The message being read ends the request: `finished` follows what it brings now."""
+
     def finished(self, finish: worker_pb2.Finish) -> None:
         """The worker ended the request; nothing follows."""
 
@@ -241,6 +244,11 @@ class WorkerSession:
             raise WorkerLost(f"worker {self.name} sent arrays that do not fit together")
         now = time.monotonic()
         streams = self._streams
+        finishes = message.finishes
+        for finish in finishes:
+            stream = streams.get(finish.handle)
+            if stream is not None:
+                stream.finishing()
         if len(handles) == len(token_ids) and max(counts, default=1) == 1 and not message.logprobs:
             # One token for each: a step of a router that keeps up.
             for handle, token_id in zip(handles, token_ids):  # noqa: B905  # the lengths have been compared
@@ -249,7 +257,7 @@ class WorkerSession:
                     stream.token(token_id, now)
         else:
             self._dispatch_runs(message, now)
-        for finish in message.finishes:
+        for finish in finishes:
             stream = streams.pop(finish.handle, None)
             if finish.error_reason == "DRAINING" and not self.draining:
                 self.draining = True

@@ -63,6 +63,12 @@ class ScriptedSession:
             finish = worker_pb2.Finish(handle=handle, reason=reason, **fields)  # type: ignore[arg-type]
             self.submitted[handle].stream.finished(finish)
 
+    def end(self, handle: int, ids: Sequence[int], **fields: Any) -> None:
+        """Delivers tokens and the worker's end in one message."""
+        self.submitted[handle].stream.finishing()
+        self.give(handle, ids)
+        self.finish(handle, **fields)
+
     def fail(self, handle: int, error_reason: str) -> None:
         """Delivers a failure."""
         self.finish(handle, sampling_pb2.FINISH_REASON_ABORTED, error_reason=error_reason, error_message="told so")
@@ -91,12 +97,15 @@ class Heard:
 
     def __init__(self, *, raises: bool = False) -> None:
         self.seen: list[chat_pb2.ChatEvent] = []
+        # Calls that brought something.
+        self.calls = 0
         self.error: ServiceError | None = None
         self._raises = raises
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         if self._raises:
             raise RuntimeError("a sink's defect")
+        self.calls += 1
         self.seen += events
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:

@@ -89,6 +89,70 @@ async def test_start_comes_first_a_finish_per_choice_and_usage_last() -> None:
     assert [(o.error, o.cancelled) for o in asked.outcomes] == [(None, False)]
 
 
+async def test_what_the_last_message_brings_leaves_at_once() -> None:
+    asked = Asked()
+
+    asked.worker.give(1, ids("a"))
+    before = asked.sink.calls
+    asked.worker.end(1, ids(" b c d"))
+
+    assert asked.sink.calls == before + 1
+    assert asked.sink.content() == "a b c d"
+    assert asked.sink.kinds[-2:] == ["finish", "usage"]
+    assert asked.sink.usage.completion_tokens == len(ids("a")) + len(ids(" b c d"))
+
+
+async def test_an_answer_of_one_message_is_one_delivery_from_start_to_usage() -> None:
+    asked = Asked(plan(thinks=True), token_ids=True)
+
+    asked.worker.end(1, ids("Hmm"))
+
+    assert asked.sink.calls == 1
+    assert asked.sink.kinds == ["start", "reasoning_delta", "finish", "usage"]
+    assert [i for event in asked.sink.seen for i in event.token_ids] == ids("Hmm")
+
+
+async def test_choices_that_end_in_one_message_keep_their_own_order() -> None:
+    asked = Asked(*(plan() for _ in range(3)))
+    for handle in (1, 2, 3):
+        asked.worker.give(handle, ids("x"))
+
+    for handle in (1, 2):
+        asked.worker.submitted[handle].stream.finishing()
+    for handle in (1, 2, 3):
+        asked.worker.give(handle, ids(" y"))
+    for handle in (1, 2):
+        asked.worker.finish(handle)
+    asked.worker.end(3, ids(" z"))
+
+    assert [asked.sink.content(choice) for choice in range(3)] == ["x y", "x y", "x y z"]
+    for choice in range(3):
+        of_it = [
+            kind for kind, event in zip(asked.sink.kinds, asked.sink.seen, strict=True) if event.choice_index == choice
+        ]
+        assert of_it.index("finish") == len(of_it) - 1 - (choice == 0)  # the usage counts as choice 0's
+    assert asked.sink.kinds[-1] == "usage"
+
+
+async def test_tokens_that_come_with_a_failure_are_heard_before_it() -> None:
+    asked = Asked()
+
+    asked.worker.end(1, ids("Hello"), error_reason="INTERNAL", error_message="told so")
+
+    assert asked.sink.content() == "Hello"
+    assert isinstance(asked.sink.error, InternalError)
+
+
+async def test_a_stop_string_in_the_last_message_aborts_nothing() -> None:
+    asked = Asked(plan(stop_strings=("END",)))
+
+    asked.worker.end(1, ids("All said. END and more"))
+
+    assert asked.worker.aborted == []
+    assert asked.sink.content() == "All said. "
+    assert asked.sink.finish().stop_string == "END"
+
+
 async def test_the_submission_carries_priority_deadline_and_salt() -> None:
     asked = Asked(deadline=time.monotonic() + 5)
 

@@ -31,6 +31,7 @@ class Stream:
 
     def __init__(self, *, raises: bool = False) -> None:
         self.ids: list[int] = []
+        self.ids_before_the_last: int | None = None
         self.finish: worker_pb2.Finish | None = None
         self.error: ServiceError | None = None
         self._raises = raises
@@ -40,6 +41,9 @@ class Stream:
 
     def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         self.ids += ids
+
+    def finishing(self) -> None:
+        self.ids_before_the_last = len(self.ids)
 
     def finished(self, finish: worker_pb2.Finish) -> None:
         assert self.finish is None
@@ -217,6 +221,7 @@ async def test_handles_that_nobody_knows_are_passed_over() -> None:
         await until(lambda: stream.ended)
 
     assert stream.ids == [7]
+    assert stream.ids_before_the_last == 0
 
 
 async def test_a_worker_that_never_answers_is_given_up_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
