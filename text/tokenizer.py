@@ -12,6 +12,7 @@ UTF-8; that is both quicker than asking the library per token and exact where a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from array import array
@@ -72,9 +73,9 @@ class Tokenizer:
         self._encoder: Encoder = ReferenceEncoder(backend) if self._cut is None else encoder_for(backend, reload)
         self._cache = SegmentCache(cache_bytes)
         self._bytes = _TokenBytes(self._encoder, self.added_text)
-        self.plain_text = PlainText(self, "")
-        self.text_before_newlines = PlainText(self, "\n")
-        self.text_before_space = PlainText(self, None)
+        self.plain_text: Mapping[int, str | None] = _PlainText(self._encoder, self.added_text)
+        self.text_before_newlines: Mapping[int, str | None] = _TextBefore(self.plain_text, "\n")
+        self.text_before_space: Mapping[int, str | None] = _TextBefore(self.plain_text, None)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it."""
@@ -168,29 +169,42 @@ class SegmentCache:
             self.bytes_used -= _cost(segment, packed)
 
 
-class PlainText(dict[int, str | None]):
+class _PlainText(dict[int, str | None]):
     """Token id → its text, where the token needs no care: whole characters, and not an added token. Else None.
 
-    Filled as ids are met. Tokens that end in one of the characters of `not_ending_in` (any white space, if None)
-    give None too.
+    Filled as ids are met.
     """
 
-    def __init__(self, tokenizer: Tokenizer, not_ending_in: str | None) -> None:
+    def __init__(self, encoder: Encoder, added: Mapping[int, str]) -> None:
         super().__init__()
-        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._added = added
+
+    def __missing__(self, token_id: int) -> str | None:
+        text: str | None = None
+        if token_id not in self._added:
+            # Asked of the encoder: the table of bytes would keep what few ever ask for.
+            with contextlib.suppress(UnicodeDecodeError):
+                # An empty text would make an event without text; ids outside the vocabulary take the careful path.
+                text = self._encoder.token_bytes(token_id).decode("utf-8") or None
+        self[token_id] = text
+        return text
+
+
+class _TextBefore(dict[int, str | None]):
+    """Token id → its plain text, where that does not end in one of some characters (any white space, if None).
+
+    The very same texts: a full-size vocabulary has 10 MB of them.
+    """
+
+    def __init__(self, plain: Mapping[int, str | None], not_ending_in: str | None) -> None:
+        super().__init__()
+        self._plain = plain
         self._not_ending_in = not_ending_in
 
     def __missing__(self, token_id: int) -> str | None:
-        text: str | None
-        if token_id in self._tokenizer.added_text:
-            text = None
-        else:
-            try:
-                text = self._tokenizer.token_bytes(token_id).decode("utf-8")
-            except UnicodeDecodeError:
-                text = None
-        # An empty text would make an event without text; ids outside the vocabulary take the careful path.
-        if not text or text.rstrip(self._not_ending_in) != text:
+        text = self._plain[token_id]
+        if text is not None and text.rstrip(self._not_ending_in) != text:
             text = None
         self[token_id] = text
         return text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.conversations import TEXTS
 from tests.fixtures.full_tokenizer import TINY_MODEL
-from text.tokenizer import INLINE_CHARACTERS, PlainText, SegmentCache, Tokenizer, UnsupportedTokenizer
+from text.tokenizer import INLINE_CHARACTERS, SegmentCache, Tokenizer, UnsupportedTokenizer
 
 BACKEND = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
 TOKENIZER = Tokenizer(BACKEND)
@@ -149,9 +149,10 @@ def test_plain_text_leaves_out_what_needs_care(tiny):
     half = next(i for i in range(256) if tokenizer.token_bytes(i) == b"\xe4")
 
     assert tokenizer.plain_text[newline] == "\n"
-    assert PlainText(tokenizer, "\n")[newline] is None
-    assert PlainText(tokenizer, None)[newline] is None
-    assert tokenizer.text_before_space[word] == tokenizer.token_text(word)
+    assert tokenizer.text_before_newlines[newline] is None
+    assert tokenizer.text_before_space[newline] is None
+    assert tokenizer.plain_text[word] == tokenizer.token_text(word)
+    assert tokenizer.text_before_space[word] is tokenizer.text_before_newlines[word] is tokenizer.plain_text[word]
     for careful in (half, tokenizer.added_ids["<think>"], tokenizer.vocab_size + 5):
         assert tokenizer.plain_text[careful] is None
 
