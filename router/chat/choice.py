@@ -177,6 +177,7 @@ class Choice:
         self._handle = 0
         self._count()
         events, self._kept = self._kept or [], None
+        self._texts, self._write = NO_TEXTS, _nowhere  # `_keep_text` is this object's own: a circle
         try:
             # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
             if finish.error_reason and not self._text_ended:
