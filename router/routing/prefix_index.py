@@ -20,6 +20,8 @@ class PrefixIndex:
     def __init__(self, max_blocks: int = _MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
         self._holders: OrderedDict[int, frozenset[str]] = OrderedDict()
+        # One set for each worker: most blocks have one holder, and a set of their own would be half of what they cost.
+        self._alone: dict[str, frozenset[str]] = {}
 
     def match(self, token_ids: Sequence[int], cache_salt: str = "") -> Mapping[str, int]:
         """Returns for each worker how many leading tokens it has probably cached."""
@@ -38,9 +40,12 @@ class PrefixIndex:
 
     def record(self, worker: str, token_ids: Sequence[int], cache_salt: str = "") -> None:
         """Notes that a worker computes this prompt."""
+        alone = self._alone.setdefault(worker, frozenset((worker,)))
         for block in block_hashes(token_ids, cache_salt):
-            holders = self._holders.get(block, frozenset())
-            if worker not in holders:
+            holders = self._holders.get(block)
+            if holders is None:
+                self._holders[block] = alone
+            elif worker not in holders:
                 self._holders[block] = holders | {worker}
             self._holders.move_to_end(block)
         while len(self._holders) > self._max_blocks:
