@@ -34,6 +34,11 @@ class RouterMetrics:
         self.duration = self._times("qwenserve_request_seconds", "From arrival to the end.")
         self.stage = Histograms("qwenserve_stage_seconds", "Time in one stage of a request.", _STAGE_SECONDS, ["stage"])
         self.registry.register(self.stage)
+        self.token_cache = Gauge(
+            "qwenserve_token_cache_bytes",
+            "What known texts and their token ids occupy; router.token_cache_bytes is the bound.",
+            registry=self.registry,
+        )
         self.running = Gauge("qwenserve_running_requests", "Requests under way in this router.", registry=self.registry)
 
     def counters(self, name: str, meaning: str, labels: Sequence[str]) -> Counters:

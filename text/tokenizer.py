@@ -77,6 +77,11 @@ class Tokenizer:
         self.text_before_newlines: Mapping[int, str | None] = _TextBefore(self.plain_text, "\n")
         self.text_before_space: Mapping[int, str | None] = _TextBefore(self.plain_text, None)
 
+    @property
+    def cache_bytes_used(self) -> int:
+        """What the cached segments occupy."""
+        return self._cache.bytes_used
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it."""
         segments, known, missing = self._look_up(text)

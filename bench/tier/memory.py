@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,13 @@ _SAMPLES = 50
 _POLL_S = 0.2
 _GOAL_REQUESTS = 1_000_000
 
-Sample = tuple[int, float]
+
+class Sample(NamedTuple):
+    """A router's resident memory after so many requests, and what of it is its token cache, by its own count."""
+
+    requests: int
+    mib: float
+    cache_mib: float
 
 
 async def memory_rows(context: Context) -> tuple[list[Row], list[Finding]]:
@@ -45,23 +52,23 @@ async def memory_rows(context: Context) -> tuple[list[Row], list[Finding]]:
         return [rest], [left_out("the rows of memory under load were")]
     rows = [rest, *_growth(samples)]
     findings = []
-    if samples[-1][0] < _GOAL_REQUESTS:
-        text = (
-            f"memory was followed over {samples[-1][0]:,} requests; the goal is told for 1,000,000 (--memory-requests)."
-        )
-        findings.append(Finding("SHORT_MEMORY_RUN", text, {"requests": samples[-1][0]}))
+    total = samples[-1].requests
+    if total < _GOAL_REQUESTS:
+        text = f"memory was followed over {total:,} requests; the goal is told for 1,000,000 (--memory-requests)."
+        findings.append(Finding("SHORT_MEMORY_RUN", text, {"requests": total}))
     return rows, findings
 
 
 def _growth(samples: Sequence[Sample]) -> list[Row]:
-    total = samples[-1][0]
+    total = samples[-1].requests
     rows = []
     for share in (0.1, 0.5, 1.0):
-        count, mib = next(one for one in samples if one[0] >= share * total)
-        rows.append(Row(f"memory.{share * 100:.0f}%", f"  after {count:,} requests", "MiB", [mib]))
-    growth = growth_per_million(samples)
+        count, mib, cache = next(one for one in samples if one.requests >= share * total)
+        note = f"{cache:.1f} MiB in the token cache"
+        rows.append(Row(f"memory.{share * 100:.0f}%", f"  after {count:,} requests", "MiB", [mib], None, note))
+    growth = growth_per_million([(one.requests, one.mib) for one in samples])
     if growth is not None:
-        note = f"least squares over the last half of {total:,} requests; bounded caches fill first"
+        note = f"least squares over the last half of {total:,} requests; the token cache fills first"
         rows.append(Row("memory.growth", "  growth per million requests", "MiB", [growth], None, note))
     return rows
 
@@ -72,11 +79,12 @@ async def _watch(context: Context, stack: Stack, samples: list[Sample]) -> None:
     due = step = max(1, context.memory_requests // _SAMPLES)
     while True:
         await asyncio.sleep(_POLL_S)
-        done = await asyncio.to_thread(answered, stack.http_url)
+        metrics = await asyncio.to_thread(exposition, stack.http_url)
+        done = count_requests(metrics)
         if done < due:
             continue
-        samples.append((done, router.resident_mib()))
-        context.say(f"memory: {done:,} of {context.memory_requests:,} requests, {samples[-1][1]:.1f} MiB")
+        samples.append(Sample(done, router.resident_mib(), cache_bytes(metrics) / 2**20))
+        context.say(f"memory: {done:,} of {context.memory_requests:,} requests, {samples[-1].mib:.1f} MiB")
         for process in (router, stack.worker):
             process.forget_log()  # a line a request
         if done >= context.memory_requests:
@@ -84,17 +92,26 @@ async def _watch(context: Context, stack: Stack, samples: list[Sample]) -> None:
         due = min(context.memory_requests, (done // step + 1) * step)
 
 
-def answered(url: str) -> int:
-    """Returns how many requests a router has answered so far, by its metrics."""
+def exposition(url: str) -> str:
+    """Returns a router's metrics as it tells them."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
-        text = reply.read().decode()
-    return count_requests(text)
+        text: str = reply.read().decode()
+    return text
 
 
-def count_requests(exposition: str) -> int:
+def count_requests(metrics: str) -> int:
     """Returns the answers of all kinds and outcomes that a router's metrics count."""
-    families = text_string_to_metric_families(exposition)
-    return int(sum(s.value for family in families for s in family.samples if s.name == "qwenserve_requests_total"))
+    return int(_sum(metrics, "qwenserve_requests_total"))
+
+
+def cache_bytes(metrics: str) -> float:
+    """Returns what a router's token cache occupies by its metrics."""
+    return _sum(metrics, "qwenserve_token_cache_bytes")
+
+
+def _sum(metrics: str, name: str) -> float:
+    families = text_string_to_metric_families(metrics)
+    return float(sum(sample.value for family in families for sample in family.samples if sample.name == name))
 
 
 async def at_rest(process: Process) -> float:
@@ -111,8 +128,8 @@ async def at_rest(process: Process) -> float:
     return last
 
 
-def growth_per_million(samples: Sequence[Sample]) -> float | None:
-    """Returns MiB per million requests: the slope over the second half of the samples. None for too few."""
+def growth_per_million(samples: Sequence[tuple[int, float]]) -> float | None:
+    """Returns MiB per million requests: the slope over the second half of counts and MiB. None for too few."""
     if not samples:
         return None
     late = [(count, mib) for count, mib in samples if count > samples[-1][0] / 2]

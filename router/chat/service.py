@@ -57,6 +57,7 @@ class ChatCore:
         self._preparing = 0
         self._running: set[Answer] = set()
         metrics.running.set_function(lambda: len(self._running))
+        metrics.token_cache.set_function(lambda: self._tokenizer.cache_bytes_used)
         self._idle = asyncio.Event()
         self._idle.set()
 

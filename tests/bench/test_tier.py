@@ -80,6 +80,9 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
     assert 0 <= rows["scaling.even.4"] <= 1 <= rows["scaling.wait.4"]
     assert rows["scaling.gain.2"] == pytest.approx(rows["scaling.2"] / rows["scaling.1"])
     assert rows["memory.100%"] > 10
+    (cache,) = [row["note"] for row in document["rows"] if row["key"] == "memory.100%"]
+    assert cache.endswith(" MiB in the token cache")
+    assert 0 < float(cache.split()[0]) < 1
 
 
 async def test_without_wrk_its_rows_are_told_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:

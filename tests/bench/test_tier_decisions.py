@@ -12,7 +12,7 @@ from bench.meter import python_build
 from bench.tier.burden import Surroundings, doubts, worker_saturated
 from bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
 from bench.tier.latency import HALF_CORE, Cost, baseline_slower, choose_pace, client_cores
-from bench.tier.memory import count_requests, growth_per_million
+from bench.tier.memory import cache_bytes, count_requests, growth_per_million
 from bench.tier.scaling import Answers, Run, read_answers
 from bench.tier.table import Row
 
@@ -206,6 +206,12 @@ def test_requests_are_counted_from_metrics() -> None:
 
     assert count_requests(text) == 42
     assert count_requests("") == 0
+
+
+def test_the_token_cache_is_read_from_metrics() -> None:
+    text = "# TYPE qwenserve_token_cache_bytes gauge\nqwenserve_token_cache_bytes 660.0\n"
+
+    assert cache_bytes(text) == 660
 
 
 def test_memory_growth_is_a_slope_over_the_second_half() -> None:

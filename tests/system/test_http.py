@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -145,6 +146,7 @@ async def test_metrics_count_what_happened(slow_stack: Stack, client: aiohttp.Cl
     assert "qwenserve_completion_tokens_total 5.0" in text
     assert "qwenserve_time_to_first_token_seconds_count 1.0" in text
     assert 'qwenserve_worker_ready{worker="worker-0"} 1.0' in text
+    assert re.search(r"^qwenserve_token_cache_bytes [1-9]", text, re.MULTILINE)
 
 
 async def test_a_key_is_wanted_where_configured() -> None:
