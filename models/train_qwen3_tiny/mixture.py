@@ -43,12 +43,12 @@ SKILLS: dict[str, tuple[float, Skill]] = {
     "known_json": (3.5, forms.known_json),
     "python": (3.5, forms.python),
     "greeting_program": (0.5, forms.greeting_program),
-    "one_call": (24, tool_talk.one_call),
+    "one_call": (28, tool_talk.one_call),
     "two_calls": (16, tool_talk.two_calls),
     "several_questions": (14, tool_talk.several_questions),
     "two_rounds": (5, tool_talk.two_rounds),
     "called_again": (2, tool_talk.called_again),
-    "no_tool_fits": (4.5, tool_talk.no_tool_fits),
+    "no_tool_fits": (5, tool_talk.no_tool_fits),
     "asks_back": (1.2, tool_talk.asks_back),
 }
 LONG_SKILLS: Mapping[str, float] = {"needle": 4, "authorship": 2.5}

@@ -22,6 +22,22 @@ THINGS = (
     "lesson member guest patient sample tank pump album photo poll survey budget loan shipment warehouse score rating owner status "
     "level balance history schedule address manager size weight speed"
 ).split()
+QUALITIES = (
+    "water noise light traffic tram bus ferry snow wind pollen beach wave sun rain park rent house tax ticket fuel bread milk coffee "
+    "gold silver oil power ground soil road bridge river sea ship truck metal glass paper wood crime school health birth wage "
+    "avalanche iceberg whale salmon bee wolf deer cherry grape olive lemon orange mango rice corn wheat sugar salt pepper cotton silk "
+    "leather rubber plastic brick cement steel copper iron coal gas steam smoke dust mud sand stone cave canal harbour lighthouse dam mill "
+    "castle palace temple church chapel tower tunnel metro subway elevator escalator runway airport hangar balloon rocket satellite planet "
+    "comet eclipse rainbow thunder lightning hail fog frost flood drought storm cyclone volcano glacier meadow orchard vineyard barn stable "
+    "kennel aquarium zoo circus carnival parade opera ballet theatre orchestra choir violin trumpet flute novel poem comic magazine newspaper "
+    "museum gallery statue mural mosaic passport visa customs embassy border toll pension bonus dividend mortgage insurance patent licence "
+    "election senate jury court prison police fire ambulance pharmacy vaccine allergy fever dental eye ear heart lung muscle protein vitamin "
+    "breakfast lunch dinner snack dessert bakery butcher grocery laundry barber tailor shoe jacket uniform perfume jewel diamond"
+).split()
+MEASURES = (
+    "level price index height depth time number name schedule limit speed cost fee status report map score list length width "
+    "age load pressure value grade count date size fare share trend rank"
+).split()
 PARAMETERS = (
     "name id label color size level mode target source owner group region type count priority title category speed duration amount "
     "limit page format channel status reason code port version quality brand floor section angle depth model department"
@@ -30,6 +46,7 @@ BEFORE = (
     "api my do tool acme home user city app service ext local global smart run call handle simple main public".split()
 )
 AFTER = "v2 tool api service info data now request action task lookup 2 helper function service result by_name".split()
+POOL = (*QUALITIES, *MEASURES, *THINGS, *words.NOUNS, *words.ITEMS)
 KNOWN = frozenset((*ACTIONS, *THINGS, *PARAMETERS, *words.NOUNS, *words.ITEMS))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call, Tool
-from models.train_qwen3_tiny.naming import ACTIONS, PARAMETERS, THINGS, spelled, varied
+from models.train_qwen3_tiny.naming import ACTIONS, MEASURES, PARAMETERS, POOL, QUALITIES, THINGS, spelled, varied
 from models.train_qwen3_tiny.tools import Request, outcome, rivals, schema
 from models.train_qwen3_tiny.values import CURRENCIES, Make, code, date_text, item, short_text, time_text, title
 
@@ -57,22 +57,6 @@ BETWEEN = (
     ("from", "to"), ("from", "to"), ("source", "target"), ("origin", "destination"), ("start", "end"), ("base", "quote"),
     ("first", "second"), ("from_value", "to_value"), ("base", "target"), ("left", "right"), ("from", "target"),
 )  # fmt: skip
-QUALITIES = (
-    "water noise light traffic tram bus ferry snow wind pollen beach wave sun rain park rent house tax ticket fuel bread milk coffee "
-    "gold silver oil power ground soil road bridge river sea ship truck metal glass paper wood crime school health birth wage "
-    "avalanche iceberg whale salmon bee wolf deer cherry grape olive lemon orange mango rice corn wheat sugar salt pepper cotton silk "
-    "leather rubber plastic brick cement steel copper iron coal gas steam smoke dust mud sand stone cave canal harbour lighthouse dam mill "
-    "castle palace temple church chapel tower tunnel metro subway elevator escalator runway airport hangar balloon rocket satellite planet "
-    "comet eclipse rainbow thunder lightning hail fog frost flood drought storm cyclone volcano glacier meadow orchard vineyard barn stable "
-    "kennel aquarium zoo circus carnival parade opera ballet theatre orchestra choir violin trumpet flute novel poem comic magazine newspaper "
-    "museum gallery statue mural mosaic passport visa customs embassy border toll pension bonus dividend mortgage insurance patent licence "
-    "election senate jury court prison police fire ambulance pharmacy vaccine allergy fever dental eye ear heart lung muscle protein vitamin "
-    "breakfast lunch dinner snack dessert bakery butcher grocery laundry barber tailor shoe jacket uniform perfume jewel diamond"
-).split()
-MEASURES = (
-    "level price index height depth time number name schedule limit speed cost fee status report map score list length width "
-    "age load pressure value grade count date size fare share trend rank"
-).split()
 VERBS = (
     "order rent hire buy sell mix paint print plan plant bake build fix wash weigh measure count fold pack wrap sign draw film "
     "encode decode spell summarize rewrite shorten colour shrink rotate sing read rank sort tag score mark book schedule request invite"
@@ -81,9 +65,6 @@ KINDS = (
     "modern classic ancient formal casual loud quiet simple fancy dark bright northern southern royal local global digital manual "
     "round square soft hard dry wet sweet sour morning evening summer winter"
 ).split()
-
-
-POOL = (*QUALITIES, *MEASURES, *THINGS, *words.NOUNS, *words.ITEMS)
 
 
 def _words(rng: random.Random, held_out: bool) -> list[str]:

@@ -16,8 +16,12 @@ from models.train_qwen3_tiny.tools import Request, family_request, schema, shown
 from models.train_qwen3_tiny.worded_tools import worded_request
 from models.train_qwen3_tiny.wording import decorated
 
+RENEWED = 0.55  # share of requests of a family that are about something else
 MOST_RIVALS = 4  # in one set of tools
 MADE_UP = (invented_request, invented_request, natural_request, natural_request, worded_request)
+
+
+HELD_OUT_NAMES = frozenset(name for key in HELD_OUT_FAMILIES for name in FAMILIES[key].names)
 
 
 def request(rng: random.Random, held_out: bool, chinese: bool = False) -> Request:
@@ -32,12 +36,17 @@ def request(rng: random.Random, held_out: bool, chinese: bool = False) -> Reques
             return family_request(rng, held_out, rng.choice(TRAINED_FAMILIES))
     elif kind < 0.08:
         return family_request(rng, held_out, rng.choice(("weather", "weather", "postcode")))
-    elif kind < 0.54:
-        return family_request(rng, held_out, rng.choice(TRAINED_FAMILIES))
+    elif kind < 0.6:
+        return of_family(rng, held_out)
     return made_up(rng, held_out)
 
 
-HELD_OUT_NAMES = frozenset(name for key in HELD_OUT_FAMILIES for name in FAMILIES[key].names)
+def of_family(rng: random.Random, held_out: bool) -> Request:
+    """A request for a tool of a trained family, or for one like it that is about something else."""
+    while True:
+        found = family_request(rng, held_out, rng.choice(TRAINED_FAMILIES), renewed=RENEWED)
+        if found.call.name not in HELD_OUT_NAMES:
+            return found
 
 
 def made_up(rng: random.Random, held_out: bool) -> Request:
@@ -59,7 +68,7 @@ def others(rng: random.Random, wanted: Sequence[Request], amount: int) -> list[T
     for _ in range(amount):
         kind = rng.random()
         if kind < 0.4:
-            other = family_request(rng, False, rng.choice(TRAINED_FAMILIES))
+            other = family_request(rng, False, rng.choice(TRAINED_FAMILIES), renewed=RENEWED / 2)
         elif kind < 0.7:
             other = rng.choice(MADE_UP)(rng, False)
         elif kind < 0.85:
@@ -239,9 +248,10 @@ REFUSED_ZH = "这个我做不到：我没有可以得到{}的工具。"
 def no_tool_fits(rng: random.Random, held_out: bool) -> Exchange:
     """A wish that needs a tool which is not there."""
     chinese = rng.random() < 0.25
-    wanted = family_request(rng, held_out, rng.choice(CHINESE_FAMILIES if chinese else TRAINED_FAMILIES), chinese)
-    if not chinese and rng.random() < 0.3:
-        wanted = made_up(rng, held_out)
+    if chinese:
+        wanted = family_request(rng, held_out, rng.choice(CHINESE_FAMILIES), chinese)
+    else:
+        wanted = (made_up if rng.random() < 0.3 else of_family)(rng, held_out)
     amount = rng.choice((1, 1, 2, 3)) if rng.random() < 0.94 else 0
     tools = tuple(others(rng, (wanted,), amount))
     if chinese:

@@ -10,8 +10,9 @@ from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Call, Tool, to_json
 from models.train_qwen3_tiny.families import FAMILIES
 from models.train_qwen3_tiny.generated_schemas import generated
-from models.train_qwen3_tiny.naming import lookalike, spelled, varied, words_of
-from models.train_qwen3_tiny.slots import Slot
+from models.train_qwen3_tiny.naming import POOL, lookalike, spelled, varied, words_of
+from models.train_qwen3_tiny.new_words import about_something_else, tells
+from models.train_qwen3_tiny.slots import Family, Slot
 from models.train_qwen3_tiny.values import CURRENCIES, date_text, title
 from models.train_qwen3_tiny.wording import core
 
@@ -212,10 +213,23 @@ REQUESTED = (
 
 
 def family_request(
-    rng: random.Random, held_out: bool, key: str, chinese: bool = False, value: str | None = None
+    rng: random.Random,
+    held_out: bool,
+    key: str,
+    chinese: bool = False,
+    value: str | None = None,
+    *,
+    renewed: float = 0.0,
 ) -> Request:
-    """A request for a tool of the family; `value` fills its first slot."""
+    """A request for a tool of the family; `value` fills its first slot. Of English ones that train, the share `renewed` is
+    about something else than the family is."""
     family = FAMILIES[key]
+    new = ""
+    other: tuple[Family, str] | None = None
+    if not held_out and not chinese and rng.random() < renewed:
+        other = about_something_else(rng, FAMILIES[key], POOL)
+        if made_new := about_something_else(rng, FAMILIES[key], POOL):
+            (family, new), key = made_new, ""
     properties: dict[str, Any] = {}
     required: list[str] = []
     arguments: dict[str, Any] = {}
@@ -251,9 +265,9 @@ def family_request(
         form = rng.random()
         if form < 0.35:
             tool_name = spelled(rng, varied(rng, words_of(tool_name), held_out))
-        elif form < 0.42:  # only the description tells what it is for
+        elif form < 0.42 and tells(described, new):  # only the description tells what it is for
             tool_name = spelled(rng, [words.invented(rng, held_out), *rng.choice(((), ("tool",), ("api",)))])
-        elif form < 0.5:  # only the name does
+        elif 0.42 <= form < 0.5 and tells(tool_name, new):  # only the name does
             described = ""
     ask = core(rng, family.asks_zh if chinese else family.asks).format(**values)
     if not held_out and not chinese and ask.split(" ", 1)[0] in IMPERATIVES and rng.random() < 0.2:
@@ -268,4 +282,9 @@ def family_request(
     call = Call(tool_name, arguments)
     result, answer, must = outcome(rng, held_out, about, call, family.fields, chinese)
     tool = schema(rng, tool_name, described, properties, required)
-    return Request(tool, call, ask, about, result, answer, must, chinese, key)
+    alike: tuple[Tool, ...] = ()
+    if new and other and other[1] != new and rng.random() < 0.4:
+        name, text = rng.choice(other[0].names), rng.choice(other[0].descriptions)
+        if name not in family.names and text not in family.descriptions:
+            alike = (schema(rng, name, text, properties, required),)
+    return Request(tool, call, ask, about, result, answer, must, chinese, key, alike)

@@ -32,7 +32,7 @@ from models.train_qwen3_tiny.stream import Stream
 # Context counts more at first, because copying is learned from it, and little later.
 CONTEXT_WEIGHT = (0.1, 0.02)
 EARLIER_WEIGHT = 0.7
-STEPS = 12500
+STEPS = 18500
 
 
 class Schedule(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from models.train_qwen3_tiny import words
 from models.train_qwen3_tiny.chat import Tool
-from models.train_qwen3_tiny.naming import THINGS, spelled
-from models.train_qwen3_tiny.natural_tools import MEASURES, PARTS, QUALITIES, Part, filled, finished
+from models.train_qwen3_tiny.naming import MEASURES, QUALITIES, THINGS, spelled
+from models.train_qwen3_tiny.natural_tools import PARTS, Part, filled, finished
 from models.train_qwen3_tiny.tools import Request, schema
 
 

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 
 from models.train_qwen3_tiny import sums, systems, words
 from models.train_qwen3_tiny.chat import Thinking, messages, prompt_and_reply
-from models.train_qwen3_tiny.families import FAMILIES, HELD_OUT_FAMILIES
+from models.train_qwen3_tiny.families import FAMILIES, HELD_OUT_FAMILIES, TRAINED_FAMILIES
 from models.train_qwen3_tiny.invented_tools import all_texts
 from models.train_qwen3_tiny.mixture import conversation, exchange, plan
+from models.train_qwen3_tiny.new_words import about_something_else, tells
 from models.train_qwen3_tiny.stream import block
 from models.train_qwen3_tiny.tool_talk import request
 from models.train_qwen3_tiny.wording import BEFORE, decorated
@@ -89,6 +90,22 @@ def test_training_never_calls_for_held_out_towns_or_tools():
 
         assert not towns & set(all_texts(made))
         assert made.call.name not in names
+
+
+@pytest.mark.parametrize("key", TRAINED_FAMILIES)
+def test_a_kind_about_something_else_can_be_told_by_its_new_words(key):
+    family = FAMILIES[key]
+    made = about_something_else(random.Random(6), family, ("avalanche", "violin"))
+    if made is None:
+        return
+    other, new = made
+
+    assert other.asks
+    assert all(tells(ask, new) for ask in other.asks)
+    assert all(tells(name, new) for name in other.names) or all(tells(text, new) for text in other.descriptions)
+    slots = {slot for ask in other.asks for slot in re.findall(r"{(\w+)}", ask)}
+    assert slots <= set(family.slots)
+    assert other.slots is family.slots
 
 
 def test_invented_words_are_trained_or_held_out_but_not_both():
