@@ -7,6 +7,7 @@ name the field by its path from the conversation: `messages[2].role`, `tools[0].
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import message_pb2
@@ -26,12 +27,19 @@ _RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "
 
 _KWARGS = "chat_template_kwargs"
 
+# Agents send the same tools with every request. Of the newest ones the parsed form is kept, unless they are long: at
+# worst, of nothing but brackets, 12 MB.
+_KEPT_TOOLS = 128
+_KEPT_CHARACTERS = 4096
+_parsed_before = lru_cache(maxsize=_KEPT_TOOLS)(json.loads)
+
 
 class TemplateInput(NamedTuple):
     """What a chat template is rendered with.
 
     `tools` is None where the request has none. `variables` holds `enable_thinking` only if the request says it:
-    the caller adds its deployment's default otherwise. At most one of the two flags is true.
+    the caller adds its deployment's default otherwise. At most one of the two flags is true. The tools belong to other
+    requests as well: they are read only.
     """
 
     messages: list[dict[str, Any]]
@@ -100,7 +108,7 @@ def _arguments(text: str, path: str) -> dict[str, Any] | str:
 
 def _tool(tool: message_pb2.Tool, index: int) -> dict[str, Any]:
     path = f"tools[{index}]"
-    definition = _json_object(tool.definition_json, path)
+    definition = _json_object(tool.definition_json, path, comes_again=True)
     kind = definition.get("type", "function")
     if kind != "function":
         raise InvalidRequest(f"{path}.type must be 'function', not {kind!r}", param=f"{path}.type")
@@ -145,9 +153,10 @@ def _ending(conversation: Conversation) -> tuple[bool, bool]:
     return conversation.add_generation_prompt, continue_final
 
 
-def _json_object(text: str, path: str) -> dict[str, Any]:
+def _json_object(text: str, path: str, *, comes_again: bool = False) -> dict[str, Any]:
+    loads = _parsed_before if comes_again and len(text) <= _KEPT_CHARACTERS else json.loads
     try:
-        parsed = json.loads(text)
+        parsed = loads(text)
     except ValueError as error:
         raise InvalidRequest(f"{path} is no valid JSON: {error}", param=path) from None
     except RecursionError:

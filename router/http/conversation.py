@@ -17,6 +17,8 @@ _ROLES = {
     "assistant": message_pb2.ROLE_ASSISTANT,
     "tool": message_pb2.ROLE_TOOL,
 }
+# `json.dumps` would make an encoder in every call.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _KNOWN = frozenset({"role", "content", "name", "tool_call_id", "tool_calls", "reasoning", "reasoning_content"})
 _NOT_TEXT = frozenset({"image_url", "input_image", "image", "input_audio", "audio", "video_url", "video", "file"})
 
@@ -164,6 +166,6 @@ def write_template_kwargs(draft: ChatDraft, value: Mapping[str, Any]) -> None:
 
 def _json(value: Any, param: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _encode(value)
     except ValueError:
         raise InvalidRequest(f"{param} has a number that JSON cannot express", param=param) from None

@@ -73,6 +73,34 @@ def test_tools_keep_key_order() -> None:
     assert text == json.dumps(template.tools[0])
 
 
+def test_tools_that_come_again_are_parsed_once_and_errors_name_their_own_place() -> None:
+    weather, number = json.dumps(WEATHER), "7"
+
+    def tools(*texts: str) -> list[dict[str, object]] | None:
+        given = [pb.Tool(definition_json=text) for text in texts]
+        return conversation_to_template(pb.Conversation(messages=[USER], tools=given)).tools
+
+    first, again = tools(weather), tools(weather, weather)
+
+    assert first is not None
+    assert again is not None
+    assert again[0] is again[1] is first[0]
+    for before in ([], [weather], [weather, weather]):
+        with pytest.raises(InvalidRequest, match=rf"tools\[{len(before)}\] must be a JSON object"):
+            tools(*before, number)
+
+
+def test_long_tools_are_not_kept() -> None:
+    text = json.dumps({**WEATHER, "more": "x" * 4096})
+    conversation = pb.Conversation(messages=[USER], tools=[pb.Tool(definition_json=text)] * 2)
+
+    tools = conversation_to_template(conversation).tools
+
+    assert tools is not None
+    assert tools[0] == tools[1]
+    assert tools[0] is not tools[1]
+
+
 def test_no_tools_is_none() -> None:
     """Templates ask `if tools`; transformers passes None."""
     assert conversation_to_template(pb.Conversation(messages=[USER])).tools is None
