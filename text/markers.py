@@ -1,7 +1,7 @@
 """The tokens that divide an answer into sections, and how they do.
 
 A marker is one token id, never text: a model that spells `<think>` letter by letter, or a user who quotes it, opens
-nothing. The same transitions serve answers (`text.pipeline`) and prompts (`starts_in_reasoning`).
+nothing. `text.pipeline` follows the transitions.
 """
 
 from __future__ import annotations
@@ -60,15 +60,20 @@ def starts_in_reasoning(tokenizer: Tokenizer, prompt_ids_tail: Sequence[int]) ->
     Only the last turn counts, so any tail that reaches back to it will do, and the whole prompt costs no more. True
     for templates that open `<think>` themselves; false for the empty thought that switches thinking off.
     """
-    markers = markers_of(tokenizer)
-    turns = {tokenizer.added_ids.get(token) for token in _TURN_TOKENS}
-    start = len(prompt_ids_tail)
-    while start and prompt_ids_tail[start - 1] not in turns:
-        start -= 1
-    section = Section.CONTENT
-    for token_id in prompt_ids_tail[start:]:
-        marker = markers.get(token_id)
-        # A prompt's calls are closed history or a message to continue; either way no thought opens inside one.
-        if marker is not None and marker is not Marker.CALL_OPEN:
-            section = next_section(section, marker) or section
-    return section is Section.REASONING
+    told = _told_from_the_end(tokenizer)
+    for token_id in reversed(prompt_ids_tail):
+        if token_id in told:
+            return told[token_id]
+    return False
+
+
+@lru_cache(maxsize=8)
+def _told_from_the_end(tokenizer: Tokenizer) -> Mapping[int, bool]:
+    """The ids that tell whether a thought is open after them, whatever came before.
+
+    A prompt's calls are not among them: they are closed history or a message to continue, and no thought opens inside
+    one.
+    """
+    added = tokenizer.added_ids
+    told = {Marker.THINK_OPEN.value: True, Marker.THINK_CLOSE.value: False, **dict.fromkeys(_TURN_TOKENS, False)}
+    return {added[token]: opens for token, opens in told.items() if token in added}

@@ -17,21 +17,21 @@ answer. What a reader of the events may rely on:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from text.call_reader import CallPiece, CallReader
 from text.detokenizer import Detokenizer
 from text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
 from text.markers import Marker, Section, markers_of, next_section, starts_in_reasoning
-from text.stop_strings import StopMatcher
+from text.stop_strings import NO_STOPS, StopMatcher
 from text.tokenizer import Tokenizer
 from text.tool_calls import ToolSchemas
 
 __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
 
-@dataclass(frozen=True)
-class PipelineSettings:
+class PipelineSettings(NamedTuple):
     """How an answer is to be read.
 
     `tools` maps function names to parameter schemas (`text.tool_calls.tool_schemas`); None accepts any name.
@@ -44,7 +44,7 @@ class PipelineSettings:
     parse_tools: str = ""
     tools: ToolSchemas | None = None
     parallel_tool_calls: bool = True
-    eos_token_ids: frozenset[int] = field(default_factory=frozenset)
+    eos_token_ids: frozenset[int] = frozenset()
     skip_special_tokens: bool = True
 
 
@@ -93,12 +93,10 @@ class CompletionPipeline:
         self._events: list[TextEvent] = []
         self._owed = 0  # ids taken whose event is still to come
         self._thinking = False
-        special = tokenizer.special_ids if settings.skip_special_tokens else frozenset()
-        self._hidden = settings.eos_token_ids | special
+        self._hidden, hides_plain = _hidden_ids(tokenizer, settings.eos_token_ids, settings.skip_special_tokens)
         self._detokenizer = Detokenizer(tokenizer, context)
-        self._stops = StopMatcher(settings.stop_strings, include=settings.include_stop_string)
-        # Added tokens are never plain, so only ids hidden for this request alone rule the short way out.
-        hides_plain = not settings.eos_token_ids <= tokenizer.added_text.keys()
+        stops = settings.stop_strings
+        self._stops = StopMatcher(stops, include=settings.include_stop_string) if stops else NO_STOPS
         self._plain_content = NO_TEXTS if hides_plain else self._stops.screened(tokenizer.plain_text)
         self._event: type[Content] | type[Reasoning] = Content
         # The short way, for most tokens of most answers: ids whose text is certain as it stands, None for all others.
@@ -227,7 +225,8 @@ class AnswerPipeline(CompletionPipeline):
             if not self._separate:
                 # The opening is in the prompt; who looks for the pair in the content needs it here.
                 self._events.append(Content(Marker.THINK_OPEN.value + "\n", 0))
-        self._settle()
+        if starts_in_reasoning or self._parse_tools:  # else nothing has changed since the first time
+            self._settle()
 
     def _take(self, token_id: int) -> None:
         if token_id in self._hidden:
@@ -379,6 +378,15 @@ class AnswerPipeline(CompletionPipeline):
             self.plain_texts = NO_TEXTS
         else:
             self.plain_texts = self._plain_reasoning if self._thinking else self._plain_content
+
+
+@lru_cache(maxsize=64)  # by the tokenizer's identity; nearly all requests have the same end ids
+def _hidden_ids(tokenizer: Tokenizer, eos: frozenset[int], skip_special: bool) -> tuple[frozenset[int], bool]:
+    """The ids without text, and whether that takes texts from ids that have a plain one.
+
+    Added tokens are never plain, so only ids hidden for one request alone rule the short way out.
+    """
+    return eos | tokenizer.special_ids if skip_special else eos, not eos <= tokenizer.added_text.keys()
 
 
 def merged(events: Sequence[TextEvent]) -> list[TextEvent]:

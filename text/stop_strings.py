@@ -79,6 +79,10 @@ class StopMatcher:
         return len(text)
 
 
+# For answers without stop strings, which are most: it never holds or matches anything, so all of them can share it.
+NO_STOPS = StopMatcher(())
+
+
 class _Screened(dict[int, str | None]):
     """Filled as ids are met."""
 
