@@ -176,6 +176,12 @@ class Answer:
         if self._timer is not None:
             self._timer.cancel()
         self._abort_all()
+        last_token = queue_s = 0.0
+        broken = 0
+        for choice in self._choices:
+            last_token = max(last_token, choice.last_token)
+            queue_s = max(queue_s, choice.queue_s)
+            broken += choice.pipeline.broken_tool_calls
         self._on_end(
             self,
             AnswerOutcome(
@@ -186,9 +192,9 @@ class Answer:
                 usage=usage or self._usage(),
                 began=self._began,
                 first_token=self.first_token,
-                last_token=max((choice.last_token for choice in self._choices), default=0.0),
-                queue_s=max((choice.queue_s for choice in self._choices), default=0.0),
-                broken_tool_calls=sum(choice.pipeline.broken_tool_calls for choice in self._choices),
+                last_token=last_token,
+                queue_s=queue_s,
+                broken_tool_calls=broken,
                 workers=sorted({choice.worker for choice in self._choices}),
             ),
         )

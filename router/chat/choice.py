@@ -16,6 +16,7 @@ from runtime.ids import new_id
 from runtime.logs import EventLog
 from text.events import Content, Reasoning, TextEvent, ToolCallStart
 from text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
+from text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from router.chat.answer import Answer
@@ -57,13 +58,10 @@ class Choice:
         "_index",
         "_kept",
         "_lead",
-        "_pending_ids",
-        "_pending_logprobs",
         "_placing",
         "_session",
         "_text_ended",
         "_texts",
-        "_tool_call_ids",
         "_tracked",
         "_tried",
         "_uncounted",
@@ -73,6 +71,7 @@ class Choice:
         "pipeline",
         "plan",
         "queue_s",
+        "worker",
     )
 
     def __init__(
@@ -91,6 +90,8 @@ class Choice:
         self._index = index
         self._placing = placing
         self._lead = plan.lead
+        # Name of the worker that has it.
+        self.worker = ""
         self._session: WorkerSession | None = None
         self._handle = 0
         self._tried: frozenset[str] = frozenset()
@@ -100,18 +101,10 @@ class Choice:
         self._texts = NO_TEXTS
         self._write: Callable[[str], None] = _nowhere
         self._uncounted = 0
-        # Tokens whose event has not been sent yet, kept only where the caller wants them reported.
-        self._tracked = answer.want_token_ids or plan.sampling.HasField("top_logprobs")
-        self._pending_ids: deque[int] = deque()
-        self._pending_logprobs: deque[sampling_pb2.TokenLogprob] = deque()
-        self._tool_call_ids: list[str] = []
+        tracked = answer.want_token_ids or plan.sampling.HasField("top_logprobs")
+        self._tracked = _Tracked(answer.tokenizer, with_ids=answer.want_token_ids) if tracked else None
         # Events of the message that ends the choice: they leave with the end, in one write.
         self._kept: list[chat_pb2.ChatEvent] | None = None
-
-    @property
-    def worker(self) -> str:
-        """Name of the worker that has it."""
-        return self._session.name if self._session is not None else ""
 
     def submit(self) -> None:
         """Sends the request to the best worker not tried yet. Raises Unavailable."""
@@ -119,6 +112,7 @@ class Choice:
         session = placing.choose(self.plan.prompt_token_ids, self._tried)
         self._tried |= {session.address}
         self._session = session
+        self.worker = session.name
         self._handle = session.submit(
             self,
             self.plan.prompt_token_ids,
@@ -213,10 +207,10 @@ class Choice:
         self._count()
         before = pipeline.completion_tokens
         pushed = pipeline.push(ids)
-        if self._tracked:
+        if self._tracked is not None:
             # Ids after the end of the text are none of the answer's.
             taken = pipeline.completion_tokens - before
-            self._track(ids[:taken], logprobs[:taken])
+            self._tracked.take(ids[:taken], logprobs[:taken])
         events: list[chat_pb2.ChatEvent] = []
         if self._lead:
             self._say_lead(events)
@@ -241,7 +235,7 @@ class Choice:
         """Opens the short way, or closes it, as the pipeline's state wants."""
         self._texts = NO_TEXTS
         texts = self.pipeline.plain_texts
-        if texts is NO_TEXTS or self._tracked:
+        if texts is NO_TEXTS or self._tracked is not None:
             return
         write = self._answer.text_writer(self._index, self.pipeline.plain_reasoning)
         if write is not None:
@@ -296,45 +290,59 @@ class Choice:
         if pipeline.has_tool_calls and ending.reason == _STOP and pipeline.stop_string is None:
             ending.reason = _TOOL_CALLS
         last = ChatEvent(choice_index=self._index, finish=ending)
-        if self._tracked:
-            self._attach(last, len(self._pending_ids))
+        if self._tracked is not None:
+            self._tracked.attach_all(last)
         events.append(last)
 
     def _to_event(self, event: TextEvent) -> chat_pb2.ChatEvent:
         if isinstance(event, (Content, Reasoning)):
             made = text_event(self._index, event.text, isinstance(event, Reasoning))
         elif isinstance(event, ToolCallStart):
-            self._tool_call_ids.append(f"call_{new_id()}")
-            start = chat_pb2.ToolCallStart(index=event.call, id=self._tool_call_ids[-1], name=event.name)
+            start = chat_pb2.ToolCallStart(index=event.call, id=f"call_{new_id()}", name=event.name)
             made = ChatEvent(choice_index=self._index, tool_call_start=start)
         else:
             arguments = chat_pb2.ToolCallArguments(index=event.call, delta=event.text)
             made = ChatEvent(choice_index=self._index, tool_call_arguments=arguments)
-        if self._tracked:
-            self._attach(made, event.tokens)
+        if self._tracked is not None:
+            self._tracked.attach(made, event.tokens)
         return made
 
-    def _track(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
-        self._pending_ids.extend(ids)
-        tokenizer = self._answer.tokenizer
+
+class _Tracked:
+    """Tokens whose event has not been sent yet, kept only where the caller wants them reported."""
+
+    __slots__ = ("_ids", "_logprobs", "_tokenizer", "_with_ids")
+
+    def __init__(self, tokenizer: Tokenizer, *, with_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._with_ids = with_ids
+        self._ids: deque[int] = deque()
+        self._logprobs: deque[sampling_pb2.TokenLogprob] = deque()
+
+    def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Keeps tokens, and writes their texts into their log-probabilities."""
+        self._ids.extend(ids)
+        tokenizer = self._tokenizer
         for item in logprobs:
             item.token = tokenizer.token_text(item.token_id)
             item.token_bytes = tokenizer.token_bytes(item.token_id)
             for top in item.top_logprobs:
                 top.token = tokenizer.token_text(top.token_id)
                 top.token_bytes = tokenizer.token_bytes(top.token_id)
-            self._pending_logprobs.append(item)
+            self._logprobs.append(item)
 
-    def _attach(self, event: chat_pb2.ChatEvent, count: int) -> None:
+    def attach(self, event: chat_pb2.ChatEvent, count: int) -> None:
         """Moves the next `count` tokens to the event that accounts for them."""
-        count = min(count, len(self._pending_ids))
-        ids = [self._pending_ids.popleft() for _ in range(count)]
-        if self._answer.want_token_ids:
+        count = min(count, len(self._ids))
+        ids = [self._ids.popleft() for _ in range(count)]
+        if self._with_ids:
             event.token_ids.extend(ids)
-        if self._pending_logprobs:
-            event.logprobs.extend(
-                [self._pending_logprobs.popleft() for _ in range(min(count, len(self._pending_logprobs)))]
-            )
+        if self._logprobs:
+            event.logprobs.extend([self._logprobs.popleft() for _ in range(min(count, len(self._logprobs)))])
+
+    def attach_all(self, event: chat_pb2.ChatEvent) -> None:
+        """Moves all tokens that are left."""
+        self.attach(event, len(self._ids))
 
 
 def _nowhere(text: str) -> None:

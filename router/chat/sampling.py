@@ -65,20 +65,16 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
     """Raises InvalidRequest naming the first field out of range."""
     # Few of the fields are set in most requests: only those are looked at.
     for field, value in sampling.ListFields():
-        allowed = _RANGES.get(field.name)
-        if allowed is not None and not allowed.holds(value):
-            raise InvalidRequest(f"{field.name} must be {allowed}, got {value:g}", param=field.name)
-    if len(sampling.logit_bias) > MAX_LOGIT_BIAS:
-        raise InvalidRequest(
-            f"logit_bias has {len(sampling.logit_bias)} entries; at most {MAX_LOGIT_BIAS} are allowed",
-            param="logit_bias",
-        )
-    for token_id, bias in sampling.logit_bias.items():
-        _check_id(token_id, vocab_size, "logit_bias")
-        if not -100 <= bias <= 100:
-            raise InvalidRequest(f"logit_bias must be -100 to 100, got {bias:g} for {token_id}", param="logit_bias")
-    for token_id in sampling.stop_token_ids:
-        _check_id(token_id, vocab_size, "stop_token_ids")
+        name = field.name
+        allowed = _RANGES.get(name)
+        if allowed is not None:
+            if not allowed.holds(value):
+                raise InvalidRequest(f"{name} must be {allowed}, got {value:g}", param=name)
+        elif name == "logit_bias":
+            _check_bias(value, vocab_size)
+        elif name == "stop_token_ids":
+            for token_id in value:
+                _check_id(token_id, vocab_size, name)
 
 
 def check_prompt_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
@@ -180,6 +176,17 @@ def drop_unsupported(
     if names and strict:
         raise Unsupported(f"the {engine} engine cannot apply {names[0]}; leave it out", param=names[0])
     return names
+
+
+def _check_bias(biases: Mapping[int, float], vocab_size: int) -> None:
+    if len(biases) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias has {len(biases)} entries; at most {MAX_LOGIT_BIAS} are allowed", param="logit_bias"
+        )
+    for token_id, bias in biases.items():
+        _check_id(token_id, vocab_size, "logit_bias")
+        if not -100 <= bias <= 100:
+            raise InvalidRequest(f"logit_bias must be -100 to 100, got {bias:g} for {token_id}", param="logit_bias")
 
 
 def _check_id(token_id: int, vocab_size: int, param: str) -> None:

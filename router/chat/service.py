@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
@@ -64,12 +63,7 @@ class ChatCore:
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
-        with self._refusals_recorded("chat", call, began):
-            self._check_open()
-            prepared = await self._prepare.chat(request, call)
-            start = self._start("chatcmpl", prepared, request.return_token_ids)
-            answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-            return self._begin(answer, prepared)
+        return await self._recorded("chat", call, began, self._chat(request, call, sink, began))
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -80,13 +74,7 @@ class ChatCore:
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
-        with self._refusals_recorded("completion", call, began):
-            self._check_open()
-            prepared = await self._prepare.completion(request, call)
-            start = self._start("cmpl", prepared, request.return_token_ids)
-            answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
-            leads = self._echoed(request, prepared) if request.echo else None
-            return self._begin(answer, prepared, leads)
+        return await self._recorded("completion", call, began, self._completion(request, call, sink, began))
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
@@ -194,6 +182,21 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
+    async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink, began: float) -> Answer:
+        self._check_open()
+        prepared = await self._prepare.chat(request, call)
+        start = self._start("chatcmpl", prepared, request.return_token_ids)
+        answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
+        return self._begin(answer, prepared)
+
+    async def _completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink, began: float) -> Answer:
+        self._check_open()
+        prepared = await self._prepare.completion(request, call)
+        start = self._start("cmpl", prepared, request.return_token_ids)
+        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
+        leads = self._echoed(request, prepared) if request.echo else None
+        return self._begin(answer, prepared, leads)
+
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
@@ -270,13 +273,12 @@ class ChatCore:
         if not self._running and not self._preparing:
             self._idle.set()
 
-    @contextlib.contextmanager
-    def _refusals_recorded(self, kind: str, call: Call, began: float) -> Iterator[None]:
-        """Records a request that never became an answer, as an outcome like the others."""
+    async def _recorded(self, kind: str, call: Call, began: float, work: Awaitable[Answer]) -> Answer:
+        """Does what leads to an answer. A request that never becomes one is an outcome like the others."""
         self._preparing += 1
         self._idle.clear()
         try:
-            yield
+            return await work
         except ServiceError as error:
             self._on_outcome(refused(kind, call, error, began))
             raise
