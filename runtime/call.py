@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.ids import new_id
 
@@ -12,8 +12,7 @@ from runtime.ids import new_id
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none."""
 
     request_id: str

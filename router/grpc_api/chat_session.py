@@ -6,7 +6,6 @@ A message per token per chat costs tens of microseconds on each side; an entry o
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
@@ -176,7 +175,7 @@ class ChatSessionWriter:
             self._report(submit.handle, error)
             return
         chat = self._chats[submit.handle] = _Chat(self, submit.handle)
-        call = dataclasses.replace(self._call, request_id=request_id(submit.request.request_id))
+        call = self._call._replace(request_id=request_id(submit.request.request_id))
         chat.beginning = self._tasks.start(chat.begin(self._core, submit.request, call), name=f"chat {call.request_id}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from router.http.draft import ChatDraft
+from runtime.conversation import THINKING_OFF, THINKING_ON
 from runtime.errors import InvalidRequest, Unsupported
 
 _ROLES = {
@@ -161,6 +162,10 @@ def write_tool_choice(draft: ChatDraft, value: Any) -> None:
 
 def write_template_kwargs(draft: ChatDraft, value: Mapping[str, Any]) -> None:
     """Variables for the template, as JSON."""
+    if len(value) == 1 and isinstance(thinking := value.get("enable_thinking"), bool):
+        # What nearly all who send any send.
+        draft.conversation.chat_template_kwargs_json = THINKING_ON if thinking else THINKING_OFF
+        return
     draft.conversation.chat_template_kwargs_json = _json(value, "chat_template_kwargs")
 
 
