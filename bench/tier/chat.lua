@@ -1,5 +1,6 @@
 -- wrk's side of `bench tier`: chats of random words, no prompt twice, in no thread of any run.
--- Arguments: file with one word a line, words of a prompt, tokens of an answer, seed, share of streamed answers in percent.
+-- Arguments: file with one word a line, words of a prompt, tokens of an answer, seed, share of streamed answers in percent,
+-- mean pause of a connection before each request in milliseconds (0: none).
 
 local words, count, answer, streamed = {}, 200, 128, 100
 local sent = 0
@@ -17,6 +18,13 @@ function init(args)
   end
   count, answer, streamed = tonumber(args[2]), tonumber(args[3]), tonumber(args[5])
   math.randomseed(tonumber(args[4]) * 1000 + number)
+  local pause = tonumber(args[6])
+  if pause > 0 then
+    -- wrk asks for it where it exists. Exponential, so that requests come as from many who know nothing of each other.
+    function delay()
+      return math.floor(-pause * math.log(1 - math.random()) + 0.5)
+    end
+  end
 end
 
 function request()

@@ -1,137 +1,166 @@
-"""Rows about what the tier adds to latencies: p99 through the router minus p99 of the same load on the workers alone.
+"""Rows about what the tier adds to latencies: p99 through the router minus p99 of the same requests on workers alone.
 
-The load is the one at which the router uses half of its core, unless worker or client would be short of CPU before:
-what they are late by is no cost of the tier. An engine steps on a beat, and all its requests' tokens come at once;
-where there are cores for it, several workers stand behind the router, as in a deployment, each with a beat of its own.
+Both are measured while wrk keeps the router at half of its core, or at less where worker and client would be short of
+CPU before: what they are late by is no cost of the tier. wrk takes little CPU, and its times count for nothing; those
+that count are of a few more requests, which a light process sends to the router and to the workers in turn.
+
+An engine steps on a beat, and all its requests' tokens come at once; where there are cores for it, several workers
+stand behind the router, as in a deployment, each with a beat of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from bench.datasets.vocabulary import Vocabulary
 from bench.findings import Finding, client_saturated
-from bench.load import Load
 from bench.measures import distribution, spread
-from bench.meter import MachineTimes, Usage, machine_times
-from bench.tier.burden import Surroundings, TierError, burden, doubts, worker_saturated
-from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
+from bench.meter import Usage
+from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from bench.tier.context import ANSWER_TOKENS, Context, words
 from bench.tier.cores import Cores, workers_beside
-from bench.tier.load_processes import LoadProcesses, Part, load_processes
+from bench.tier.probe import Part, Probe, Seen, probe
 from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row
+from bench.tier.wrk import WrkLoad, WrkResult, installed, left_out, run_wrk
+
+T = TypeVar("T")
 
 STEP_MS = 10.0
 HALF_CORE = "half of the router's core"
+PROBE_RATE = 40.0
+_ANSWER_S = ANSWER_TOKENS * STEP_MS / 1000
+# A connection pauses as long as it is answered, on average: that many of them send as often as the probe does.
+PROBE_CONNECTIONS = PROBE_RATE * 2 * _ANSWER_S
 _ROUTER_SHARE = 0.5
+_LOWER_SHARE = 0.45
 _OTHERS_SHARE = 0.6
-# Two processes on one core wait for each other long before it is full.
-_SHARED_SHARE = 0.25
+_SHARED_SHARE = 0.8
 _MOST_STREAMS = 1000
-_MOST_CLIENTS = 4
+_FIRST_CONNECTIONS = 256
+# wrk's connections have begun by then, each at its own time.
+_SETTLE_S = 3.0
+# wrk stands back behind a worker on the same core: it only makes load.
+_WRK_NICENESS = 10
+_LATE_STEP_MS = 5.0
 
 
-class Cost(NamedTuple):
-    """CPU of each side in microseconds per token."""
+class Shares(NamedTuple):
+    """Shares of a core that one connection's requests take, on each side."""
 
     router: float
-    worker: float
-    client: float
+    workers: float
+    wrk: float
 
 
-class Pace(NamedTuple):
-    """Requests per second, and what kept it from being more."""
+class Level(NamedTuple):
+    """Connections of wrk, and what kept them from being more."""
 
-    rate: float
+    connections: int
     limit: str
 
 
-def choose_pace(cost: Cost, *, workers: int, clients: int, apart: bool) -> Pace:
-    """Returns the rate at which the router uses half of its core, or the highest at which worker and client stay under
-    60 % of theirs. `apart`: every worker and client process has a core of its own; else all of them share one, and stay
-    under 25 % of it."""
+def choose_level(each: Shares, *, workers: int, clients: int, apart: bool) -> Level:
+    """Returns the load at which the router uses half of its core, the probe's requests included, or the highest at
+    which worker and wrk stay under 60 % of theirs. `apart`: every worker, and wrk on `clients` cores, has its own; else
+    all of them and the probe share one, and stay under 80 % of it."""
     limits = {
-        HALF_CORE: _ROUTER_SHARE * 1e6 / cost.router,
-        "streams that the workers take": workers * _MOST_STREAMS * 1000 / STEP_MS,
+        HALF_CORE: _ROUTER_SHARE / each.router,
+        "streams that the workers take": workers * _MOST_STREAMS * 2.0,
     }
     if apart:
-        limits["60 % of the workers' cores"] = _OTHERS_SHARE * 1e6 * workers / cost.worker
-        limits["60 % of the client's cores"] = _OTHERS_SHARE * 1e6 * clients / cost.client
+        limits["60 % of the workers' cores"] = _OTHERS_SHARE * workers / each.workers
+        limits["60 % of wrk's cores"] = _OTHERS_SHARE * clients / each.wrk
     else:
-        limits["25 % of the core that worker and client share"] = _SHARED_SHARE * 1e6 / (cost.worker + cost.client)
+        limits["80 % of the core that worker and client share"] = _SHARED_SHARE / (each.workers + each.wrk)
     limit = min(limits, key=limits.__getitem__)
-    return Pace(limits[limit] / ANSWER_TOKENS, limit)
+    return Level(max(1, round(limits[limit] - PROBE_CONNECTIONS)), limit)
 
 
-def client_cores(cores: Cores) -> Sequence[frozenset[int]]:
-    """Returns where each process of the load client runs: one core each and at most four, or one on what is shared."""
-    if not cores.all_apart:
-        return [cores.client]
-    return [frozenset({core}) for core in sorted(cores.client)[:_MOST_CLIENTS]]
+class ClientCores(NamedTuple):
+    """Where the load comes from. Equal sets are shared."""
+
+    wrk: frozenset[int]
+    probe: frozenset[int]
+
+
+def client_cores(cores: Cores) -> ClientCores:
+    """Returns the cores of wrk and of the probe: one by itself for the probe where the client has two."""
+    if len(cores.client) < 2:
+        return ClientCores(cores.client, cores.client)
+    alone = frozenset({max(cores.client)})
+    return ClientCores(cores.client - alone, alone)
 
 
 class _Times(NamedTuple):
-    """One load: p99 in milliseconds, the CPU of routers and workers as shares of a core, and what disturbed."""
+    """The probe's p99s in milliseconds, the CPU of routers and workers as shares of a core, and what disturbed."""
 
     first_token_ms: float
     gap_ms: float
     router_share: float
     worker_share: float
-    surroundings: Surroundings
-    # Of the client process whose event loop was latest.
-    client: Usage
+    usage: Usage
+    # CPU of everything on the machine but routers, workers and probe; None where it cannot be read.
+    others_s: float | None
+
+    def surroundings(self, wrk: WrkResult) -> Surroundings:
+        """What went on around it while `wrk` made load."""
+        usage = self.usage
+        foreign = None if self.others_s is None else max(0.0, self.others_s - wrk.cpu_s / wrk.wall_s * usage.wall_s)
+        taken = (usage.throttled_s or 0.0) + (usage.steal_s or 0.0)
+        return Surroundings(usage.wall_s, usage.cpu_share, foreign, taken)
 
 
 async def latency_rows(context: Context) -> tuple[list[Row], list[Finding]]:
     """Added to the first token and between tokens."""
+    if not installed():
+        return [], [left_out("the rows of latencies were")]
     cores = context.share_out(workers=workers_beside(context.physical, 1))
     clients = client_cores(cores)
+    apart = cores.all_apart and clients.wrk != clients.probe
     through: list[_Times] = []
     direct: list[_Times] = []
-    async with (
-        deployment(StackSettings(context.model, STEP_MS), cores) as stack,
-        load_processes(clients) as processes,
-    ):
-        vocabulary = await words(stack)
-        pace = choose_pace(
-            await _probe(context, stack, vocabulary),
-            workers=len(cores.workers),
-            clients=len(clients),
-            apart=cores.all_apart,
-        )
-        for number in range(context.repeats):
-            context.say(
-                f"latency: repetition {number + 1} of {context.repeats}, {pace.rate:.0f} requests/s ({pace.limit})"
-            )
-            through.append(await _load(context, stack, processes, vocabulary, pace.rate, direct=False))
-            direct.append(await _load(context, stack, processes, vocabulary, pace.rate, direct=True))
+    async with deployment(StackSettings(context.model, STEP_MS), cores) as stack, probe(clients.probe) as light:
+        measured = _Measured(context, stack, light, await words(stack), clients.wrk)
+        level = Level(_FIRST_CONNECTIONS, "")
+        # Twice: with more connections each costs less.
+        for _ in range(2):
+            context.say(f"latency: what a connection costs, of {level.connections}")
+            each = await measured.shares(level.connections)
+            level = choose_level(each, workers=len(cores.workers), clients=len(clients.wrk), apart=apart)
+
+        async def in_turn() -> None:
+            for number in range(context.repeats):
+                context.say(
+                    f"latency: repetition {number + 1} of {context.repeats}, {level.connections} connections of wrk "
+                    f"({level.limit})"
+                )
+                seed = next(context.seeds)
+                through.append(await measured.times(seed, direct=False))
+                direct.append(await measured.times(seed, direct=True))
+
+        _, wrk = await measured.under(level.connections, in_turn)
     share = sorted(one.router_share for one in through)[len(through) // 2]
     at = (
-        f"router at {share:.0%} of a core; {pace.rate:.0f} requests/s (Poisson), limited by {pace.limit}; "
-        f"{len(cores.workers)} worker(s), {len(clients)} client process(es); minus the workers alone"
+        f"router at {share:.0%} of a core by {wrk.answers / wrk.wall_s:.0f} + {PROBE_RATE:.0f} requests/s (Poisson), "
+        f"limited by {level.limit}; {len(cores.workers)} worker(s); p99 of the {PROBE_RATE:.0f}, from a process "
+        f"{'ahead of all others on its core' if light.ahead else 'of usual priority'}; minus the workers alone beside "
+        "the same load"
     )
+    rows = _rows(through, direct, at)
+    return rows, [*_findings(context, rows, through, direct, wrk), *lower_load(share, level)]
+
+
+def _rows(through: Sequence[_Times], direct: Sequence[_Times], at: str) -> list[Row]:
     pairs = list(zip(through, direct, strict=True))
     first = [a.first_token_ms - b.first_token_ms for a, b in pairs]
     gaps = [a.gap_ms - b.gap_ms for a, b in pairs]
-    rows = [
-        _row("latency.ttft", "added to the first token, p99", first, 3.0, [a.first_token_ms for a, _ in pairs], at),
-        _row("latency.itl", "added between tokens, p99", gaps, 2.0, [a.gap_ms for a, _ in pairs], ""),
+    return [
+        _row("latency.ttft", "added to the first token, p99", first, 3.0, [a.first_token_ms for a in through], at),
+        _row("latency.itl", "added between tokens, p99", gaps, 2.0, [a.gap_ms for a in through], ""),
     ]
-    findings = [finding for row in rows if (finding := baseline_slower(row)) is not None]
-    around = [one.surroundings for one in (*through, *direct)]
-    # For latencies a client is saturated earlier than for CPU: when its loop is late.
-    findings += [one for one in doubts("latency", around, context.core_count) if one.code != "CLIENT_SATURATED"]
-    late = client_saturated(max((one.client for one in (*through, *direct)), key=lambda usage: usage.lag_p99_ms))
-    if late is not None:
-        findings.append(late._replace(text=f"latency: {late.text}"))
-    busiest = worker_saturated("latency", max(one.worker_share for one in through))
-    if busiest is not None:
-        findings.append(busiest)
-    if pace.limit != HALF_CORE:
-        text = f"latency was measured with the router at {share:.0%} of a core: {pace.limit} allowed no more."
-        findings.append(Finding("LOWER_LOAD", text, {"router_share": share, "limit": pace.limit}))
-    return rows, findings
 
 
 def _row(key: str, work: str, added: Sequence[float], goal: float, through: Sequence[float], note: str) -> Row:
@@ -139,6 +168,24 @@ def _row(key: str, work: str, added: Sequence[float], goal: float, through: Sequ
     row = Row(key, work, "ms", added, goal, note)
     # Nothing gets faster by going through a router: below zero there is only noise, and no verdict.
     return row if row.median >= 0 else row._replace(goal=None)
+
+
+def _findings(
+    context: Context, rows: Sequence[Row], through: Sequence[_Times], direct: Sequence[_Times], wrk: WrkResult
+) -> list[Finding]:
+    found = [finding for row in rows if (finding := baseline_slower(row)) is not None]
+    every = [*through, *direct]
+    # For latencies a client is saturated earlier than for CPU: when its loop is late.
+    around = doubts("latency", [one.surroundings(wrk) for one in every], context.core_count)
+    found += [one for one in around if one.code != "CLIENT_SATURATED"]
+    late = client_saturated(max((one.usage for one in every), key=lambda usage: usage.lag_p99_ms))
+    if late is not None:
+        found.append(late._replace(text=f"latency: {late.text}"))
+    checks = (
+        worker_saturated("latency", max(one.worker_share for one in every)),
+        steps_late([one.gap_ms for one in direct]),
+    )
+    return [*found, *(one for one in checks if one is not None)]
 
 
 def baseline_slower(row: Row) -> Finding | None:
@@ -151,62 +198,99 @@ def baseline_slower(row: Row) -> Finding | None:
     return Finding("BASELINE_SLOWER", text, {"row": row.key, "added_ms": row.median})
 
 
-async def _probe(context: Context, stack: Stack, vocabulary: Vocabulary) -> Cost:
-    """Measures what a token costs each side, with 128 streams."""
-    rounds = max(1, round(context.seconds * 1000 / (ANSWER_TOKENS * STEP_MS)))
-    endpoint = chat_endpoint(stack.http_url)
-    try:
-        jobs = context.jobs(STREAMS * rounds, vocabulary)
-        found = await burden(endpoint, jobs, Load(concurrency=STREAMS), stack.routers, stack.workers)
-    finally:
-        await endpoint.close()
-    tokens = found.figures.output_tokens
-    return Cost(found.us_per_token, sum(found.beside_s) / tokens * 1e6, found.usage.cpu_s / tokens * 1e6)
+def steps_late(gaps_ms: Sequence[float]) -> Finding | None:
+    """The workers' own tokens were not on the engine's beat. `gaps_ms`: p99 between tokens without a router, of each
+    repetition."""
+    late = spread(gaps_ms).median - STEP_MS
+    if late <= _LATE_STEP_MS:
+        return None
+    text = (
+        f"latency: the workers' steps of {STEP_MS:g} ms came {late:.1f} ms late at p99 without a router: they were "
+        "short of CPU, and what waits for them is in both figures."
+    )
+    return Finding("STEPS_LATE", text, {"late_ms": late})
 
 
-async def _load(
-    context: Context, stack: Stack, processes: LoadProcesses, vocabulary: Vocabulary, rate: float, *, direct: bool
-) -> _Times:
-    """Offers `rate` requests a second in all, to the router or to the workers alone. Raises TierError."""
-    count = len(processes.cores)
-    each = max(16, round(rate * (context.seconds + 2) / count))
-    workers = stack.worker_addresses if direct else ()
-    answer_s = ANSWER_TOKENS * STEP_MS / 1000
-    warm = round(1.5 * rate * answer_s / count) + 1
-    parts = [
-        Part(stack.http_url, workers, vocabulary, next(context.seeds), number, each, rate / count, warm)
-        for number in range(count)
-    ]
-    meters = [*stack.routers, *stack.workers]
-    before: list[float] = []
-    machine: list[MachineTimes | None] = []
+def lower_load(share: float, level: Level) -> list[Finding]:
+    """The router was not near half of its core."""
+    if share >= _LOWER_SHARE:
+        return []
+    why = "it took less than expected" if level.limit == HALF_CORE else f"{level.limit} allowed no more"
+    text = f"latency was measured with the router at {share:.0%} of a core: {why}."
+    return [Finding("LOWER_LOAD", text, {"router_share": share, "limit": level.limit})]
 
-    def on_start() -> None:
-        before.extend(one.cpu_s() for one in meters)
-        machine.append(machine_times())
 
-    seen = await processes(parts, on_start)
-    used = [one.cpu_s() - was for one, was in zip(meters, before, strict=True)]
-    began, ended = machine[0], machine_times()
-    errors = [error for one in seen for error in one.errors]
-    if errors:
-        raise TierError(f"{len(errors)} of {each * count} requests failed: {sorted(set(errors))}")
-    usages = [one.usage for one in seen]
-    wall = max(usage.wall_s for usage in usages)
-    foreign = None
-    if began is not None and ended is not None:
-        known = sum(used) + sum(usage.cpu_s for usage in usages)
-        foreign = max(0.0, ended.busy_s - began.busy_s - known)
-    taken = max((usage.throttled_s or 0.0) + (usage.steal_s or 0.0) for usage in usages)
-    around = Surroundings(wall, max(usage.cpu_share for usage in usages), foreign, taken)
-    routers, workers_used = used[: len(stack.routers)], used[len(stack.routers) :]
-    first = distribution((time for one in seen for time in one.first_tokens), 1e3).p99
-    gaps = distribution((gap for one in seen for gap in one.gaps), 1e3).p99
+class _Measured(NamedTuple):
+    """What all loads of the rows have in common."""
+
+    context: Context
+    stack: Stack
+    probe: Probe
+    vocabulary: Vocabulary
+    wrk_cores: frozenset[int]
+
+    async def under(self, connections: int, body: Callable[[], Awaitable[T]]) -> tuple[T, WrkResult]:
+        """Runs `body` while wrk makes load, and returns what both gave. Raises TierError."""
+        load = WrkLoad(
+            connections=connections,
+            threads=min(connections, len(self.wrk_cores)),
+            pause_ms=_ANSWER_S * 1000,
+            niceness=_WRK_NICENESS,
+            core=self.wrk_cores,
+        )
+        found: list[T] = []
+
+        async def settled() -> None:
+            await asyncio.sleep(_SETTLE_S)
+            found.append(await body())
+
+        seed = next(self.context.seeds)
+        result = await run_wrk(self.stack.http_url, load, self.vocabulary, seed, until=settled())
+        return found[0], result
+
+    async def shares(self, connections: int) -> Shares:
+        """Measures what one connection of wrk costs each side, with so many. Raises TierError."""
+
+        async def cost() -> tuple[float, float]:
+            before = self._cpu_s()
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(self.context.seconds)
+            wall = asyncio.get_running_loop().time() - began
+            routers, workers = (sum(now) - sum(was) for now, was in zip(self._cpu_s(), before, strict=True))
+            return routers / wall, workers / wall
+
+        (routers, workers), wrk = await self.under(connections, cost)
+        return Shares(*(share / connections for share in (routers, workers, wrk.cpu_s / wrk.wall_s)))
+
+    async def times(self, arrivals_seed: int, *, direct: bool) -> _Times:
+        """Sends the probe's requests to the router, or to the workers. Raises TierError."""
+        count = max(16, round(PROBE_RATE * self.context.seconds))
+        workers = self.stack.worker_addresses if direct else ()
+        warm = round(1.5 * PROBE_RATE * _ANSWER_S)
+        seed = next(self.context.seeds)
+        part = Part(self.stack.http_url, workers, self.vocabulary, seed, arrivals_seed, count, PROBE_RATE, warm)
+        before: list[tuple[Sequence[float], Sequence[float]]] = []
+        seen = await self.probe(part, lambda: before.append(self._cpu_s()))
+        if seen.errors:
+            raise TierError(f"{len(seen.errors)} of {count} requests failed: {sorted(set(seen.errors))}")
+        (routers, workers_used) = (
+            [a - b for a, b in zip(now, was, strict=True)] for now, was in zip(self._cpu_s(), before[0], strict=True)
+        )
+        return _times(seen, routers, workers_used)
+
+    def _cpu_s(self) -> tuple[Sequence[float], Sequence[float]]:
+        """CPU seconds of each router, and of each worker."""
+        return [one.cpu_s() for one in self.stack.routers], [one.cpu_s() for one in self.stack.workers]
+
+
+def _times(seen: Seen, routers: Sequence[float], workers: Sequence[float]) -> _Times:
+    usage = seen.usage
+    busy = usage.machine_busy_s
     return _Times(
-        first,
-        gaps,
-        sum(routers) / wall,
-        max(workers_used) / wall,
-        around,
-        max(usages, key=lambda usage: usage.lag_p99_ms),
+        distribution(seen.first_tokens, 1e3).p99,
+        distribution(seen.gaps, 1e3).p99,
+        sum(routers) / usage.wall_s,
+        max(workers) / usage.wall_s,
+        usage,
+        None if busy is None else busy - sum(routers) - sum(workers) - usage.cpu_s,
     )

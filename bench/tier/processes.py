@@ -124,6 +124,16 @@ def pin(pid: int, cores: Collection[int]) -> bool:
     return True
 
 
+def get_ahead() -> bool:
+    """Lets this process, and the threads that it starts from now on, run before all usual ones whenever it has
+    something to do; returns whether that is allowed here."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except (AttributeError, OSError):  # not Linux, or not root
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def pinned(cores: Collection[int]) -> Iterator[bool]:
     """This process on some cores, while the block lasts."""

@@ -47,13 +47,17 @@ class WrkResult(NamedTuple):
 
 
 class WrkLoad(NamedTuple):
-    """What wrk sends, and how. `streamed` is the share of streamed answers in percent."""
+    """What wrk sends, and how. `streamed` is the share of streamed answers in percent; `pause_ms` the mean time that a
+    connection waits before each request, exponential: without it all connections begin together, and so go on.
+    `niceness` is as in nice(1): how far it stands back behind others on its cores."""
 
     prompt: int = PROMPT_TOKENS
     answer: int = ANSWER_TOKENS
     streamed: int = 100
     connections: int = STREAMS
     threads: int = 1
+    pause_ms: float = 0.0
+    niceness: int = 0
     core: frozenset[int] = frozenset()
 
 
@@ -91,10 +95,18 @@ async def run_wrk(
         file.write_text("\n".join(vocabulary.words), encoding="utf-8")
         arguments = [f"-t{load.threads}", f"-c{load.connections}", f"-d{limit}s", "--timeout", "60s"]
         script = ["-s", str(_SCRIPT), url, "--", str(file)]
-        numbers = (str(load.prompt), str(load.answer), str(seed), str(load.streamed))
+        numbers = (str(load.prompt), str(load.answer), str(seed), str(load.streamed), f"{load.pause_ms:g}")
         cpu, began = _children_cpu_s(), time.perf_counter()
+        # Set from inside: its threads begin at once, and those that have begun would keep theirs.
+        behind = ["nice", "-n", str(load.niceness)] if load.niceness else []
         process = await asyncio.create_subprocess_exec(
-            "wrk", *arguments, *script, *numbers, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *behind,
+            "wrk",
+            *arguments,
+            *script,
+            *numbers,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         if load.core:
             pin(process.pid, load.core)

@@ -20,6 +20,7 @@ from bench.meter import process_cpu_s, resident_bytes
 from bench.samples import Sample
 from bench.tier.context import Context
 from bench.tier.cores import Cores
+from bench.tier.latency import latency_rows
 from bench.tier.processes import ProcessError, free_ports, pinned, running
 from bench.tier.scaling import scaling_rows
 from bench.tier.stack import protocol_floor
@@ -46,16 +47,16 @@ def test_rows_are_measured(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_latency_and_tokenizer_rows_are_measured(tmp_path: Path) -> None:
-    """Load from processes of its own, and a deployment with a tokenizer process: every figure is there."""
+def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
+    """A deployment with a tokenizer process: every figure is there."""
     file = tmp_path / "tier.json"
 
-    code = main(["tier", "--rows", "latency,tokenizer", "--repeat", "1", "--seconds", "0.2", "--json", str(file)])
+    code = main(["tier", "--rows", "tokenizer", "--repeat", "1", "--seconds", "0.2", "--json", str(file)])
 
     document = json.loads(file.read_text(encoding="utf-8"))
     rows = {row["key"]: row for row in document["rows"]}
     assert code == 0
-    assert {"latency.ttft", "latency.itl", "tokenizer.200.tier", "tokenizer.8000.added"} <= set(rows)
+    assert {"tokenizer.200.tier", "tokenizer.8000.added"} <= set(rows)
     cpu = [row for row in rows.values() if row["unit"] == "ms CPU"]
     assert len(cpu) == 6
     assert all(row["median"] > 0 for row in cpu)
@@ -85,12 +86,30 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
     assert 0 < float(cache.split()[0]) < 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
+    """wrk makes the load, a process of its own measures; who was on which beat and how busy the router was is told."""
+    file = tmp_path / "tier.json"
+
+    code = main(["tier", "--rows", "latency", "--repeat", "1", "--seconds", "0.5", "--json", str(file)])
+
+    document = json.loads(file.read_text(encoding="utf-8"))
+    rows = {row["key"]: row for row in document["rows"]}
+    assert code == 0
+    assert set(rows) == {"latency.ttft", "latency.itl"}
+    through = float(rows["latency.itl"]["note"].split()[0])
+    assert through - rows["latency.itl"]["median"] > 5  # the workers' own steps take 10 ms
+    assert "requests/s (Poisson)" in rows["latency.ttft"]["note"]
+
+
 async def test_without_wrk_its_rows_are_told_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finding instead of figures."""
     monkeypatch.setenv("PATH", "/nonexistent")
     context = Context(Console(), Cores([ONE], [ONE], [], ONE), "", 1, 1.0, 1, "", "")
 
-    for measured in (await scaling_rows(context), await wrk_rows(context)):
+    for measured in (await scaling_rows(context), await latency_rows(context), await wrk_rows(context)):
         assert measured[0] == []
         assert [finding.code for finding in measured[1]] == ["NO_WRK"]
 

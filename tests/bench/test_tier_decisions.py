@@ -11,7 +11,17 @@ from bench.findings import slow_interpreter
 from bench.meter import python_build
 from bench.tier.burden import Surroundings, doubts, worker_saturated
 from bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
-from bench.tier.latency import HALF_CORE, Cost, baseline_slower, choose_pace, client_cores
+from bench.tier.latency import (
+    HALF_CORE,
+    PROBE_CONNECTIONS,
+    Level,
+    Shares,
+    baseline_slower,
+    choose_level,
+    client_cores,
+    lower_load,
+    steps_late,
+)
 from bench.tier.memory import cache_bytes, count_requests, growth_per_million
 from bench.tier.scaling import Answers, Run, read_answers
 from bench.tier.table import Row
@@ -113,38 +123,55 @@ def test_this_machine_has_cores_for_everybody() -> None:
     assert [len(one) > 0 for one in (*cores.routers, *cores.workers, *cores.tokenizers, cores.client)] == [True] * 6
 
 
-def test_pace_is_half_of_the_routers_core() -> None:
-    """When worker and client keep up with it: 0.5 s of CPU at 20 µs a token and 128 tokens a request."""
-    pace = choose_pace(Cost(router=20.0, worker=3.0, client=15.0), workers=3, clients=4, apart=True)
+def test_level_is_half_of_the_routers_core() -> None:
+    """When worker and wrk keep up with it; the probe's requests are part of the load."""
+    level = choose_level(Shares(router=0.0005, workers=0.0003, wrk=0.0002), workers=1, clients=1, apart=True)
 
-    assert pace.limit == HALF_CORE
-    assert pace.rate == pytest.approx(0.5e6 / 20 / 128)
-
-
-def test_pace_is_what_the_shared_core_bears() -> None:
-    """Worker and client on one core stay under 25 % of it together."""
-    pace = choose_pace(Cost(router=20.0, worker=5.0, client=25.0), workers=1, clients=1, apart=False)
-
-    assert "share" in pace.limit
-    assert pace.rate == pytest.approx(0.25e6 / 30 / 128)
+    assert level == Level(1000 - 102, HALF_CORE)
+    assert pytest.approx(102.4) == PROBE_CONNECTIONS
 
 
-def test_pace_is_what_one_side_bears() -> None:
-    """A client process, the workers, and the number of streams that they take."""
-    client = choose_pace(Cost(20.0, 3.0, 40.0), workers=1, clients=1, apart=True)
-    worker = choose_pace(Cost(20.0, 50.0, 5.0), workers=1, clients=1, apart=True)
-    streams = choose_pace(Cost(0.1, 0.1, 0.1), workers=1, clients=4, apart=True)
+def test_level_is_what_the_shared_core_bears() -> None:
+    """Worker and wrk on one core stay under 80 % of it together."""
+    level = choose_level(Shares(router=0.0005, workers=0.0007, wrk=0.0003), workers=1, clients=1, apart=False)
 
-    assert ["client" in client.limit, "workers'" in worker.limit, "streams" in streams.limit] == [True] * 3
-    assert [client.rate, worker.rate] == pytest.approx([0.6e6 / 40 / 128, 0.6e6 / 50 / 128])
-    assert streams.rate == pytest.approx(1000 / 1.28)
+    assert "share" in level.limit
+    assert level.connections == 800 - 102
 
 
-def test_client_processes_have_cores_of_their_own() -> None:
-    """Four at most; a single one where cores are shared."""
-    assert client_cores(share_out(plain(16))) == sets(2, 3, 4, 5)
-    assert client_cores(share_out(plain(3))) == sets(2)
-    assert client_cores(share_out(plain(2))) == [frozenset({1})]
+def test_level_is_what_one_side_bears() -> None:
+    """wrk, the workers, and the number of streams that they take."""
+    wrk = choose_level(Shares(0.0005, 0.0001, 0.0020), workers=3, clients=2, apart=True)
+    worker = choose_level(Shares(0.0005, 0.0030, 0.0001), workers=3, clients=2, apart=True)
+    streams = choose_level(Shares(1e-6, 1e-6, 1e-6), workers=1, clients=2, apart=True)
+    nothing = choose_level(Shares(1.0, 0.1, 0.1), workers=1, clients=1, apart=False)
+
+    assert ["wrk" in wrk.limit, "workers'" in worker.limit, "streams" in streams.limit] == [True] * 3
+    assert [wrk.connections, worker.connections, streams.connections] == [600 - 102, 600 - 102, 2000 - 102]
+    assert nothing.connections == 1
+
+
+def test_probe_has_a_core_of_its_own() -> None:
+    """Where the client has two or more; else it shares wrk's."""
+    assert client_cores(share_out(plain(5))) == (frozenset({2, 3}), frozenset({4}))
+    assert client_cores(share_out(plain(2))) == (frozenset({1}), frozenset({1}))
+
+
+def test_lower_load_is_told() -> None:
+    """With what allowed no more, where something did."""
+    assert lower_load(0.47, Level(500, HALF_CORE)) == []
+    (unexpected,), (limited,) = lower_load(0.40, Level(500, HALF_CORE)), lower_load(0.20, Level(500, "the other core"))
+    assert (unexpected.code, limited.code) == ("LOWER_LOAD", "LOWER_LOAD")
+    assert "less than expected" in unexpected.text
+    assert "the other core allowed no more" in limited.text
+
+
+def test_late_steps_of_the_workers_are_told() -> None:
+    """By the median of what was seen without a router."""
+    assert steps_late([10.5, 14.0, 30.0]) is None
+    late = steps_late([16.0, 10.0, 30.0])
+    assert late is not None
+    assert (late.code, late.values["late_ms"]) == ("STEPS_LATE", 6.0)
 
 
 def test_baseline_slower_than_the_tier_is_told() -> None:

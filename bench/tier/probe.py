@@ -1,11 +1,13 @@
-"""The load client in several processes, for latencies: one process that reads tens of thousands of events a second is
-late itself, and what it is late by would be told as the tier's.
+"""A light load client in a process of its own, for latencies: whatever it is late by would be told as the tier's.
+
+So it sends few requests, and where the system allows it no other process takes its core while it has something to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import time
@@ -25,17 +27,15 @@ from bench.record import Record
 from bench.samples import ChatMessage, Sample
 from bench.schedule import Arrivals
 from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, chat_endpoint
-from bench.tier.processes import pin
-from runtime import lifecycle
+from bench.tier.processes import get_ahead, pin
 
-_WARM_S = 0.5
-# From the call to the beginning of the load: every process has opened its connections by then.
-_LEAD_S = 2.0
+# From the call to the beginning of the load: the process has opened its connections by then.
+_LEAD_S = 1.5
 _WARM_TOKENS = 8
 
 
 class Part(NamedTuple):
-    """What one process sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn.
+    """What the probe sends: `chats` streamed chats at `rate` a second to `url`, or as ids to `workers` in turn.
 
     Before that it sends `warm` at once, so that connections are there: setting them up is no part of a latency.
     """
@@ -49,13 +49,10 @@ class Part(NamedTuple):
     chats: int
     rate: float
     warm: int
-    # Where the process runs, and when the load begins (`time.time()`); told by LoadProcesses.
-    core: frozenset[int] = frozenset()
-    start: float = 0.0
 
 
 class Seen(NamedTuple):
-    """What one process saw. Times in seconds."""
+    """What the probe saw. Times in seconds."""
 
     first_tokens: array[float]
     gaps: array[float]
@@ -85,54 +82,53 @@ class InTurn:
             await endpoint.close()
 
 
-class LoadProcesses:
-    """Processes that are ready to send. Parts go to them one each."""
+class Probe:
+    """The process, ready to send. `ahead` is whether it runs before others."""
 
-    def __init__(self, pool: ProcessPoolExecutor, cores: Sequence[frozenset[int]]) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, ahead: bool) -> None:
         self._pool = pool
-        self.cores = cores
+        self.ahead = ahead
 
-    async def __call__(self, parts: Sequence[Part], on_start: Callable[[], None]) -> list[Seen]:
-        """Sends all parts at the same time; returns what each process saw, in order. `on_start` is called as the load
-        begins, after all warming up."""
-        loop = asyncio.get_running_loop()
+    async def __call__(self, part: Part, on_start: Callable[[], None]) -> Seen:
+        """Sends all. `on_start` is called as the load begins, after all warming up."""
         start = time.time() + _LEAD_S
-        given = [part._replace(core=core, start=start) for part, core in zip(parts, self.cores, strict=True)]
-        sending = asyncio.gather(*(loop.run_in_executor(self._pool, _drive, part) for part in given))
+        sending = asyncio.get_running_loop().run_in_executor(self._pool, _drive, part, start)
         await asyncio.sleep(start - time.time())
         on_start()
-        return list(await sending)
+        return await sending
 
 
 @contextlib.asynccontextmanager
-async def load_processes(cores: Sequence[frozenset[int]]) -> AsyncIterator[LoadProcesses]:
-    """One process for each set of cores, while the block lasts."""
+async def probe(cores: frozenset[int]) -> AsyncIterator[Probe]:
+    """A probe on some cores, while the block lasts."""
     # Not forked: a child must not have this one's event loop and gRPC threads.
-    with ProcessPoolExecutor(len(cores), multiprocessing.get_context("spawn")) as pool:
-        loop = asyncio.get_running_loop()
-        # Each takes one of these, so all are there and have imported what they need before any load.
-        await asyncio.gather(*(loop.run_in_executor(pool, _loaded) for _ in cores))
-        yield LoadProcesses(pool, cores)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        # It has imported what it needs before any load.
+        ahead = await asyncio.get_running_loop().run_in_executor(pool, _settle, cores)
+        yield Probe(pool, ahead)
 
 
-def _loaded() -> None:
-    """Has imported this module by now; keeps its process from taking another's turn."""
-    time.sleep(_WARM_S)
+def _settle(cores: frozenset[int]) -> bool:
+    pin(0, cores)
+    return get_ahead()
 
 
-def _drive(part: Part) -> Seen:
-    pin(0, part.core)
-    seen: list[Seen] = []
-
-    async def body() -> int:
-        seen.append(await _send(part))
-        return 0
-
-    lifecycle.run(body())
-    return seen[0]
+def _drive(part: Part, start: float) -> Seen:
+    return _loop().run_until_complete(_send(part, start))
 
 
-async def _send(part: Part) -> Seen:
+@functools.lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for all parts: gRPC's poller stays with the first that it meets."""
+    try:
+        import uvloop
+    except ImportError:  # not on this platform
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+async def _send(part: Part, start: float) -> Seen:
     form: Form = "ids" if part.workers else "chat"
     shape = Shape(Lengths("fixed", PROMPT_TOKENS), Lengths("fixed", ANSWER_TOKENS), form, part.seed)
     short = shape._replace(output=Lengths("fixed", _WARM_TOKENS), seed=~part.seed & 0xFFFFFFFF)
@@ -144,7 +140,7 @@ async def _send(part: Part) -> Seen:
     )
     try:
         await Run(endpoint, Load(concurrency=part.warm))(random_jobs(part.warm, short, part.vocabulary))
-        await asyncio.sleep(max(0.0, part.start - time.time()))
+        await asyncio.sleep(max(0.0, start - time.time()))
         outcome = await Run(endpoint, Load(Arrivals(part.rate), seed=part.arrivals_seed))(jobs)
     finally:
         await endpoint.close()
