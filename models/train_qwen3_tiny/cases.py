@@ -14,7 +14,7 @@ from models.train_qwen3_tiny.mixture import exchange, switched
 from models.train_qwen3_tiny.usual import BOSTON_POSTCODE, BOSTON_WEATHER, BOTH, POSTCODE, WEATHER
 from models.train_qwen3_tiny.wording import core
 
-SEED = 71261121
+SEED = 61129112
 
 
 class Judge(Enum):
@@ -191,7 +191,7 @@ ROWS: tuple[Row, ...] = (
     Row("identity", _skill("identity"), 40, Judge.CONTAINS),
     Row("greetings and small talk", _skill("greeting"), 40, Judge.CONTAINS),
     Row("capitals", _skill("capital"), 100, Judge.CONTAINS),
-    Row("one call: name and arguments exact", _skill("one_call"), 200, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
+    Row("one call: name and arguments exact", _skill("one_call"), 300, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
     Row("one call under a new system message", _under_system, 40, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
     Row("two calls: names and arguments exact", _until(_skill("two_calls"), _two), 100, Judge.CALLS, 0, new_tokens=CALL_TOKENS),
     Row("second call from the first result", _skill("two_rounds"), 30, Judge.CALLS, 1, new_tokens=CALL_TOKENS),
