@@ -41,7 +41,7 @@ _SHARED_SHARE = 0.8
 _MOST_STREAMS = 1000
 _FIRST_CONNECTIONS = 256
 # wrk's connections have begun by then, each at its own time.
-_SETTLE_S = 3.0
+_SETTLE_S = 4.0
 # wrk stands back behind a worker on the same core: it only makes load.
 _WRK_NICENESS = 10
 _LATE_STEP_MS = 5.0

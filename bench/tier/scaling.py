@@ -2,13 +2,17 @@
 
 The kernel gives each new connection to one of the routers by a hash, and a connection stays where it is. So there are
 many connections, and each router's log tells how many answers it gave and how long they took to their first token.
+
+Where there are not enough cores, each router is held to a slice of one: then nothing but its own CPU limits it, and
+worker and client have the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.datasets.vocabulary import Vocabulary
@@ -17,16 +21,22 @@ from bench.measures import distribution
 from bench.meter import machine_times
 from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
 from bench.tier.context import Context, words
-from bench.tier.cores import Cores, workers_beside
+from bench.tier.cores import Cores, share_out, workers_beside
 from bench.tier.processes import Process
+from bench.tier.quota import QuotaError, held_to
 from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row
 from bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
 
 ROUTERS = (1, 2, 4)
-_CONNECTIONS = 512
+# For each router: with fewer a message has less for each, and a token costs more.
+_CONNECTIONS = 128
+# A slow router takes its time until all of its first answers have begun and some have ended.
+_LEAST_SLICE_S = 4.0
 _MOST_THREADS = 8
 _SETTLE_S = 0.25
+# Four of them leave worker and client enough of what they share to be no limit.
+_SLICE = 0.18
 
 
 class Answers(NamedTuple):
@@ -76,55 +86,87 @@ def read_answers(log: str, seconds: float) -> Answers:
     return Answers(tokens, distribution(waits or [seconds * 1e3]).p99)
 
 
+class Plan(NamedTuple):
+    """Who runs where for each number of routers, and what share of a core each router is held to (None: a core of its
+    own)."""
+
+    cores: Mapping[int, Cores]
+    share: float | None
+
+
+def make_plan(physical: Sequence[Sequence[int]]) -> Plan:
+    """Returns cores for everybody where there are enough for the most routers; else slices of the first core for the
+    routers, and the others for worker and client."""
+    # As many workers behind one router as behind four: only the routers change.
+    workers = workers_beside(physical, max(ROUTERS))
+    own = {routers: share_out(physical, routers=routers, workers=workers) for routers in ROUTERS}
+    if own[max(ROUTERS)].all_apart:
+        return Plan(own, None)
+    one = share_out(physical, workers=workers)
+    slices = {routers: one._replace(routers=[*one.routers] * routers) for routers in ROUTERS}
+    return Plan(slices, _SLICE)
+
+
 async def scaling_rows(context: Context) -> tuple[list[Row], list[Finding]]:
     """Throughput, CPU per token, and how evenly the routers are used."""
     if not installed():
         return [], [left_out("the rows of several routers were")]
     rows: list[Row] = []
     findings: list[Finding] = []
-    # As many workers behind one router as behind four: only the routers change.
-    workers = workers_beside(context.physical, max(ROUTERS))
+    plan = make_plan(context.physical)
     alone: list[float] = []
-    for routers in ROUTERS:
-        cores = context.share_out(routers=routers, workers=workers)
-        runs = await _runs(context, cores)
+    for routers, cores in plan.cores.items():
+        try:
+            runs = await _runs(context, cores, plan.share)
+        except QuotaError as error:
+            text = (
+                f"{context.core_count} cores for {max(ROUTERS)} routers, worker and client, and no slices of cores: "
+                f"{error}. The rows of several routers were left out."
+            )
+            return [], [Finding("TOO_FEW_CORES", text, {"cores": context.core_count})]
         tokens = [run.tokens_per_s for run in runs]
         alone = alone or tokens
-        rows += _rows(routers, workers, runs, alone)
+        rows += _rows(cores, plan.share, runs, alone)
         name = f"{routers} router(s)"
         findings += doubts(name, [run.surroundings for run in runs], context.core_count)
-        busiest = worker_saturated(name, max(run.worker_share for run in runs))
+        busiest = worker_saturated(name, max(_beside(run, shared=not cores.all_apart) for run in runs))
         findings += [busiest] if busiest is not None else []
-    if not context.share_out(routers=max(ROUTERS), workers=workers).all_apart:
-        text = (
-            f"{context.core_count} cores for {max(ROUTERS)} routers, {workers} worker(s) and the client: they share "
-            "cores, and throughput cannot grow with routers here."
-        )
-        findings.append(Finding("TOO_FEW_CORES", text, {"cores": context.core_count}))
     return rows, findings
 
 
-async def _runs(context: Context, cores: Cores) -> list[Run]:
+def _beside(run: Run, *, shared: bool) -> float:
+    """Share of a core that the busiest worker used, and wrk where they share one."""
+    return run.worker_share + (run.surroundings.client_share if shared else 0.0)
+
+
+async def _runs(context: Context, cores: Cores, share: float | None) -> list[Run]:
     runs = []
+    seconds = context.seconds if share is None else max(_LEAST_SLICE_S, context.seconds)
     async with deployment(StackSettings(context.model, 0.0), cores) as stack:
         vocabulary = await words(stack)
         await _run(context, stack, vocabulary, cores, 2.0)  # connections, caches and code paths are warm
-        for number in range(context.repeats):
-            context.say(f"scaling, {len(cores.routers)} router(s): repetition {number + 1} of {context.repeats}")
-            runs.append(await _run(context, stack, vocabulary, cores, context.seconds))
+        with contextlib.nullcontext() if share is None else held_to(share, [one.pid for one in stack.routers]):
+            for number in range(context.repeats):
+                context.say(f"scaling, {len(cores.routers)} router(s): repetition {number + 1} of {context.repeats}")
+                runs.append(await _run(context, stack, vocabulary, cores, seconds))
     return runs
 
 
-def _rows(routers: int, workers: int, runs: Sequence[Run], alone: Sequence[float]) -> list[Row]:
+def _rows(cores: Cores, share: float | None, runs: Sequence[Run], alone: Sequence[float]) -> list[Row]:
+    routers, workers = len(cores.routers), len(cores.workers)
     tokens = [run.tokens_per_s for run in runs]
     middle = sorted(runs, key=lambda run: run.tokens_per_s)[len(runs) // 2]
     shares = ", ".join(f"{share:.0%}" for share in middle.router_shares)
-    note = f"{middle.us_per_token:.1f} µs CPU a token in all routers, at {shares} of a core; {workers} worker(s)"
+    held = "on a core of its own each" if share is None else f"by quota of {share:.0%} of a core each"
+    note = (
+        f"{held}, used {shares}; {middle.us_per_token:.1f} µs CPU a token in all routers; {workers} worker(s), the "
+        f"busiest at {middle.worker_share:.0%}, wrk at {middle.surroundings.client_share:.0%}"
+    )
     rows = [Row(f"scaling.{routers}", f"{routers} router(s) on one port", "tokens/s", tokens, None, note)]
     if routers > 1:
         gain = [a / b for a, b in zip(tokens, alone, strict=True)]
         waits = ", ".join(f"{one.first_token_p99_ms:.0f}" for one in middle.answers)
-        connections = f"{_CONNECTIONS} connections, given out by the kernel; 1 is even"
+        connections = f"{_CONNECTIONS * routers} connections, given out by the kernel; 1 is even"
         rows += [
             Row(f"scaling.gain.{routers}", f"  {routers} routers / 1 router", "ratio", gain, None, "throughput"),
             Row(
@@ -153,7 +195,7 @@ async def _run(context: Context, stack: Stack, vocabulary: Vocabulary, cores: Co
     meters = [*stack.routers, *stack.workers]
     before, machine = [one.cpu_s() for one in meters], machine_times()
     threads = min(_MOST_THREADS, len(cores.client))
-    load = WrkLoad(connections=_CONNECTIONS, threads=threads, core=cores.client)
+    load = WrkLoad(connections=_CONNECTIONS * len(stack.routers), threads=threads, core=cores.client)
     result = await run_wrk(stack.http_url, load, vocabulary, next(context.seeds), seconds=seconds)
     used, after = [one.cpu_s() - was for one, was in zip(meters, before, strict=True)], machine_times()
     routers, workers = used[: len(stack.routers)], used[len(stack.routers) :]

@@ -68,7 +68,8 @@ def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
-    """Several routers on one port all answer; memory is followed to the last request, and the logs do not pile up."""
+    """Several routers on one port all answer, where they can have a core or a slice of one each; memory is followed to
+    the last request, and the logs do not pile up."""
     file = tmp_path / "tier.json"
     arguments = ["--repeat", "1", "--seconds", "1", "--memory-requests", "400", "--json", str(file)]
 
@@ -77,9 +78,13 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
     document = json.loads(file.read_text(encoding="utf-8"))
     rows = {row["key"]: row["median"] for row in document["rows"]}
     assert code == 0
-    assert {"scaling.1", "scaling.2", "scaling.4", "memory.rest", "memory.100%"} <= set(rows)
-    assert 0 <= rows["scaling.even.4"] <= 1 <= rows["scaling.wait.4"]
-    assert rows["scaling.gain.2"] == pytest.approx(rows["scaling.2"] / rows["scaling.1"])
+    assert {"memory.rest", "memory.100%"} <= set(rows)
+    if "TOO_FEW_CORES" in {finding["code"] for finding in document["findings"]}:
+        assert "scaling.1" not in rows
+    else:
+        assert {"scaling.1", "scaling.2", "scaling.4"} <= set(rows)
+        assert 0 <= rows["scaling.even.4"] <= 1 <= rows["scaling.wait.4"]
+        assert rows["scaling.gain.2"] == pytest.approx(rows["scaling.2"] / rows["scaling.1"])
     assert rows["memory.100%"] > 10
     (cache,) = [row["note"] for row in document["rows"] if row["key"] == "memory.100%"]
     assert cache.endswith(" MiB in the token cache")

@@ -23,7 +23,7 @@ from bench.tier.latency import (
     steps_late,
 )
 from bench.tier.memory import cache_bytes, count_requests, growth_per_million
-from bench.tier.scaling import Answers, Run, read_answers
+from bench.tier.scaling import Answers, Run, make_plan, read_answers
 from bench.tier.table import Row
 
 CALM = Surroundings(wall_s=10.0, client_share=0.3, foreign_s=0.1, taken_s=0.0)
@@ -212,6 +212,26 @@ def test_answers_are_read_from_a_routers_log() -> None:
     assert answers.first_token_p99_ms == pytest.approx(float(np.percentile(range(1, 101), 99)))
     assert read_answers(cut, 5.0) == Answers(3, 5000.0)
     assert read_answers("", 5.0) == Answers(0, 5000.0)
+
+
+def test_routers_get_cores_where_there_are_enough() -> None:
+    """As many workers behind one as behind four."""
+    plan = make_plan(plain(9))
+
+    assert plan.share is None
+    assert {routers: len(cores.routers) for routers, cores in plan.cores.items()} == {1: 1, 2: 2, 4: 4}
+    assert {len(cores.workers) for cores in plan.cores.values()} == {4}
+    assert all(cores.all_apart for cores in plan.cores.values())
+
+
+def test_routers_get_slices_of_a_core_where_there_are_few() -> None:
+    """All of them of the first one, however many they are, and together less than all of it."""
+    plan = make_plan(plain(2))
+
+    assert plan.share is not None
+    assert 4 * plan.share < 0.8
+    assert {routers: cores.routers for routers, cores in plan.cores.items()} == {n: sets(0) * n for n in (1, 2, 4)}
+    assert all(cores.workers == sets(1) and cores.client == {1} for cores in plan.cores.values())
 
 
 def test_evenness_of_routers() -> None:
