@@ -24,6 +24,7 @@ from router.worker_metrics import WorkerCollector
 from runtime.auth import KeyRing
 from runtime.config import Config, ConfigError
 from runtime.grpc_setup import Health, make_server
+from runtime.grpc_wakeups import poll_as_batch
 from runtime.lifecycle import Shutdown, TaskOwner, keep_one_heap, settle_memory
 from runtime.logs import EventLog
 from runtime.metrics import RouterMetrics
@@ -142,6 +143,7 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
     with shutdown.on_signals():
         model = await asyncio.to_thread(ServedModel.load, model_path, config)
         router = Router(config, model, share_ports=share_ports)
+        poll_as_batch()
         settle_memory()
         async with router.serving(shutdown):
             _log.info(
