@@ -22,6 +22,8 @@ _LOAD = WrkLoad(prompt=32, answer=2, streamed=50, connections=64)
 _SAMPLES = 50
 _POLL_S = 0.2
 _GOAL_REQUESTS = 1_000_000
+# What counts as flat, in MiB per million requests.
+_GOAL_GROWTH = 1.0
 
 
 class Sample(NamedTuple):
@@ -69,7 +71,8 @@ def _growth(samples: Sequence[Sample]) -> list[Row]:
     growth = growth_per_million([(one.requests, one.mib) for one in samples])
     if growth is not None:
         note = f"least squares over the last half of {total:,} requests; the token cache fills first"
-        rows.append(Row("memory.growth", "  growth per million requests", "MiB", [growth], None, note))
+        goal = _GOAL_GROWTH if total >= _GOAL_REQUESTS else None
+        rows.append(Row("memory.growth", "  growth per million requests", "MiB", [growth], goal, note))
     return rows
 
 
