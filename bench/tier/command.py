@@ -15,7 +15,7 @@ from bench.clients.endpoint import EndpointError
 from bench.document import preamble, write_json
 from bench.findings import Finding, slow_interpreter
 from bench.meter import describe_machine
-from bench.tier import latency, memory, peer, scaling, streamed, table, tokenizer, whole, wrk
+from bench.tier import latency, memory, peer, scaling, servicer, streamed, table, tokenizer, whole, wrk
 from bench.tier.burden import TierError
 from bench.tier.context import Context
 from bench.tier.cores import Cores, name_cores
@@ -31,7 +31,7 @@ ROWS: Mapping[str, _Rows] = {
     "long": whole.long_rows,
     "grpc": streamed.grpc_rows,
     "latency": latency.latency_rows,
-    "worker": streamed.worker_rows,
+    "worker": servicer.worker_rows,
     "scaling": scaling.scaling_rows,
     "tokenizer": tokenizer.tokenizer_rows,
     "memory": memory.memory_rows,

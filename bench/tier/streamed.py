@@ -1,4 +1,4 @@
-"""Rows about streams: HTTP beside the floors, gRPC, the worker's side."""
+"""Rows about streams: HTTP beside the floors, and gRPC."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 from bench.clients.endpoint import Endpoint, Generation
 from bench.clients.grpc import GrpcEndpoint, SessionEndpoint
-from bench.clients.worker import WorkerEndpoint
 from bench.datasets.vocabulary import Vocabulary
 from bench.findings import Finding
 from bench.load import Load
-from bench.throughput import engine_cpu_us_per_token
 from bench.tier.burden import Burden, burden, disturbances
-from bench.tier.context import ANSWER_TOKENS, STREAMS, Context, chat_endpoint, words
+from bench.tier.context import STREAMS, Context, chat_endpoint, words
 from bench.tier.processes import ProcessError
 from bench.tier.stack import Floor, Stack, StackSettings, deployment, protocol_floor, uvicorn_floor
 from bench.tier.table import Row, ratio_row
@@ -128,39 +126,3 @@ async def _paced(context: Context, endpoint: Endpoint, vocabulary: Vocabulary, r
         return await burden(endpoint, jobs, Load(concurrency=STREAMS), stack.routers, stack.workers)
     finally:
         await endpoint.close()
-
-
-async def worker_rows(context: Context) -> Found:
-    """The worker's CPU per token, driven over its session, minus what the simulated engine itself costs."""
-    rows: list[Row] = []
-    findings: list[Finding] = []
-    for name, step_ms in (("paced", PACED_STEP_MS), ("fast", 0.0)):
-        burdens: list[Burden] = []
-        alone: list[float] = []
-        rounds = context.rounds(step_ms) if step_ms else max(1, round(context.seconds * _FAST_ROUNDS_PER_S))
-        async with deployment(StackSettings(context.model, step_ms), context.cores) as stack:
-            vocabulary = await words(stack)
-            for number in range(context.repeats):
-                context.say(f"worker, {name}: repetition {number + 1} of {context.repeats}")
-                burdens.append(await _worker_alone(context, stack, vocabulary, rounds))
-                cost = await engine_cpu_us_per_token(context.model, step_ms, STREAMS, STREAMS * rounds, ANSWER_TOKENS)
-                alone.append(cost)
-        values = [b.us_per_token - cost for b, cost in zip(burdens, alone, strict=True)]
-        note = f"worker {_middle([b.us_per_token for b in burdens]):.2f} minus engine {_middle(alone):.2f} µs a token"
-        work = f"worker's session per token, {name}, {STREAMS} streams, without the engine"
-        rows.append(Row(f"worker.{name}", work, "µs CPU", values, 3.0, note))
-        findings += disturbances(f"worker {name}", burdens, context.core_count)
-    return rows, findings
-
-
-async def _worker_alone(context: Context, stack: Stack, vocabulary: Vocabulary, rounds: int) -> Burden:
-    alone = WorkerEndpoint(stack.worker_address, timeout_s=120.0)
-    try:
-        jobs = context.jobs(STREAMS * rounds, vocabulary, form="ids")
-        return await burden(alone, jobs, Load(concurrency=STREAMS), stack.workers, stack.routers)
-    finally:
-        await alone.close()
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]

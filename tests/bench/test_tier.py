@@ -109,6 +109,21 @@ def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
     assert "requests/s (Poisson)" in rows["latency.ttft"]["note"]
 
 
+@pytest.mark.slow
+def test_the_workers_side_is_measured_by_itself(tmp_path: Path) -> None:
+    """A message a step where it is paced; with four times the streams a token costs less, for the message does not."""
+    file = tmp_path / "tier.json"
+
+    code = main(["tier", "--rows", "worker", "--repeat", "1", "--seconds", "0.5", "--json", str(file)])
+
+    document = json.loads(file.read_text(encoding="utf-8"))
+    rows = {row["key"]: row for row in document["rows"]}
+    assert code == 0
+    assert rows["worker.paced"]["median"] > rows["worker.paced.many"]["median"] > 0
+    assert rows["worker.fast"]["median"] > 0
+    assert rows["worker.paced"]["note"].endswith(" 1.0 steps a message")
+
+
 async def test_without_wrk_its_rows_are_told_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finding instead of figures."""
     monkeypatch.setenv("PATH", "/nonexistent")

@@ -24,6 +24,7 @@ from bench.tier.latency import (
 )
 from bench.tier.memory import cache_bytes, count_requests, growth_per_million
 from bench.tier.scaling import Answers, Run, make_plan, read_answers
+from bench.tier.servicer import read_measured
 from bench.tier.table import Row
 
 CALM = Surroundings(wall_s=10.0, client_share=0.3, foreign_s=0.1, taken_s=0.0)
@@ -286,3 +287,18 @@ def test_build_of_an_interpreter(configured: str, build: str) -> None:
     finding = slow_interpreter({"python": "3.12.1", "python_build": build})
     assert (finding is not None) is (build == "plain")
     assert finding is None or finding.code == "SLOW_INTERPRETER"
+
+
+def test_what_the_workers_side_printed_is_read() -> None:
+    """A line for each repetition, among others; a step's CPU is shared by its streams."""
+    lines = (
+        "I1121 fork",
+        "MEASURED [100, 128, 50, 0.064, 0.1, 1.0, 0.2, 0.0]",
+        "MEASURED [1, 2, 1, 1, 1, 2, null, 0.5]",
+    )
+
+    first, second = read_measured("\n".join(lines))
+
+    assert (first.us_per_step, first.us_per_token) == pytest.approx((640.0, 5.0))
+    assert first.surroundings == pytest.approx((1.0, 0.1, 0.036, 0.0))
+    assert second.surroundings == (2.0, 0.5, None, 0.5)
