@@ -18,13 +18,14 @@ from bench.datasets.vocabulary import Vocabulary
 from bench.findings import Finding, client_saturated
 from bench.measures import distribution, spread
 from bench.meter import Usage
+from bench.samples import Sample
 from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
-from bench.tier.context import ANSWER_TOKENS, Context, words
+from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, Context, words
 from bench.tier.cores import Cores, workers_beside
 from bench.tier.probe import Part, Probe, Seen, probe
 from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row
-from bench.tier.wrk import WrkLoad, WrkResult, installed, left_out, run_wrk
+from bench.tier.wrk import WrkLoad, WrkResult, answer_bytes, installed, left_out, run_wrk
 
 T = TypeVar("T")
 
@@ -53,6 +54,15 @@ class Shares(NamedTuple):
     router: float
     workers: float
     wrk: float
+
+
+def shares_of(routers_s: float, workers_s: float, wrk: WrkResult, answer: int) -> Shares:
+    """Returns what one connection takes, that is answered and pauses in turn, from CPU seconds of each side. `answer` is
+    the size of a whole one in bytes. Raises TierError where nothing was answered."""
+    if not wrk.received:
+        raise TierError("wrk got no answer")
+    seconds = wrk.received / answer * 2 * _ANSWER_S
+    return Shares(routers_s / seconds, workers_s / seconds, wrk.cpu_s / seconds)
 
 
 class Level(NamedTuple):
@@ -249,18 +259,17 @@ class _Measured(NamedTuple):
         return found[0], result
 
     async def shares(self, connections: int) -> Shares:
-        """Measures what one connection of wrk costs each side, with so many. Raises TierError."""
+        """Measures what one connection of wrk costs each side, with so many. Raises TierError.
 
-        async def cost() -> tuple[float, float]:
-            before = self._cpu_s()
-            began = asyncio.get_running_loop().time()
-            await asyncio.sleep(self.context.seconds)
-            wall = asyncio.get_running_loop().time() - began
-            routers, workers = (sum(now) - sum(was) for now, was in zip(self._cpu_s(), before, strict=True))
-            return routers / wall, workers / wall
-
-        (routers, workers), wrk = await self.under(connections, cost)
-        return Shares(*(share / connections for share in (routers, workers, wrk.cpu_s / wrk.wall_s)))
+        By the answers that it got, and not by the time that passed: where somebody is short of CPU, connections wait,
+        and would look cheap.
+        """
+        positions = self.vocabulary.draw(PROMPT_TOKENS, self.context.random())
+        whole = await answer_bytes(self.stack.http_url, Sample(ANSWER_TOKENS, text=self.vocabulary.to_text(positions)))
+        before = self._cpu_s()
+        _, wrk = await self.under(connections, lambda: asyncio.sleep(self.context.seconds))
+        routers, workers = (sum(now) - sum(was) for now, was in zip(self._cpu_s(), before, strict=True))
+        return shares_of(routers, workers, wrk, whole)
 
     async def times(self, arrivals_seed: int, *, direct: bool) -> _Times:
         """Sends the probe's requests to the router, or to the workers. Raises TierError."""

@@ -9,7 +9,7 @@ import pytest
 
 from bench.findings import slow_interpreter
 from bench.meter import python_build
-from bench.tier.burden import Surroundings, doubts, worker_saturated
+from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
 from bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
 from bench.tier.latency import (
     HALF_CORE,
@@ -20,12 +20,14 @@ from bench.tier.latency import (
     choose_level,
     client_cores,
     lower_load,
+    shares_of,
     steps_late,
 )
 from bench.tier.memory import cache_bytes, count_requests, growth_per_million
 from bench.tier.scaling import Answers, Run, make_plan, read_answers
 from bench.tier.servicer import read_measured
 from bench.tier.table import Row
+from bench.tier.wrk import WrkResult
 
 CALM = Surroundings(wall_s=10.0, client_share=0.3, foreign_s=0.1, taken_s=0.0)
 
@@ -122,6 +124,15 @@ def test_this_machine_has_cores_for_everybody() -> None:
     cores = Cores.of_this_machine(routers=2, workers=2, tokenizers=1)
 
     assert [len(one) > 0 for one in (*cores.routers, *cores.workers, *cores.tokenizers, cores.client)] == [True] * 6
+
+
+def test_a_connection_costs_what_its_answers_cost() -> None:
+    """However long they took: 100 answers' worth of bytes, each with 1.28 s of answer and as much of pause."""
+    each = shares_of(1.28, 0.64, WrkResult(90, 100_000, 0, wall_s=77.0, cpu_s=0.32), 1000)
+
+    assert each == pytest.approx((0.005, 0.0025, 0.00125))
+    with pytest.raises(TierError):
+        shares_of(1.0, 1.0, WrkResult(0, 0, 0), 1000)
 
 
 def test_level_is_half_of_the_routers_core() -> None:
