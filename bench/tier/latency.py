@@ -57,7 +57,7 @@ class Shares(NamedTuple):
 
 
 def shares_of(routers_s: float, workers_s: float, wrk: WrkResult, answer: int) -> Shares:
-    """Returns what one connection takes, that is answered and pauses in turn, from CPU seconds of each side. `answer` is
+    """Returns what one connection takes, answered and pausing in turn, from CPU seconds of each side. `answer` is
     the size of a whole one in bytes. Raises TierError where nothing was answered."""
     if not wrk.received:
         raise TierError("wrk got no answer")
