@@ -41,6 +41,8 @@ _OTHERS_SHARE = 0.6
 _SHARED_SHARE = 0.8
 _MOST_STREAMS = 1000
 _FIRST_CONNECTIONS = 256
+_MOST_TRIES = 5
+_NEAR_ENOUGH = 0.03
 # wrk's connections have begun by then, each at its own time.
 _SETTLE_S = 4.0
 # wrk stands back behind a worker on the same core: it only makes load.
@@ -135,11 +137,14 @@ async def latency_rows(context: Context) -> tuple[list[Row], list[Finding]]:
     async with deployment(StackSettings(context.model, STEP_MS), cores) as stack, probe(clients.probe) as light:
         measured = _Measured(context, stack, light, await words(stack), clients.wrk)
         level = Level(_FIRST_CONNECTIONS, "")
-        # Twice: with more connections each costs less.
-        for _ in range(2):
+        # Again and again, for with more connections each costs less.
+        for _ in range(_MOST_TRIES):
             context.say(f"latency: what a connection costs, of {level.connections}")
-            each = await measured.shares(level.connections)
+            tried = level.connections
+            each = await measured.shares(tried)
             level = choose_level(each, workers=len(cores.workers), clients=len(clients.wrk), apart=apart)
+            if abs(level.connections - tried) <= _NEAR_ENOUGH * tried:
+                break
 
         async def in_turn() -> None:
             for number in range(context.repeats):
