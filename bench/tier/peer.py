@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from bench.clients.endpoint import EndpointError, Generation
 from bench.clients.http import HttpEndpoint, Target, call_json
@@ -18,8 +19,8 @@ from bench.findings import Finding
 from bench.load import Load
 from bench.tier.burden import Burden, burden, disturbances
 from bench.tier.context import STREAMS, Context, chat_endpoint, words
-from bench.tier.processes import ProcessError, free_ports, running
-from bench.tier.stack import Floor, Stack, StackSettings, deployment
+from bench.tier.processes import Process, ProcessError, free_ports, running
+from bench.tier.stack import Stack, StackSettings, deployment
 from bench.tier.table import Row, ratio_row
 
 _START_TIMEOUT_S = 90
@@ -27,9 +28,18 @@ _PACED_STEP_MS = 10.0
 _REQUESTS_PER_S = 400
 
 
+class Smg(NamedTuple):
+    """A running smg with its worker, and the model's name in requests."""
+
+    gateway: Process
+    worker: Process
+    url: str
+    model: str
+
+
 @contextlib.asynccontextmanager
-async def smg_gateway(context: Context, step_ms: float) -> AsyncIterator[tuple[Floor, str]]:
-    """A running smg with its worker, and the model's name in requests. Raises ProcessError."""
+async def smg_gateway(context: Context, step_ms: float) -> AsyncIterator[Smg]:
+    """Runs smg and a worker for it. Raises ProcessError."""
     worker_port, port, metrics_port = free_ports(3)
     worker_arguments = ["--port", str(worker_port), "--model", "peer", "--step-ms", f"{step_ms:g}"]
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"grpc://127.0.0.1:{worker_port}"]
@@ -44,7 +54,7 @@ async def smg_gateway(context: Context, step_ms: float) -> AsyncIterator[tuple[F
         await worker.wait_for_port(worker_port, _START_TIMEOUT_S)
         await gateway.wait_for_port(port, _START_TIMEOUT_S)
         url = f"http://127.0.0.1:{port}"
-        yield Floor("smg", gateway, url), await _model(url)
+        yield Smg(gateway, worker, url, await _model(url))
 
 
 async def _model(url: str) -> str:
@@ -76,39 +86,39 @@ async def peer_rows(context: Context) -> tuple[list[Row], list[Finding]]:
         theirs: list[Burden] = []
         async with (
             deployment(StackSettings(context.model, step_ms), context.cores) as stack,
-            smg_gateway(context, step_ms) as (gateway, model),
+            smg_gateway(context, step_ms) as smg,
         ):
             vocabulary = await words(stack)
             rounds = context.rounds(step_ms) if step_ms else max(1, round(context.seconds))
-            await _smg(context, gateway, model, vocabulary, STREAMS)
+            await _smg(context, smg, vocabulary, STREAMS)
             for number in range(context.repeats):
                 context.say(f"peer, {name}: repetition {number + 1} of {context.repeats}")
                 ours.append(await _tier(context, stack, vocabulary, STREAMS * rounds))
-                theirs.append(await _smg(context, gateway, model, vocabulary, STREAMS * rounds))
+                theirs.append(await _smg(context, smg, vocabulary, STREAMS * rounds))
             if not step_ms:
-                rows += await _requests(context, stack, gateway, model, vocabulary)
+                rows += await _requests(context, stack, smg, vocabulary)
         rows += _stream_rows(name, ours, theirs)
         findings += disturbances(f"peer {name}", [*ours, *theirs], context.core_count)
     return rows, findings
 
 
 def _stream_rows(name: str, ours: list[Burden], theirs: list[Burden]) -> list[Row]:
-    tier, smg = [b.us_per_token for b in ours], [b.us_per_token for b in theirs]
+    tier, peer = [b.us_per_token for b in ours], [b.us_per_token for b in theirs]
     pace = f"paced {_PACED_STEP_MS:g} ms" if name == "paced" else "engine as fast as it can"
     return [
         Row(f"peer.{name}.tier", f"streamed token, {pace}, {STREAMS} streams: this tier", "µs CPU", tier),
-        Row(f"peer.{name}.smg", "  smg", "µs CPU", smg, None, "its worker sends a gRPC message a token"),
-        ratio_row(f"peer.{name}.ratio", "  tier / smg", tier, smg, goal=0.5 if name == "paced" else None),
+        Row(f"peer.{name}.smg", "  smg", "µs CPU", peer, None, "its worker sends a gRPC message a token"),
+        ratio_row(f"peer.{name}.ratio", "  tier / smg", tier, peer, goal=0.5 if name == "paced" else None),
     ]
 
 
-async def _requests(context: Context, stack: Stack, gateway: Floor, model: str, vocabulary: Vocabulary) -> list[Row]:
+async def _requests(context: Context, stack: Stack, smg: Smg, vocabulary: Vocabulary) -> list[Row]:
     ours: list[float] = []
     theirs: list[float] = []
     count = max(200, round(_REQUESTS_PER_S * context.seconds))
     for _ in range(context.repeats):
         ours.append((await _tier(context, stack, vocabulary, count, output=1)).ms_per_request)
-        theirs.append((await _smg(context, gateway, model, vocabulary, count, output=1)).ms_per_request)
+        theirs.append((await _smg(context, smg, vocabulary, count, output=1)).ms_per_request)
     return [
         Row("peer.request.tier", "request, 200-token prompt, 1 answer token: this tier", "ms CPU", ours),
         Row("peer.request.smg", "  smg", "ms CPU", theirs),
@@ -125,13 +135,12 @@ async def _tier(context: Context, stack: Stack, vocabulary: Vocabulary, count: i
         await endpoint.close()
 
 
-async def _smg(
-    context: Context, gateway: Floor, model: str, vocabulary: Vocabulary, count: int, *, output: int = 128
-) -> Burden:
-    generation = Generation(model=model, thinking=False)
-    endpoint = HttpEndpoint(Target.parse(gateway.url), chat=True, generation=generation, timeout_s=120.0)
+async def _smg(context: Context, smg: Smg, vocabulary: Vocabulary, count: int, *, output: int = 128) -> Burden:
+    generation = Generation(model=smg.model, thinking=False)
+    endpoint = HttpEndpoint(Target.parse(smg.url), chat=True, generation=generation, timeout_s=120.0)
     try:
-        return await burden(endpoint, context.jobs(count, vocabulary, output=output), _load(output), (gateway.process,))
+        jobs = context.jobs(count, vocabulary, output=output)
+        return await burden(endpoint, jobs, _load(output), (smg.gateway,), (smg.worker,))
     finally:
         await endpoint.close()
 
