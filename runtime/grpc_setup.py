@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from runtime.auth import KeyRing
 from runtime.config import GrpcConfig
 from runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
-from runtime.grpc_wakeups import few_wakeups
+from runtime.grpc_wakeups import setting_up
 from runtime.logs import EventLog
 
 _log = EventLog("grpc")
@@ -67,7 +67,7 @@ def make_server(config: GrpcConfig, *, keys: KeyRing | None = None, share_port: 
     interceptors: list[grpc.aio.ServerInterceptor] = [_ErrorInterceptor()]
     if keys is not None and keys.required:
         interceptors.insert(0, _KeyInterceptor(keys))
-    with few_wakeups():
+    with setting_up():
         return grpc.aio.server(options=server_options(config, share_port=share_port), interceptors=interceptors)
 
 
@@ -79,7 +79,7 @@ def make_channel(address: str, config: GrpcConfig, *, receive_window: int | None
     options = channel_options(config)
     if receive_window is not None:
         options += [("grpc.http2.lookahead_bytes", receive_window), ("grpc.http2.bdp_probe", 0)]
-    with few_wakeups():
+    with setting_up():
         return grpc.aio.insecure_channel(address, options=options)
 
 

@@ -9,6 +9,9 @@ Here the handler takes all bytes at once, and a full socket refuses further ones
 wake anyway. No event is missed, since each is queued before its byte is written, and bytes are taken before the queue
 is read. Where the thread is also scheduled as batch work, it runs when the loop pauses, and finds everything together.
 
+Only for a process that has one event loop while it lives. What is left of a loop that was closed makes the handler fail
+halfway, and without the bytes of the other events nothing would call it again.
+
 All of it rests on how grpcio makes thread and pair; where that is different, everything works as without this.
 """
 
@@ -30,6 +33,7 @@ _ALL_BYTES = 4096
 
 # gRPC's threads of this process: one, as long as it has a channel or a server.
 _pollers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_one_loop = False
 
 
 class _TakesAll(socket.socket):
@@ -40,6 +44,22 @@ class _TakesAll(socket.socket):
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Takes what is there, however little was asked for."""
         return super().recv(max(bufsize, _ALL_BYTES), flags)
+
+
+@contextlib.contextmanager
+def one_loop() -> Iterator[None]:
+    """In the block this process has one event loop and no other."""
+    global _one_loop
+    _one_loop = True
+    try:
+        yield
+    finally:
+        _one_loop = False
+
+
+def setting_up() -> contextlib.AbstractContextManager[None]:
+    """Goes around whatever may set up gRPC: `few_wakeups` where there is one loop."""
+    return few_wakeups() if _one_loop else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

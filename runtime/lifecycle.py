@@ -14,6 +14,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from runtime.grpc_wakeups import one_loop
 from runtime.logs import EventLog
 
 _log = EventLog("lifecycle")
@@ -122,6 +123,11 @@ def settle_memory() -> None:
 
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Runs a tier's main coroutine on uvloop where there is one; returns its exit code."""
+    with one_loop():
+        return _run(main)
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:  # not on this platform: the standard loop does the same, slower
