@@ -14,7 +14,7 @@ from models.train_qwen3_tiny.naming import ACTIONS, LOOKUPS, THINGS
 from models.train_qwen3_tiny.natural_tools import natural_request
 from models.train_qwen3_tiny.tools import Request, family_request, schema, shown
 from models.train_qwen3_tiny.worded_tools import worded_request
-from models.train_qwen3_tiny.wording import decorated
+from models.train_qwen3_tiny.wording import decorated, lowered
 
 RENEWED = 0.55  # share of requests of a family that are about something else
 MOST_RIVALS = 4  # in one set of tools
@@ -180,10 +180,6 @@ def one_call(rng: random.Random, held_out: bool) -> Exchange:
     return _exchange(rng, decorated(rng, wanted.ask, after=False) if free else wanted.ask, (wanted,))
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:] if not text[:2].isupper() else text
-
-
 def joined(rng: random.Random, asks: Sequence[str], chinese: bool) -> str:
     if len(asks) == 1:
         return asks[0]
@@ -191,11 +187,11 @@ def joined(rng: random.Random, asks: Sequence[str], chinese: bool) -> str:
         return "".join(asks) if rng.random() < 0.5 else "，还有".join([asks[0].rstrip("。？"), *asks[1:]])
     form = rng.random()
     if form < 0.55:
-        body = [asks[0].rstrip("?."), *[_lower(ask) for ask in asks[1:]]]
+        body = [asks[0].rstrip("?."), *[lowered(ask) for ask in asks[1:]]]
         return rng.choice((" and ", " and ", " and also ", ", and ")).join(body)
     if form < 0.8:
         return " ".join(asks)
-    return " Also, ".join([asks[0], *[_lower(ask) for ask in asks[1:]]])
+    return " Also, ".join([asks[0], *[lowered(ask) for ask in asks[1:]]])
 
 
 def two_calls(rng: random.Random, held_out: bool) -> Exchange:

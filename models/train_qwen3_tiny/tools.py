@@ -14,7 +14,7 @@ from models.train_qwen3_tiny.naming import POOL, lookalike, spelled, varied, wor
 from models.train_qwen3_tiny.new_words import about_something_else, tells
 from models.train_qwen3_tiny.slots import Family, Slot
 from models.train_qwen3_tiny.values import CURRENCIES, date_text, title
-from models.train_qwen3_tiny.wording import core
+from models.train_qwen3_tiny.wording import core, lowered
 
 
 class Request(NamedTuple):
@@ -212,6 +212,16 @@ REQUESTED = (
 )
 
 
+class _Filled(NamedTuple):
+    """A family's parameters with values: schema, what must be there, arguments, and what the sentences say."""
+
+    properties: dict[str, Any]
+    required: list[str]
+    arguments: dict[str, Any]
+    values: dict[str, Any]  # by slot
+    suffix: str  # says the optional one
+
+
 def family_request(
     rng: random.Random,
     held_out: bool,
@@ -225,11 +235,38 @@ def family_request(
     about something else than the family is."""
     family = FAMILIES[key]
     new = ""
-    other: tuple[Family, str] | None = None
+    rival: tuple[Family, str] | None = None
     if not held_out and not chinese and rng.random() < renewed:
-        other = about_something_else(rng, FAMILIES[key], POOL)
-        if made_new := about_something_else(rng, FAMILIES[key], POOL):
-            (family, new), key = made_new, ""
+        rival = about_something_else(rng, FAMILIES[key], POOL)
+        if other := about_something_else(rng, FAMILIES[key], POOL):
+            (family, new), key = other, ""
+    properties, required, arguments, values, suffix = _filled(rng, held_out, family, chinese, value)
+    tool_name, described = rng.choice(family.names), rng.choice(family.descriptions)
+    if not held_out:
+        tool_name, described = _renamed(rng, tool_name, described, new)
+    ask = core(rng, family.asks_zh if chinese else family.asks).format(**values)
+    if not held_out and not chinese and ask.split(" ", 1)[0] in IMPERATIVES and rng.random() < 0.2:
+        ask = rng.choice(REQUESTED).format(lowered(ask).rstrip("."))
+    if suffix:
+        ask = (
+            f"{ask}{suffix}"
+            if suffix[1].isupper()
+            else f"{ask.rstrip('?.')}{suffix}{'?' if ask.endswith('?') else '.'}"
+        )
+    about = (family.about_zh if chinese else family.about).format(**values)
+    call = Call(tool_name, arguments)
+    result, answer, must = outcome(rng, held_out, about, call, family.fields, chinese)
+    tool = schema(rng, tool_name, described, properties, required)
+    alike: tuple[Tool, ...] = ()
+    if new and rival and rival[1] != new and rng.random() < 0.4:
+        name, text = rng.choice(rival[0].names), rng.choice(rival[0].descriptions)
+        if name not in family.names and text not in family.descriptions:
+            alike = (schema(rng, name, text, properties, required),)
+    return Request(tool, call, ask, about, result, answer, must, chinese, key, alike)
+
+
+def _filled(rng: random.Random, held_out: bool, family: Family, chinese: bool, first: str | None) -> _Filled:
+    """Draws names and values for a family's slots; `first` is the value of the first one, if given."""
     properties: dict[str, Any] = {}
     required: list[str] = []
     arguments: dict[str, Any] = {}
@@ -244,8 +281,8 @@ def family_request(
         prop = property_of(rng, slot)
         properties[name] = prop
         made = (slot.chinese if chinese and slot.chinese else slot.make)(rng, held_out)
-        if i == 0 and value is not None:
-            made = value
+        if i == 0 and first is not None:
+            made = first
         while made in values.values():
             made = slot.make(rng, held_out)
         if slot.optional:
@@ -259,32 +296,17 @@ def family_request(
         values[slot_key] = made
         arguments[name] = made
         required.append(name)
-    tool_name = rng.choice(family.names)
-    described = rng.choice(family.descriptions)
-    if not held_out:
-        form = rng.random()
-        if form < 0.35:
-            tool_name = spelled(rng, varied(rng, words_of(tool_name), held_out))
-        elif form < 0.42 and tells(described, new):  # only the description tells what it is for
-            tool_name = spelled(rng, [words.invented(rng, held_out), *rng.choice(((), ("tool",), ("api",)))])
-        elif 0.42 <= form < 0.5 and tells(tool_name, new):  # only the name does
-            described = ""
-    ask = core(rng, family.asks_zh if chinese else family.asks).format(**values)
-    if not held_out and not chinese and ask.split(" ", 1)[0] in IMPERATIVES and rng.random() < 0.2:
-        ask = rng.choice(REQUESTED).format(ask[0].lower() + ask[1:].rstrip("."))
-    if suffix:
-        ask = (
-            f"{ask}{suffix}"
-            if suffix[1].isupper()
-            else f"{ask.rstrip('?.')}{suffix}{'?' if ask.endswith('?') else '.'}"
-        )
-    about = (family.about_zh if chinese else family.about).format(**values)
-    call = Call(tool_name, arguments)
-    result, answer, must = outcome(rng, held_out, about, call, family.fields, chinese)
-    tool = schema(rng, tool_name, described, properties, required)
-    alike: tuple[Tool, ...] = ()
-    if new and other and other[1] != new and rng.random() < 0.4:
-        name, text = rng.choice(other[0].names), rng.choice(other[0].descriptions)
-        if name not in family.names and text not in family.descriptions:
-            alike = (schema(rng, name, text, properties, required),)
-    return Request(tool, call, ask, about, result, answer, must, chinese, key, alike)
+    return _Filled(properties, required, arguments, values, suffix)
+
+
+def _renamed(rng: random.Random, name: str, described: str, new: str) -> tuple[str, str]:
+    """Another name, or only one of name and description that tells what the tool is for. `new` are the words that must
+    be told."""
+    form = rng.random()
+    if form < 0.35:
+        return spelled(rng, varied(rng, words_of(name), False)), described
+    if form < 0.42:
+        if tells(described, new):
+            name = spelled(rng, [words.invented(rng, False), *rng.choice(((), ("tool",), ("api",)))])
+        return name, described
+    return name, "" if form < 0.5 and tells(name, new) else described

@@ -32,6 +32,11 @@ def is_chinese(text: str) -> bool:
     return any("\u4e00" <= c <= "\u9fff" for c in text)
 
 
+def lowered(text: str) -> str:
+    """The text as it goes on after other words; abbreviations stay as they are."""
+    return text[:1].lower() + text[1:] if not text[:2].isupper() else text
+
+
 def decorated(rng: random.Random, text: str, after: bool = True) -> str:
     """The text with something polite before or after it, or with sloppier spelling."""
     chinese = is_chinese(text)

@@ -100,8 +100,6 @@ class WorkerDirectory:
         self, prompt_token_ids: Sequence[int], *, cache_salt: str = "", excluding: frozenset[str] = frozenset()
     ) -> WorkerSession:
         """Returns the best worker for a prompt and remembers the choice. Raises Unavailable."""
-        if len(self.sessions) == 1 and self.sessions[0].ready and not excluding:
-            return self.sessions[0]
         usable = [s for s in self.sessions if s.ready and s.address not in excluding]
         if not usable:
             raise Unavailable(

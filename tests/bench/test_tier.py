@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -29,16 +30,27 @@ from bench.tier.wrk import wrk_rows
 ONE = frozenset(Cores.of_this_machine().measured)
 
 
+def measured(folder: Path, rows: str, seconds: float, *more: str) -> dict[str, Any]:
+    """Runs rows of the command for one repetition, which must succeed, and returns its JSON document."""
+    file = folder / "tier.json"
+
+    assert main(["tier", "--rows", rows, "--repeat", "1", f"--seconds={seconds}", *more, "--json", str(file)]) == 0
+
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
+
+
+def by_key(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of a document."""
+    return {row["key"]: row for row in document["rows"]}
+
+
 @pytest.mark.slow
 def test_rows_are_measured(tmp_path: Path) -> None:
     """One short repetition of two rows: every figure is there, and the processes are gone afterwards."""
-    file = tmp_path / "tier.json"
+    document = measured(tmp_path, "request,paced", 0.2)
 
-    code = main(["tier", "--rows", "request,paced", "--repeat", "1", "--seconds", "0.2", "--json", str(file)])
-
-    document = json.loads(file.read_text(encoding="utf-8"))
-    rows = {row["key"]: row for row in document["rows"]}
-    assert code == 0
+    rows = by_key(document)
     assert {"request.whole", "request.streamed", "paced.tier", "paced.bare asyncio.Protocol, one beat"} <= set(rows)
     assert all(row["median"] > 0 for row in rows.values())
     assert rows["request.whole"]["goal"] == 0.4
@@ -49,13 +61,9 @@ def test_rows_are_measured(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
     """A deployment with a tokenizer process: every figure is there."""
-    file = tmp_path / "tier.json"
+    document = measured(tmp_path, "tokenizer", 0.2)
 
-    code = main(["tier", "--rows", "tokenizer", "--repeat", "1", "--seconds", "0.2", "--json", str(file)])
-
-    document = json.loads(file.read_text(encoding="utf-8"))
-    rows = {row["key"]: row for row in document["rows"]}
-    assert code == 0
+    rows = by_key(document)
     assert {"tokenizer.200.tier", "tokenizer.8000.added"} <= set(rows)
     cpu = [row for row in rows.values() if row["unit"] == "ms CPU"]
     assert len(cpu) == 6
@@ -70,14 +78,9 @@ def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
 def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
     """Several routers on one port all answer, where they can have a core or a slice of one each; memory is followed to
     the last request, and the logs do not pile up."""
-    file = tmp_path / "tier.json"
-    arguments = ["--repeat", "1", "--seconds", "1", "--memory-requests", "400", "--json", str(file)]
+    document = measured(tmp_path, "scaling,memory", 1, "--memory-requests", "400")
 
-    code = main(["tier", "--rows", "scaling,memory", *arguments])
-
-    document = json.loads(file.read_text(encoding="utf-8"))
-    rows = {row["key"]: row["median"] for row in document["rows"]}
-    assert code == 0
+    rows = {key: row["median"] for key, row in by_key(document).items()}
     assert {"memory.rest", "memory.100%"} <= set(rows)
     if "TOO_FEW_CORES" in {finding["code"] for finding in document["findings"]}:
         assert "scaling.1" not in rows
@@ -86,7 +89,7 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
         assert 0 <= rows["scaling.even.4"] <= 1 <= rows["scaling.wait.4"]
         assert rows["scaling.gain.2"] == pytest.approx(rows["scaling.2"] / rows["scaling.1"])
     assert rows["memory.100%"] > 10
-    (cache,) = [row["note"] for row in document["rows"] if row["key"] == "memory.100%"]
+    cache = by_key(document)["memory.100%"]["note"]
     assert cache.endswith(" MiB in the token cache")
     assert 0 < float(cache.split()[0]) < 1
 
@@ -96,13 +99,8 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
     """wrk makes the load, a process of its own measures; who was on which beat and how busy the router was is told."""
-    file = tmp_path / "tier.json"
+    rows = by_key(measured(tmp_path, "latency", 0.5))
 
-    code = main(["tier", "--rows", "latency", "--repeat", "1", "--seconds", "0.5", "--json", str(file)])
-
-    document = json.loads(file.read_text(encoding="utf-8"))
-    rows = {row["key"]: row for row in document["rows"]}
-    assert code == 0
     assert set(rows) == {"latency.ttft", "latency.itl"}
     through = float(rows["latency.itl"]["note"].split()[0])
     assert through - rows["latency.itl"]["median"] > 5  # the workers' own steps take 10 ms
@@ -112,13 +110,8 @@ def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_workers_side_is_measured_by_itself(tmp_path: Path) -> None:
     """A message a step where it is paced; with four times the streams a token costs less, for the message does not."""
-    file = tmp_path / "tier.json"
+    rows = by_key(measured(tmp_path, "worker", 0.5))
 
-    code = main(["tier", "--rows", "worker", "--repeat", "1", "--seconds", "0.5", "--json", str(file)])
-
-    document = json.loads(file.read_text(encoding="utf-8"))
-    rows = {row["key"]: row for row in document["rows"]}
-    assert code == 0
     assert rows["worker.paced"]["median"] > rows["worker.paced.many"]["median"] > 0
     assert rows["worker.fast"]["median"] > 0
     assert rows["worker.paced"]["note"].endswith(" 1.0 steps a message")
