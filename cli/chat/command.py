@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 
@@ -26,7 +26,6 @@ from runtime.grpc_setup import make_channel
 from runtime.lifecycle import Shutdown
 
 _CONNECT_S = 10.0
-_TERMINATED = 128 + signal.SIGTERM
 
 
 def run_chat(arguments: argparse.Namespace) -> int:
@@ -62,41 +61,48 @@ async def _chat_alone(
     prepared: Prepared, arguments: argparse.Namespace, state: StateDirectory, output: Output, news: Output
 ) -> int:
     """Starts a deployment for this chat alone, and stops it at the end."""
-    shutdown = Shutdown()
+    shutdown, task = Shutdown(), asyncio.current_task()
+    ended_by: list[int] = []
 
     def show(event: Event) -> None:
         if event.lines:
             news.line(f"{event.process or 'chat'}: {event.text}")
             news.lines(event.lines)
 
-    with prepared.deployment.lock():
+    def end(number: int) -> None:
+        ended_by.append(number)
+        if task is not None and not shutdown.drain.is_set():
+            task.cancel()
+        shutdown.request()
+
+    # Listening from the first process started to the last one gone: what ended this one between would leave them.
+    with prepared.deployment.lock(), _on_signals(end, signal.SIGTERM, signal.SIGHUP):
         supervisor = Supervisor(prepared.plan, prepared.deployment, show)
         running = asyncio.ensure_future(supervisor.run(shutdown))
         ready = asyncio.ensure_future(supervisor.ready.wait())
         try:
-            with shutdown.on_signals():
+            with _on_signals(end, signal.SIGINT):  # later it stops an answer
                 await asyncio.wait({ready, running}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()
             if prepared.note:
                 news.line(f"note: {prepared.note}", "yellow")
-            with _ended_by_signals():
-                return await _chat_at(prepared.plan.grpc, arguments, state, output)
+            return await _chat_at(prepared.plan.grpc, arguments, state, output)
         except asyncio.CancelledError:
-            return _TERMINATED
+            return 128 + (ended_by or [signal.SIGINT])[0]
         finally:
             ready.cancel()
-            shutdown.request()
-            await asyncio.gather(running, ready, return_exceptions=True)
+            shutdown.drain.set()
+            with _on_signals(end, signal.SIGINT):
+                await asyncio.gather(running, ready, return_exceptions=True)
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Makes a closed terminal and SIGTERM end the block, so that what was started for this chat is stopped too."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+def _on_signals(call: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Makes signals call `call` with their number, and do nothing else, inside the block."""
+    loop = asyncio.get_running_loop()
     for number in numbers:
-        loop.add_signal_handler(number, lambda: task is not None and task.cancel())
+        loop.add_signal_handler(number, call, number)
     try:
         yield
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+import threading
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -21,19 +23,50 @@ class PipedQuestions:
     """One question a line; lines between two lines of triple quotes belong together."""
 
     def __init__(self, source: TextIO | None = None) -> None:
-        self._source: TextIO = source if source is not None else sys.stdin
+        self._source = source
 
     async def next(self) -> str | None:
         """Reads the next question."""
-        line = await asyncio.to_thread(self._source.readline)
+        line = await self._line()
         if not line:
             return None
         if line.strip() != _FENCE:
             return line.rstrip("\n")
         lines: list[str] = []
-        while (line := await asyncio.to_thread(self._source.readline)) and line.strip() != _FENCE:
+        while (line := await self._line()) and line.strip() != _FENCE:
             lines.append(line)
         return "".join(lines).rstrip("\n")
+
+    async def _line(self) -> str:
+        source = self._source = self._source or _own_stdin()
+        loop = asyncio.get_running_loop()
+        read: asyncio.Future[str] = loop.create_future()
+
+        def settle(line: str, error: Exception | None) -> None:
+            if read.cancelled():
+                return
+            if error is not None:
+                read.set_exception(error)
+            else:
+                read.set_result(line)
+
+        def work() -> None:
+            line, error = "", None
+            try:
+                line = source.readline()
+            except Exception as raised:  # it belongs to the one who waits
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, line, error)
+
+        # Not the loop's own threads: it would wait for a line that may never come before the program can end.
+        threading.Thread(target=work, name="questions", daemon=True).start()
+        return await read
+
+
+def _own_stdin() -> TextIO:
+    """Standard input as a file of our own: a thread that reads `sys.stdin` as Python ends makes it abort."""
+    return open(sys.stdin.fileno(), encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False)
 
 
 class TerminalQuestions:

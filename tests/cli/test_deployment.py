@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -307,24 +308,46 @@ def test_chat_starts_what_it_needs(qwenserve, tmp_path, monkeypatch):
     assert "chat-" not in qwenserve("ps")
 
 
-def test_ended_chat_leaves_nothing_behind(qwenserve):
-    """A chat that is told to end stops what it started."""
+# Runs the command line, and sends SIGTERM to itself at a moment that no other process can hit for certain.
+ENDED_AT = """
+import os, signal, sys
+from cli.main import main
+from {module} import {owner}
+
+unpatched = {owner}.{method}
+
+def told_to_end(self, *given):
+    result = unpatched(self, *given)
+    if {condition}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return result
+
+{owner}.{method} = told_to_end
+sys.exit(main(sys.argv[1:]))
+"""
+MOMENTS = {
+    "ready": {
+        "module": "cli.state", "owner": "Deployment", "method": "write", "condition": "given[0].state == 'ready'",
+    },
+    "between ready and the first question": {
+        "module": "cli.output", "owner": "Output", "method": "line", "condition": "'simulated' in given[0]",
+    },
+    "waiting for a question": {
+        "module": "cli.chat.lines", "owner": "PipedQuestions", "method": "next", "condition": "True",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ended_chat_leaves_nothing_behind(qwenserve, moment):
+    """A chat that is told to end stops what it started, whenever that comes, and though its input stays open."""
     chat = subprocess.Popen(
-        qwenserve.command("chat", "--engine", "simulated"),
-        cwd=qwenserve.state.parent, env=qwenserve.environment, stdin=subprocess.PIPE, text=True,
+        [sys.executable, "-I", "-c", ENDED_AT.format(**MOMENTS[moment]), "chat", "--engine", "simulated"],
+        cwd=qwenserve.state.parent, env=qwenserve.environment, stdin=subprocess.PIPE,
     )  # fmt: skip
     try:
-        name = f"chat-{chat.pid}"
-        state = StateDirectory(qwenserve.state)
-        until(lambda: any(r.name == name and r.state == "ready" for r in state.records()), f"{name} is ready")
-        record = state.find(name)
-
-        chat.send_signal(signal.SIGTERM)
-
-        until(lambda: still_running(record) == [], "its processes are gone")
-        chat.communicate(timeout=LIMIT_S)
-        assert name not in qwenserve("ps")
+        assert chat.wait(LIMIT_S) == 128 + signal.SIGTERM
+        assert f"chat-{chat.pid}" not in qwenserve("ps")
     finally:
-        if chat.poll() is None:
-            chat.kill()
-            chat.communicate()
+        chat.kill()
+        chat.communicate()
