@@ -42,13 +42,7 @@ from runtime import lifecycle
 _USER_ERRORS = (EndpointError, ValueError, OSError, plots.NoPlots)
 
 
-def add_bench_command(subparsers: Any) -> None:
-    """Adds `bench` to a command line's subparsers; the chosen function is `func` of the parsed arguments."""
-    parser = subparsers.add_parser("bench", help="measure servers and engines", description=__doc__)
-    add_commands(parser)
-
-
-def add_commands(parser: argparse.ArgumentParser) -> None:
+def _add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the commands of `bench` to a parser."""
     parser.set_defaults(func=_show_help(parser))
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -90,7 +84,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, runs, returns the exit code."""
     parser = argparse.ArgumentParser(prog="qwenserve bench", description=__doc__)
-    add_commands(parser)
+    _add_commands(parser)
     arguments = parser.parse_args(argv)
     return int(arguments.func(arguments))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import csv
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench import plots
-from bench.command import add_bench_command, main
+from bench.command import main
 from tests.bench.servers import Behaviour, ChatServer, OpenAIServer
 
 
@@ -319,12 +318,3 @@ def test_throughput_drives_an_engine(tmp_path: Path) -> None:
     assert found["peak_concurrency"] == 4
     assert "simulated: a timing model" in document["method"]
     assert bench("throughput", "--set", "worker.engien=simulated") == 2
-
-
-def test_bench_is_a_command_of_another_parser() -> None:
-    """One call wires it in; the chosen function is `func`."""
-    parser = argparse.ArgumentParser()
-    add_bench_command(parser.add_subparsers())
-
-    assert callable(parser.parse_args(["bench", "serve", "--rate", "3"]).func)
-    assert callable(parser.parse_args(["bench", "tier", "--repeat", "2"]).func)
