@@ -112,7 +112,9 @@ def test_the_workers_side_is_measured_by_itself(tmp_path: Path) -> None:
     """Every figure is there, and with how many steps a message it came about."""
     rows = by_key(measured(tmp_path, "worker", 0.5))
 
-    assert set(rows) == {"worker.paced", "worker.paced.many", "worker.fast"}
+    ratio = rows.pop("worker.paced.ratio")
+    assert ratio["median"] == pytest.approx(rows["worker.paced"]["median"] / rows["worker.floor"]["median"])
+    assert set(rows) == {"worker.floor", "worker.paced", "worker.paced.awake", "worker.paced.many", "worker.fast"}
     for row in rows.values():
         assert row["median"] > 0
         merged = re.findall(r"([\d.]+) steps a message$", row["note"])

@@ -25,7 +25,7 @@ from bench.tier.latency import (
 )
 from bench.tier.memory import cache_bytes, count_requests, growth_per_million
 from bench.tier.scaling import Answers, Run, make_plan, read_answers
-from bench.tier.servicer import read_measured
+from bench.tier.servicer import Measured, read_measured
 from bench.tier.table import Row
 from bench.tier.wrk import WrkResult
 
@@ -301,15 +301,12 @@ def test_build_of_an_interpreter(configured: str, build: str) -> None:
 
 
 def test_what_the_workers_side_printed_is_read() -> None:
-    """A line for each repetition, among others; a step's CPU is shared by its streams."""
-    lines = (
-        "I1121 fork",
-        "MEASURED [100, 128, 50, 0.064, 0.1, 1.0, 0.2, 0.0]",
-        "MEASURED [1, 2, 1, 1, 1, 2, null, 0.5]",
-    )
+    """One line among others; streams share a step's CPU, and what belongs to the measurement is not foreign."""
+    printed = Measured(100, 128, 50, 0.064, 0.1, 0.5, 1.0, 0.7, 0.25)
 
-    first, second = read_measured("\n".join(lines))
+    found = read_measured(f"I1121 fork\n{printed.line()}\nEND\n")
 
-    assert (first.us_per_step, first.us_per_token) == pytest.approx((640.0, 5.0))
-    assert first.surroundings == pytest.approx((1.0, 0.1, 0.036, 0.0))
-    assert second.surroundings == (2.0, 0.5, None, 0.5)
+    assert found == printed
+    assert (found.us_per_step, found.us_per_token) == pytest.approx((640.0, 5.0))
+    assert found.surroundings == pytest.approx((1.0, 0.1, 0.036, 0.25))
+    assert found._replace(busy_s=None).surroundings.foreign_s is None
