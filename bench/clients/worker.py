@@ -111,7 +111,8 @@ class WorkerEndpoint:
 
     def _take(self, message: worker_pb2.SessionResponse, now: float) -> None:
         answers = self._answers
-        for handle, count in zip(message.handles, message.counts, strict=True):
+        counts = message.counts or [1] * len(message.handles)
+        for handle, count in zip(message.handles, counts, strict=True):
             if found := answers.get(handle):
                 found[0].arrived(now, count)
                 found[0].completion_tokens += count

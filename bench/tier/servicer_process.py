@@ -90,7 +90,7 @@ class ReadyMadeMessages(worker_pb2_grpc.WorkerServiceServicer):
 
     def __init__(self, streams: int) -> None:
         self._message = worker_pb2.SessionResponse(
-            handles=range(1, streams + 1), counts=[1] * streams, token_ids=range(100_000, 100_000 + streams)
+            handles=range(1, streams + 1), token_ids=range(100_000, 100_000 + streams)
         )
         self._context: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.messages = 0

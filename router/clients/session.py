@@ -240,7 +240,8 @@ class WorkerSession:
     def _dispatch(self, message: worker_pb2.SessionResponse) -> None:
         self._heard = True
         handles, counts, token_ids = message.handles, message.counts, message.token_ids
-        if len(handles) != len(counts) or sum(counts) != len(token_ids):
+        told = sum(counts) if counts else len(handles)
+        if told != len(token_ids) or (counts and len(counts) != len(handles)):
             raise WorkerLost(f"worker {self.name} sent arrays that do not fit together")
         now = time.monotonic()
         streams = self._streams
@@ -249,7 +250,7 @@ class WorkerSession:
             stream = streams.get(finish.handle)
             if stream is not None:
                 stream.finishing()
-        if len(handles) == len(token_ids) and max(counts, default=1) == 1 and not message.logprobs:
+        if not counts and not message.logprobs:
             # One token for each: a step of a router that keeps up.
             for handle, token_id in zip(handles, token_ids):  # noqa: B905  # the lengths have been compared
                 stream = streams.get(handle)
@@ -272,7 +273,8 @@ class WorkerSession:
         logprobs = {run.handle: run.tokens for run in message.logprobs}
         token_ids = message.token_ids
         position = 0
-        for handle, count in zip(message.handles, message.counts):  # noqa: B905  # the lengths have been compared
+        counts = message.counts or [1] * len(token_ids)
+        for handle, count in zip(message.handles, counts):  # noqa: B905  # the lengths have been compared
             end = position + count
             stream = self._streams.get(handle)
             if stream is not None:

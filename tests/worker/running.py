@@ -67,7 +67,7 @@ class Client:
         assert message is not grpc.aio.EOF, await self.call.code()
         self.messages.append(message)
         position = 0
-        for handle, count in zip(message.handles, message.counts, strict=True):
+        for handle, count in zip(message.handles, message.counts or [1] * len(message.handles), strict=True):
             self.answer(handle).token_ids.extend(message.token_ids[position : position + count])
             position += count
         for run in message.logprobs:

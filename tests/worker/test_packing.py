@@ -11,7 +11,7 @@ def entries(message: worker_pb2.SessionResponse | None) -> list[tuple[int, list[
     assert message is not None
     position = 0
     found = []
-    for handle, count in zip(message.handles, message.counts, strict=True):
+    for handle, count in zip(message.handles, message.counts or [1] * len(message.handles), strict=True):
         found.append((handle, list(message.token_ids[position : position + count])))
         position += count
     assert position == len(message.token_ids)
@@ -29,6 +29,23 @@ def test_one_step_is_one_message():
 
     assert entries(packer.take()) == [(1, [10]), (2, [20, 21])]
     assert packer.take() is None
+
+
+def test_one_token_each_needs_no_counts():
+    """Whatever ended meanwhile; a second token for anybody brings them back."""
+    packer = Packer()
+    packer.tokens(1, (10,), None)
+    packer.tokens(2, (20,), None)
+    packer.finish(worker_pb2.Finish(handle=2))
+    plain = packer.take()
+    packer.tokens(1, (11,), None)
+    packer.tokens(1, (12,), None)
+    merged = packer.take()
+
+    assert plain is not None
+    assert merged is not None
+    assert (list(plain.counts), entries(plain)) == ([], [(1, [10]), (2, [20])])
+    assert (list(merged.counts), entries(merged)) == ([2], [(1, [11, 12])])
 
 
 def test_first_tokens_come_before_all_others():

@@ -185,8 +185,10 @@ async def test_a_session_that_breaks_is_told_to_all_and_begun_anew() -> None:
         worker_pb2.SessionResponse(handles=[1, 2], counts=[1], token_ids=[5]),
         worker_pb2.SessionResponse(handles=[1], counts=[3], token_ids=[5]),
         worker_pb2.SessionResponse(handles=[1], counts=[1], token_ids=[5, 6]),
+        worker_pb2.SessionResponse(handles=[1], token_ids=[5, 6]),
+        worker_pb2.SessionResponse(handles=[1, 2], token_ids=[5]),
     ],
-    ids=["a count is missing", "ids are missing", "too many ids"],
+    ids=["a count is missing", "ids are missing", "too many ids", "more than one each", "less than one each"],
 )
 async def test_arrays_that_do_not_fit_break_the_session_and_deliver_nothing(wrong: Any) -> None:
     stream = Stream()
