@@ -102,10 +102,11 @@ class Supervisor:
         finally:
             await tasks.close()
             await asyncio.gather(*(child.kill() for child in self._children.values()))
+            if not self._failed.is_set():
+                self._deployment.forget()
         if self._failed.is_set():
             self._set_state("failed")
             return 1
-        self._deployment.forget()
         return 0
 
     async def _first(self, work: Coroutine[Any, Any, Any], shutdown: Shutdown) -> bool:

@@ -51,7 +51,7 @@ async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDire
     async with _connected(address) as channel:
         if terminal:
             output.line("/help shows commands; ctrl-C stops an answer; ctrl-D leaves", "dim")
-        loop = ChatLoop(channel, settings, questions, output, api_key=key)
+        loop = ChatLoop(channel, settings, questions, output, api_key=key, interactive=terminal)
         await loop.run()
     # A person has seen the error and gone on; a script has not.
     return 1 if loop.failures and not terminal else 0
@@ -76,24 +76,25 @@ async def _chat_alone(
         shutdown.request()
 
     # Listening from the first process started to the last one gone: what ended this one between would leave them.
-    with prepared.deployment.lock(), _on_signals(end, signal.SIGTERM, signal.SIGHUP):
+    with prepared.deployment.lock(), _on_signals(end, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         supervisor = Supervisor(prepared.plan, prepared.deployment, show)
         running = asyncio.ensure_future(supervisor.run(shutdown))
         ready = asyncio.ensure_future(supervisor.ready.wait())
         try:
-            with _on_signals(end, signal.SIGINT):  # later it stops an answer
-                await asyncio.wait({ready, running}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, running}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()
             if prepared.note:
                 news.line(f"note: {prepared.note}", "yellow")
             return await _chat_at(prepared.plan.grpc, arguments, state, output)
         except asyncio.CancelledError:
-            return 128 + (ended_by or [signal.SIGINT])[0]
+            if not ended_by:
+                raise
+            return 128 + ended_by[0]
         finally:
             ready.cancel()
             shutdown.drain.set()
-            with _on_signals(end, signal.SIGINT):
+            with _on_signals(end, signal.SIGINT):  # a terminal's prompt has taken it for itself
                 await asyncio.gather(running, ready, return_exceptions=True)
 
 

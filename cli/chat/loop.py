@@ -28,12 +28,15 @@ class ChatLoop:
         output: Output,
         *,
         api_key: str = "",
+        interactive: bool = False,
     ) -> None:
+        """`interactive`: ctrl-C stops an answer, and the chat goes on. In a script it ends everything."""
         self._channel = channel
         self._settings = settings
         self._questions = questions
         self._output = output
         self._api_key = api_key
+        self._interactive = interactive
         self.failures = 0
 
     async def run(self) -> None:
@@ -68,7 +71,10 @@ class ChatLoop:
         printer = AnswerPrinter(self._output.console, show_thinking=self._settings.show_thinking)
         work = stream_answer(self._channel, memory.request(""), printer, answer, api_key=self._api_key)
         try:
-            answer.stopped = await _until_interrupted(asyncio.ensure_future(work))
+            if self._interactive:
+                answer.stopped = await _until_interrupted(asyncio.ensure_future(work))
+            else:
+                await work
         except CommandError:
             # The question can be sent again, perhaps after /clear or /params.
             memory.take_back()

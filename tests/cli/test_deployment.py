@@ -308,9 +308,9 @@ def test_chat_starts_what_it_needs(qwenserve, tmp_path, monkeypatch):
     assert "chat-" not in qwenserve("ps")
 
 
-# Runs the command line, and sends SIGTERM to itself at a moment that no other process can hit for certain.
+# Runs the command line, and sends itself a signal at a moment that no other process can hit for certain.
 ENDED_AT = """
-import os, signal, sys
+import os, sys
 from cli.main import main
 from {module} import {owner}
 
@@ -319,7 +319,7 @@ unpatched = {owner}.{method}
 def told_to_end(self, *given):
     result = unpatched(self, *given)
     if {condition}:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), {number})
     return result
 
 {owner}.{method} = told_to_end
@@ -339,14 +339,16 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_ended_chat_leaves_nothing_behind(qwenserve, moment):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ended_chat_leaves_nothing_behind(qwenserve, moment, number):
     """A chat that is told to end stops what it started, whenever that comes, and though its input stays open."""
+    program = ENDED_AT.format(number=number.value, **MOMENTS[moment])
     chat = subprocess.Popen(
-        [sys.executable, "-I", "-c", ENDED_AT.format(**MOMENTS[moment]), "chat", "--engine", "simulated"],
+        [sys.executable, "-I", "-c", program, "chat", "--engine", "simulated"],
         cwd=qwenserve.state.parent, env=qwenserve.environment, stdin=subprocess.PIPE,
     )  # fmt: skip
     try:
-        assert chat.wait(LIMIT_S) == 128 + signal.SIGTERM
+        assert chat.wait(LIMIT_S) == 128 + number
         assert f"chat-{chat.pid}" not in qwenserve("ps")
     finally:
         chat.kill()
