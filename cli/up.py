@@ -156,8 +156,15 @@ def _detach(prepared: Prepared, output: Output) -> int:
             stderr=file,
             start_new_session=True,
         )
-    output.line(f"starting {plan.name}: {', '.join(p.name for p in plan.processes)}")
-    record = _await_ready(process, deployment, plan.start_timeout_s, output.line)
+    try:
+        output.line(f"starting {plan.name}: {', '.join(p.name for p in plan.processes)}")
+        record = _await_ready(process, deployment, plan.start_timeout_s, output.line)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        deployment.plan_file.unlink(missing_ok=True)  # not read yet, if it ended that early
+        output.line(f"{plan.name} is stopped: it was not ready yet")
+        raise
     if record is None:
         output.lines(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
         raise CommandError(f"{plan.name} did not start")

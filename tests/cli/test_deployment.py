@@ -254,6 +254,26 @@ def test_foreground_drains_on_interrupt(qwenserve):
             process.communicate()
 
 
+def test_interrupted_detach_leaves_nothing_behind(qwenserve):
+    """ctrl-C before a background deployment is ready takes it back."""
+    process = qwenserve.start("up", "--name", "hasty", "--detach", *FAST)
+    assert process.stdout is not None
+    try:
+        assert "starting hasty" in process.stdout.readline()
+
+        process.send_signal(signal.SIGINT)
+
+        rest, _ = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130, rest
+        assert "hasty is stopped" in rest
+        assert "hasty" not in qwenserve("ps")
+        assert not StateDirectory(qwenserve.state).deployment("hasty").plan_file.exists()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def test_up_starts_an_archive(qwenserve, tmp_path):
     """What was packed runs from the archive alone."""
     archive = tmp_path / "packed.tar"
