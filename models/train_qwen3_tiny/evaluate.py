@@ -78,8 +78,7 @@ def _answered(folder: Path, cases: list[Case], tokenizer: Tokenizer, stop: list[
 
 def _tell(total: int) -> Callable[[int], None]:
     def progress(done: int) -> None:
-        if done % 50 == 0 or done == total:
-            print(f"\r{done} of {total} cases", end="" if done < total else "\n", file=sys.stderr, flush=True)
+        print(f"\r{done} of {total} cases", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
     return progress
 
