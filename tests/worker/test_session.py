@@ -178,7 +178,8 @@ async def test_an_abort_of_a_waiting_request_frees_its_place():
 @pytest.mark.parametrize("how", ["cancel", "deadline", "channel"])
 async def test_the_end_of_a_session_aborts_all_it_submitted(how: str):
     async with running(PACED, max_running=2) as worker:
-        call = worker.stub.Session(timeout=0.3 if how == "deadline" else None)
+        # Long enough for the first token on a busy machine.
+        call = worker.stub.Session(timeout=2.0 if how == "deadline" else None)
         client = Client(call)
         await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in (1, 2, 3, 4)))
         await client.tokens_of(1)
