@@ -11,7 +11,7 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from runtime.grpc_wakeups import one_loop
@@ -46,14 +46,8 @@ class Shutdown:
     @contextlib.contextmanager
     def on_signals(self) -> Any:
         """Listens to SIGTERM and SIGINT inside the block."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.request)
-        try:
+        with on_signals(lambda _: self.request(), signal.SIGTERM, signal.SIGINT):
             yield self
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     async def drained(self, idle: Coroutine[Any, Any, None], timeout_s: float) -> bool:
         """Waits for `idle`, for a force, or for the time to pass. Returns whether `idle` came first."""
@@ -66,6 +60,19 @@ class Shutdown:
             for task in (waiting, forced):
                 task.cancel()
             await asyncio.gather(waiting, forced, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def on_signals(call: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Makes signals call `call` with their number, and do nothing else, inside the block."""
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, call, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 class TaskOwner:

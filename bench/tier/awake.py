@@ -1,7 +1,7 @@
 """Keeps the cores that it may use from sleeping, and takes nothing from anybody: it runs when they would idle.
 
 A core that sleeps between two steps wakes with cold caches and a slow clock, and a virtual one by way of its host:
-what is measured on it costs twice what it costs on a core that has other work. Ends with its parent.
+what is measured on it costs up to twice what it costs on a core that has other work. Ends with its parent.
 """
 
 from __future__ import annotations

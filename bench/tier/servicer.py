@@ -1,7 +1,7 @@
 """Rows about the worker's side of the token session by itself; the process that is measured is `servicer_process`.
 
 Most of what a paced step costs belongs to gRPC and to a core that slept: hence the floor, which is bare grpc.aio with
-a ready-made message, and the same work on a core that is kept awake, as an engine keeps it.
+a ready-made message, and the same work on a core that is kept awake.
 """
 
 from __future__ import annotations

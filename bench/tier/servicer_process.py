@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
 
-from bench.meter import machine_times, process_cpu_s
-from bench.tier.processes import pin
+from bench.meter import machine_times
+from bench.tier.processes import Process, running
 from bench.tier.servicer import Measured
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -178,10 +179,13 @@ async def measure(arguments: argparse.Namespace) -> int:
     await server.start()
     settle_memory()
     step_s = arguments.step_ms / 1000
-    numbers = [f"--read-from={port}", f"--streams={arguments.streams}", f"--client-cores={arguments.client_cores}"]
+    numbers = [f"--read-from={port}", f"--streams={arguments.streams}"]
+    own = os.sched_getaffinity(0)
+    theirs = set(map(int, arguments.client_cores.split(","))) if arguments.client_cores else own
     async with contextlib.AsyncExitStack() as processes:
-        client = await processes.enter_async_context(_child("bench.tier.servicer_process", *numbers))
-        helpers = [await processes.enter_async_context(_child("bench.tier.awake"))] if arguments.keep_awake else []
+        start = processes.enter_async_context
+        client = await start(running("client", "bench.tier.servicer_process", numbers, theirs))
+        helpers = [await start(running("awake", "bench.tier.awake", [], own))] if arguments.keep_awake else []
         await source.opened()
         await steps(source.step, step_s, _WARM_UP_S)
         before, machine = _clocks(client, helpers), machine_times()
@@ -199,19 +203,8 @@ async def measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _clocks(client: int, helpers: Sequence[int]) -> tuple[float, float, float]:
-    return time.process_time(), process_cpu_s(client), sum(map(process_cpu_s, helpers))
-
-
-@contextlib.asynccontextmanager
-async def _child(module: str, *arguments: str) -> AsyncIterator[int]:
-    """A process of this one, on its cores; gives its pid."""
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments)
-    try:
-        yield child.pid
-    finally:
-        child.terminate()
-        await asyncio.wait_for(child.wait(), 10)
+def _clocks(client: Process, helpers: Sequence[Process]) -> tuple[float, float, float]:
+    return time.process_time(), client.cpu_s(), sum(helper.cpu_s() for helper in helpers)
 
 
 async def read(port: int, streams: int) -> int:
@@ -239,8 +232,6 @@ def main() -> int:
     parser.add_argument("--read-from", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read_from:
-        if arguments.client_cores:
-            pin(0, [int(core) for core in arguments.client_cores.split(",")])
         return run(read(arguments.read_from, arguments.streams))
     return run(measure(arguments))
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -23,7 +23,7 @@ from cli.supervisor import Event, Supervisor
 from cli.up import Prepared, prepare
 from runtime.config import GrpcConfig
 from runtime.grpc_setup import make_channel
-from runtime.lifecycle import Shutdown
+from runtime.lifecycle import Shutdown, on_signals
 
 _CONNECT_S = 10.0
 
@@ -76,7 +76,7 @@ async def _chat_alone(
         shutdown.request()
 
     # Listening from the first process started to the last one gone: what ended this one between would leave them.
-    with prepared.deployment.lock(), _on_signals(end, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    with prepared.deployment.lock(), on_signals(end, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         supervisor = Supervisor(prepared.plan, prepared.deployment, show)
         running = asyncio.ensure_future(supervisor.run(shutdown))
         ready = asyncio.ensure_future(supervisor.ready.wait())
@@ -94,21 +94,8 @@ async def _chat_alone(
         finally:
             ready.cancel()
             shutdown.drain.set()
-            with _on_signals(end, signal.SIGINT):  # a terminal's prompt has taken it for itself
+            with on_signals(end, signal.SIGINT):  # a terminal's prompt has taken it for itself
                 await asyncio.gather(running, ready, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _on_signals(call: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
-    """Makes signals call `call` with their number, and do nothing else, inside the block."""
-    loop = asyncio.get_running_loop()
-    for number in numbers:
-        loop.add_signal_handler(number, call, number)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 def _prepare_own(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:

@@ -15,6 +15,7 @@ from cli.chat.lines import Questions
 from cli.errors import CommandError
 from cli.output import Output
 from qwenserve.type.v1 import sampling_pb2
+from runtime.lifecycle import on_signals
 
 
 class ChatLoop:
@@ -106,11 +107,9 @@ async def _until_interrupted(task: asyncio.Task[None]) -> bool:
 @contextlib.contextmanager
 def _on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
     """Makes ctrl-C call `stop`, and do nothing else, inside the block."""
-    loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGINT)
-    loop.add_signal_handler(signal.SIGINT, stop)
     try:
-        yield
+        with on_signals(lambda _: stop(), signal.SIGINT):
+            yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)

@@ -50,9 +50,12 @@ def answer(
     replies: list[list[int]] = [[] for _ in prompts]
     with ProcessPoolExecutor(processes, context, _begin, (work,)) as pool:
         parts = [pool.submit(_part) for _ in range(processes)]
-        while wait(parts, _LOOK_S).not_done:
-            progress(work.done.value)
-        progress(work.done.value)
+        told, busy = 0, True
+        while busy:
+            busy = bool(wait(parts, _LOOK_S).not_done)
+            if work.done.value > told:
+                told = work.done.value
+                progress(told)
         for part in parts:
             for index, reply in part.result().items():
                 replies[index] = reply

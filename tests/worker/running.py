@@ -42,6 +42,18 @@ def submit(
     return worker_pb2.Submit(handle=handle, prompt_token_ids=prompt, sampling=params, **fields)
 
 
+def entries(message: worker_pb2.SessionResponse | None) -> list[tuple[int, list[int]]]:
+    """What a message brings: each handle with its token ids, in the message's order."""
+    assert message is not None
+    position = 0
+    found = []
+    for handle, count in zip(message.handles, message.counts or [1] * len(message.handles), strict=True):
+        found.append((handle, list(message.token_ids[position : position + count])))
+        position += count
+    assert position == len(message.token_ids)
+    return found
+
+
 @dataclass
 class Answer:
     """What a session has said about one handle."""
@@ -66,10 +78,8 @@ class Client:
         message: worker_pb2.SessionResponse = await asyncio.wait_for(self.call.read(), LIMIT_S)
         assert message is not grpc.aio.EOF, await self.call.code()
         self.messages.append(message)
-        position = 0
-        for handle, count in zip(message.handles, message.counts or [1] * len(message.handles), strict=True):
-            self.answer(handle).token_ids.extend(message.token_ids[position : position + count])
-            position += count
+        for handle, token_ids in entries(message):
+            self.answer(handle).token_ids.extend(token_ids)
         for run in message.logprobs:
             self.answer(run.handle).logprobs.extend(run.tokens)
         for finish in message.finishes:

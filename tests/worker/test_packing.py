@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from qwenserve.worker.v1 import worker_pb2
+from tests.worker.running import entries
 from worker.engines.interface import TokenLogprob
 from worker.packing import MESSAGE_IDS, Packer
-
-
-def entries(message: worker_pb2.SessionResponse | None) -> list[tuple[int, list[int]]]:
-    assert message is not None
-    position = 0
-    found = []
-    for handle, count in zip(message.handles, message.counts or [1] * len(message.handles), strict=True):
-        found.append((handle, list(message.token_ids[position : position + count])))
-        position += count
-    assert position == len(message.token_ids)
-    return found
 
 
 def test_nothing_is_no_message():
