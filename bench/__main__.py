@@ -1,7 +1,7 @@
-"""`python -m bench`."""
+"""`python -m qwenserve.bench`."""
 
 import sys
 
-from bench.command import main
+from qwenserve.bench.command import main
 
 sys.exit(main())

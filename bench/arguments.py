@@ -7,11 +7,11 @@ import math
 import os
 from pathlib import Path
 
-from bench.clients.endpoint import Generation
-from bench.datasets.lengths import Lengths
-from bench.load import Load
-from bench.schedule import Arrivals
-from bench.serve import APIS, Dataset, Plan
+from qwenserve.bench.clients.endpoint import Generation
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.load import Load
+from qwenserve.bench.schedule import Arrivals
+from qwenserve.bench.serve import APIS, Dataset, Plan
 
 _DEFAULT_CONCURRENCY = 16
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from bench.clients.endpoint import EndpointError, Generation
-from bench.clients.http import Target, call_json
-from bench.datasets.vocabulary import Vocabulary, ask
-from bench.samples import Job, Sample
+from qwenserve.bench.clients.endpoint import EndpointError, Generation
+from qwenserve.bench.clients.http import Target, call_json
+from qwenserve.bench.datasets.vocabulary import Vocabulary, ask
+from qwenserve.bench.samples import Job, Sample
 
 
 async def server_model(target: Target, key: str) -> str:

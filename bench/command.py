@@ -1,4 +1,4 @@
-"""The command `qwenserve bench`, also `python -m bench`: arguments in, exit code out.
+"""The command `qwenserve bench`, also `python -m qwenserve.bench`: arguments in, exit code out.
 
 Exit codes: 0 measured; 1 measured, but `--strict` found something doubtful, or all requests failed; 2 could not run.
 """
@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import compare as comparison
-from bench import plots, report
-from bench.arguments import (
+from qwenserve.bench import compare as comparison
+from qwenserve.bench import plots, report
+from qwenserve.bench.arguments import (
     add_dataset,
     add_engine,
     add_load,
@@ -28,15 +28,15 @@ from bench.arguments import (
     load_from,
     plan_from,
 )
-from bench.clients.endpoint import EndpointError
-from bench.datasets.jsonl import write_jobs
-from bench.document import make_document, read_document, write_csv, write_json
-from bench.findings import Finding
-from bench.measures import Slo
-from bench.serve import Results, find_vocabulary, make_jobs, measure_serving, parameters
-from bench.sweep import sweep
-from bench.tier.command import add_tier_command
-from runtime import lifecycle
+from qwenserve.bench.clients.endpoint import EndpointError
+from qwenserve.bench.datasets.jsonl import write_jobs
+from qwenserve.bench.document import make_document, read_document, write_csv, write_json
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.measures import Slo
+from qwenserve.bench.serve import Results, find_vocabulary, make_jobs, measure_serving, parameters
+from qwenserve.bench.sweep import sweep
+from qwenserve.bench.tier.command import add_tier_command
+from qwenserve.runtime import lifecycle
 
 # What a user can put right; anything else is a defect and shows its traceback.
 _USER_ERRORS = (EndpointError, ValueError, OSError, plots.NoPlots)
@@ -198,9 +198,9 @@ async def _sweep(arguments: argparse.Namespace, console: Console) -> int:
 
 
 async def _throughput(arguments: argparse.Namespace, console: Console) -> int:
-    from bench.throughput import configured_engine, measure_engine
-    from runtime.config import ConfigError, load_config
-    from worker.engines.interface import EngineError
+    from qwenserve.bench.throughput import configured_engine, measure_engine
+    from qwenserve.runtime.config import ConfigError, load_config
+    from qwenserve.worker.engine_interface import EngineError
 
     _check_output(arguments)
     dataset = dataset_from(arguments)
@@ -245,7 +245,7 @@ async def _dataset(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _with_side(plan: Any) -> Any:
-    from bench.clients.http import Target
+    from qwenserve.bench.clients.http import Target
 
     return plan, Target.parse(plan.tokenize_url or plan.url)
 

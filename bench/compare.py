@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.document import HEADLINES
-from bench.findings import Finding
+from qwenserve.bench.document import HEADLINES
+from qwenserve.bench.findings import Finding
 
 _LENGTH_TOLERANCE = 0.01
 # Keys of `parameters` that make two runs different experiments.

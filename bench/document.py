@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.findings import Finding
-from bench.measures import Distribution, Figures, spread
-from bench.meter import Usage, describe_machine, describe_versions
-from bench.record import Record
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.measures import Distribution, Figures, spread
+from qwenserve.bench.meter import Usage, describe_machine, describe_versions
+from qwenserve.bench.record import Record
 
 SCHEMA = "qwenserve.bench/1"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.measures import Figures
-from bench.meter import Usage
-from bench.record import Record
+from qwenserve.bench.measures import Figures
+from qwenserve.bench.meter import Usage
+from qwenserve.bench.record import Record
 
 # Above this share of one core the client's own queueing is part of every latency that it measures.
 _CLIENT_CPU_SHARE = 0.8

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from bench.clients.endpoint import Endpoint
-from bench.meter import Meter, Usage
-from bench.record import Record
-from bench.samples import ChatMessage, Job, Sample
-from bench.schedule import Arrivals, arrival_times, slot_starts
+from qwenserve.bench.clients.endpoint import Endpoint
+from qwenserve.bench.meter import Meter, Usage
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Job, Sample
+from qwenserve.bench.schedule import Arrivals, arrival_times, slot_starts
 
 
 class Load(NamedTuple):

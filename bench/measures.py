@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.record import Record
+from qwenserve.bench.record import Record
 
 
 class Distribution(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.document import Measured, request_row
+from qwenserve.bench.document import Measured, request_row
 
 
 class NoPlots(Exception):

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.document import HEADLINES, Measured, distributions
-from bench.findings import Finding
+from qwenserve.bench.document import HEADLINES, Measured, distributions
+from qwenserve.bench.findings import Finding
 
 _BUILDS = {
     "optimized": "optimized build",

@@ -10,21 +10,21 @@ from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
-from bench import calibration
-from bench.clients.endpoint import Endpoint, EndpointError, Generation
-from bench.clients.grpc import GrpcEndpoint, SessionEndpoint
-from bench.clients.http import HttpEndpoint, Target
-from bench.datasets.jsonl import read_jobs
-from bench.datasets.lengths import Lengths
-from bench.datasets.made import Form, Shape, multi_turn_jobs, random_jobs, shared_prefix_jobs
-from bench.datasets.vocabulary import Vocabulary
-from bench.document import Measured
-from bench.findings import Intent, examine
-from bench.load import Load, Run
-from bench.measures import Slo, measure
-from bench.progress import live
-from bench.record import Record
-from bench.samples import Job, repeated_prompts
+from qwenserve.bench import calibration
+from qwenserve.bench.clients.endpoint import Endpoint, EndpointError, Generation
+from qwenserve.bench.clients.grpc import GrpcEndpoint, SessionEndpoint
+from qwenserve.bench.clients.http import HttpEndpoint, Target
+from qwenserve.bench.datasets.jsonl import read_jobs
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.datasets.made import Form, Shape, multi_turn_jobs, random_jobs, shared_prefix_jobs
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.document import Measured
+from qwenserve.bench.findings import Intent, examine
+from qwenserve.bench.load import Load, Run
+from qwenserve.bench.measures import Slo, measure
+from qwenserve.bench.progress import live
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import Job, repeated_prompts
 
 Api = Literal["chat", "completions", "grpc-chat", "grpc-completion", "grpc-session"]
 APIS: Sequence[Api] = ("chat", "completions", "grpc-chat", "grpc-completion", "grpc-session")

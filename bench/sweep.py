@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from bench.document import Measured
-from bench.serve import Plan, Results, measure_serving
+from qwenserve.bench.document import Measured
+from qwenserve.bench.serve import Plan, Results, measure_serving
 
 # Two steps in a row that gain less than this end the sweep: one may be noise.
 _LEAST_GAIN = 0.05

@@ -7,17 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.datasets.made import Shape, random_jobs
-from bench.datasets.vocabulary import Vocabulary
-from bench.document import Measured
-from bench.findings import Intent, examine
-from bench.measures import measure
-from bench.meter import Meter
-from bench.record import Record
-from bench.samples import Sample, repeated_prompts
-from bench.serve import Dataset, Results
-from runtime.config import Config
-from worker.engines.interface import Chunk, Engine, EngineError, EngineInfo, EngineRefusal, EngineRequest, Sampling
+from qwenserve.bench.datasets.made import Shape, random_jobs
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.document import Measured
+from qwenserve.bench.findings import Intent, examine
+from qwenserve.bench.measures import measure
+from qwenserve.bench.meter import Meter
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import Sample, repeated_prompts
+from qwenserve.bench.serve import Dataset, Results
+from qwenserve.runtime.config import Config
+from qwenserve.worker.engine_interface import (
+    Chunk,
+    Engine,
+    EngineError,
+    EngineInfo,
+    EngineRefusal,
+    EngineRequest,
+    Sampling,
+)
 
 _START_TIMEOUT_S = 600.0
 
@@ -157,7 +165,7 @@ def configured_engine(config: Config) -> Callable[[], Any]:
     """Returns what builds the configured engine."""
 
     def build() -> Any:
-        from worker.engine_choice import build_engine  # engines are heavy: only loaded where one is measured
+        from qwenserve.worker.engine_choice import build_engine  # engines are heavy: only loaded where one is measured
 
         return build_engine(config).engine
 

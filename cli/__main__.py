@@ -1,7 +1,7 @@
-"""`python -m cli`: the same as `qwenserve`."""
+"""`python -m qwenserve.cli`: the same as `qwenserve`."""
 
 import sys
 
-from cli.main import main
+from qwenserve.cli.main import main
 
 sys.exit(main())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
-from cli.chat.conversation import ChatMemory
-from cli.errors import CommandError
-from cli.output import Output
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_channel
+from qwenserve.cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
+from qwenserve.cli.chat.conversation import ChatMemory
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.output import Output
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
 
 # A small model may not know when to stop; what `up --ask` shows should fit a screen.
 _MOST_TOKENS = "256"

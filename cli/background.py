@@ -1,6 +1,6 @@
-"""Runs a planned deployment without a terminal: `python -m cli.background FOLDER`. `qwenserve up --detach` starts it.
+"""Runs a planned deployment without a terminal: `python -m qwenserve.cli.background FOLDER`.
 
-Its own output goes to the deployment's `supervisor` log.
+`qwenserve up --detach` starts it. Its own output goes to the deployment's `supervisor` log.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cli.errors import CommandError
-from cli.output import Output
-from cli.plan import DeploymentPlan
-from cli.state import Deployment
-from cli.up import Prepared, run_foreground
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.output import Output
+from qwenserve.cli.plan import DeploymentPlan
+from qwenserve.cli.state import Deployment
+from qwenserve.cli.up import Prepared, run_foreground
 
 
 def main(folder: Path) -> int:

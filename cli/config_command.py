@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from cli.options import SECRETS, config_file, overrides_of
-from cli.output import Output
-from runtime.config import Setting, annotated_yaml, load_config
+from qwenserve.cli.options import SECRETS, config_file, overrides_of
+from qwenserve.cli.output import Output
+from qwenserve.runtime.config import Setting, annotated_yaml, load_config
 
 
 def run_explain(arguments: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from cli.errors import CommandError
-from cli.processes import last_lines
-from cli.state import Deployment, StateDirectory
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.processes import last_lines
+from qwenserve.cli.state import Deployment, StateDirectory
 
 _POLL_S = 0.2
 

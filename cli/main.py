@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.errors import CommandError
-from cli.options import add_setting_options, count
-from runtime.config import ConfigError
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.options import add_setting_options, count
+from qwenserve.runtime.config import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["bench"]:  # has a command line of its own
-        from bench.command import main as bench
+        from qwenserve.bench.command import main as bench
 
         return bench(argv[1:])
     arguments = make_parser().parse_args(argv)
@@ -38,21 +38,21 @@ def _run(arguments: argparse.Namespace) -> int:
     # Imported when used: `qwenserve ps` must not wait for gRPC and numpy.
     command: str = arguments.command
     if command == "up":
-        from cli.up import run_up as run
+        from qwenserve.cli.up import run_up as run
     elif command == "ps":
-        from cli.ps import run_ps as run
+        from qwenserve.cli.ps import run_ps as run
     elif command == "logs":
-        from cli.logs import run_logs as run
+        from qwenserve.cli.logs import run_logs as run
     elif command == "stop":
-        from cli.stop import run_stop as run
+        from qwenserve.cli.stop import run_stop as run
     elif command == "chat":
-        from cli.chat.command import run_chat as run
+        from qwenserve.cli.chat.command import run_chat as run
     elif command == "pack":
-        from cli.package import run_pack as run
+        from qwenserve.cli.package import run_pack as run
     elif arguments.config_command == "explain":
-        from cli.config_command import run_explain as run
+        from qwenserve.cli.config_command import run_explain as run
     else:
-        from cli.config_command import run_template as run
+        from qwenserve.cli.config_command import run_template as run
     return run(arguments)
 
 

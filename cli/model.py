@@ -9,14 +9,14 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.errors import CommandError
-from cli.output import Output
-from cli.plan import PACKAGE_ROOT
-from runtime.config import Config
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import EngineError
-from worker.engines.random_model import make_random_model
-from worker.model_files import resolve_model
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.output import Output
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.process import PACKAGE_ROOT
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
+from qwenserve.worker.engines.llamacpp.random_model import make_random_model
+from qwenserve.worker.model_files import resolve_model
 
 
 class PreparedModel(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.errors import CommandError
+from qwenserve.cli.errors import CommandError
 
 # Settings whose values are never shown, neither in a table nor in a list of processes.
 SECRETS = frozenset({"auth.keys"})

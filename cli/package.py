@@ -19,13 +19,13 @@ from typing import IO, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cli.errors import CommandError
-from cli.model import local_path
-from cli.options import config_file, overrides_of, setting_texts
-from cli.output import Output, ReportProgress
-from runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
-from worker.engines.interface import EngineError
-from worker.model_files import resolve_model
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.model import local_path
+from qwenserve.cli.options import config_file, overrides_of, setting_texts
+from qwenserve.cli.output import Output, ReportProgress
+from qwenserve.runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.model_files import resolve_model
 
 MANIFEST = "manifest.json"
 CONFIG = "qwenserve.yaml"

@@ -9,17 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cli.options import SECRETS, setting_texts
-from cli.ports import Endpoint
-from runtime.config import ENV_PREFIX, Config
+from qwenserve.cli.options import SECRETS, setting_texts
+from qwenserve.cli.ports import Endpoint
+from qwenserve.runtime.config import ENV_PREFIX, Config
 
 Tier = Literal["worker", "tokenizer", "router"]
 
-# The folder that holds our packages. Processes start there, so that a folder named `router` in the user's own
-# directory is not taken for ours.
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
-
-_MODULES: Mapping[Tier, str] = {"worker": "worker", "tokenizer": "tokenizer_svc", "router": "router"}
+_MODULES: Mapping[Tier, str] = {
+    "worker": "qwenserve.worker",
+    "tokenizer": "qwenserve.tokenizer_svc",
+    "router": "qwenserve.router",
+}
 
 # OpenMP threads that spin while they wait take the processor from everybody else; llama.cpp reads this once, at start.
 _ENVIRONMENT: Mapping[Tier, Mapping[str, str]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cli.output import Output
-from cli.state import DeploymentRecord, StateDirectory
+from qwenserve.cli.output import Output
+from qwenserve.cli.state import DeploymentRecord, StateDirectory
 
 _HEADER = ("PORT(HTTP,RPC)", "NAME", "PID", "STATE", "PATH")
 

@@ -25,8 +25,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cli.errors import CommandError
-from cli.processes import ProcessIdentity
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.processes import ProcessIdentity
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 

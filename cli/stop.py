@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Sequence
 
-from cli.output import Output
-from cli.processes import ProcessIdentity, alive
-from cli.state import Deployment, DeploymentRecord, StateDirectory
+from qwenserve.cli.output import Output
+from qwenserve.cli.processes import ProcessIdentity, alive
+from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory
 
 _POLL_S = 0.05
 # The supervisor's own limits on top of the drain time, for each of its two rounds.

@@ -16,11 +16,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.plan import PACKAGE_ROOT, DeploymentPlan, ProcessPlan, Tier
-from cli.processes import identify, last_lines
-from cli.readiness import is_http_ready, is_serving
-from cli.state import Deployment, DeploymentRecord, DeploymentState, ProcessRecord, ProcessState
-from runtime.lifecycle import Shutdown, TaskOwner
+from qwenserve.cli.plan import DeploymentPlan, ProcessPlan, Tier
+from qwenserve.cli.processes import identify, last_lines
+from qwenserve.cli.readiness import is_http_ready, is_serving
+from qwenserve.cli.state import Deployment, DeploymentRecord, DeploymentState, ProcessRecord, ProcessState
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
+from qwenserve.runtime.process import PACKAGE_ROOT
 
 _POLL_S = 0.1
 _SHOWN_LINES = 20

@@ -13,19 +13,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.errors import CommandError
-from cli.model import PreparedModel, local_path, prepare_model
-from cli.options import config_file, overrides_of, setting_texts
-from cli.output import Output
-from cli.package import is_package, unpack
-from cli.plan import PACKAGE_ROOT, Addresses, Counts, DeploymentPlan, make_plan
-from cli.ports import Endpoint, claim, free_endpoints
-from cli.ps import table_of
-from cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
-from cli.supervisor import Event, Supervisor
-from runtime.auth import KeyRing
-from runtime.config import Config, load_config
-from runtime.lifecycle import Shutdown
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.model import PreparedModel, local_path, prepare_model
+from qwenserve.cli.options import config_file, overrides_of, setting_texts
+from qwenserve.cli.output import Output
+from qwenserve.cli.package import is_package, unpack
+from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
+from qwenserve.cli.ports import Endpoint, claim, free_endpoints
+from qwenserve.cli.ps import table_of
+from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
+from qwenserve.cli.supervisor import Event, Supervisor
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import Config, load_config
+from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.runtime.process import PACKAGE_ROOT
 
 _MOST_PROCESSES = 64
 _POLL_S = 0.1
@@ -113,7 +114,7 @@ async def _when_ready(supervisor: Supervisor, prepared: Prepared, output: Output
     if record is not None:
         show_ready(record, prepared.note, output)
     if ask is not None:
-        from cli.ask import ask_once
+        from qwenserve.cli.ask import ask_once
 
         await ask_once(prepared.plan.grpc, ask, output, api_key=os.environ.get("QWENSERVE_API_KEY", ""))
     output.line("ctrl-C drains and stops; a second one forces")
@@ -149,7 +150,7 @@ def _detach(prepared: Prepared, output: Output) -> int:
     log.unlink(missing_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.background", str(deployment.folder)],
+            [sys.executable, "-m", "qwenserve.cli.background", str(deployment.folder)],
             cwd=PACKAGE_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -1,7 +1,7 @@
-"""`python -m router`."""
+"""`python -m qwenserve.router`."""
 
 import sys
 
-from router.main import main
+from qwenserve.router.main import main
 
 sys.exit(main())

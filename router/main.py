@@ -1,4 +1,4 @@
-"""A router process: `python -m router --config FILE --set key=value`."""
+"""A router process: `python -m qwenserve.router --config FILE --set key=value`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.chat.service import ChatCore
+from qwenserve.router.clients.directory import Expectation, WorkerDirectory
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, TextService
+from qwenserve.router.grpc_api.chat_servicer import ChatServicer, ModelServicer
+from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
+from qwenserve.router.http.app import Shim
+from qwenserve.router.http.server import HttpServer
+from qwenserve.router.outcomes import OutcomeRecorder
+from qwenserve.router.worker_metrics import WorkerCollector
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.grpc_wakeups import poll_as_batch
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, keep_one_heap, settle_memory
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.runtime.process import run_tier
+from qwenserve.text.assets import AssetError
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from router.chat.model import ServedModel
-from router.chat.service import ChatCore
-from router.clients.directory import Expectation, WorkerDirectory
-from router.clients.session import WorkerSession
-from router.clients.text_service import LocalTextService, RemoteTextService, TextService
-from router.grpc_api.chat_servicer import ChatServicer, ModelServicer
-from router.grpc_api.tokenizer_servicer import TokenizerServicer
-from router.http.app import Shim
-from router.http.server import HttpServer
-from router.outcomes import OutcomeRecorder
-from router.worker_metrics import WorkerCollector
-from runtime.auth import KeyRing
-from runtime.config import Config, ConfigError
-from runtime.grpc_setup import Health, make_server
-from runtime.grpc_wakeups import poll_as_batch
-from runtime.lifecycle import Shutdown, TaskOwner, keep_one_heap, settle_memory
-from runtime.logs import EventLog
-from runtime.metrics import RouterMetrics
-from runtime.process import run_tier
-from text.assets import AssetError
 
 _log = EventLog("router")
 

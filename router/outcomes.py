@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from router.chat.answer import AnswerOutcome
-from runtime.logs import EventLog
-from runtime.metrics import RouterMetrics
+from qwenserve.router.chat.answer import AnswerOutcome
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.metrics import RouterMetrics
 
 
 class OutcomeRecorder:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from router.clients.directory import WorkerDirectory
+from qwenserve.router.clients.directory import WorkerDirectory
 
 
 class WorkerCollector(Collector):

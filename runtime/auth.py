@@ -7,8 +7,8 @@ import hmac
 from collections.abc import Iterable
 from pathlib import Path
 
-from runtime.config import AuthConfig, ConfigError
-from runtime.errors import Unauthenticated
+from qwenserve.runtime.config import AuthConfig, ConfigError
+from qwenserve.runtime.errors import Unauthenticated
 
 
 class KeyRing:

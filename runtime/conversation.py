@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import message_pb2
-from runtime.errors import InvalidRequest
+from qwenserve.runtime.errors import InvalidRequest
 
 Conversation = message_pb2.Conversation
 

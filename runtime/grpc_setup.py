@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from runtime.auth import KeyRing
-from runtime.config import GrpcConfig
-from runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
-from runtime.grpc_wakeups import setting_up
-from runtime.logs import EventLog
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
+from qwenserve.runtime.grpc_wakeups import setting_up
+from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("grpc")
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from runtime.grpc_wakeups import one_loop
-from runtime.logs import EventLog
+from qwenserve.runtime.grpc_wakeups import one_loop
+from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("lifecycle")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from runtime.log_lines import JsonLines, LineHandler, TextLines
+from qwenserve.runtime.log_lines import JsonLines, LineHandler, TextLines
 
 _ROOT = logging.getLogger()
 _OURS = logging.getLogger("qwenserve")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge
 
-from runtime.counting import Count, Counters, Distribution, Histograms
+from qwenserve.runtime.counting import Count, Counters, Distribution, Histograms
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)

@@ -8,9 +8,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.config import Config, ConfigError, load_config
-from runtime.lifecycle import run
-from runtime.logs import configure_logs, flush_logs
+import qwenserve
+from qwenserve.runtime.config import Config, ConfigError, load_config
+from qwenserve.runtime.lifecycle import run
+from qwenserve.runtime.logs import configure_logs, flush_logs
+
+# The folder above the `qwenserve` package: the repository, or site-packages. Processes start there, so that a folder
+# of that name in the user's own directory is not taken for ours.
+PACKAGE_ROOT = Path(qwenserve.__file__).absolute().parent.parent
 
 
 def run_tier(

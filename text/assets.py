@@ -16,10 +16,10 @@ from typing import Any
 
 import tokenizers
 
-from text.chat_template import ChatTemplate, TemplateError
-from text.gguf_metadata import BrokenGguf, read_metadata
-from text.gguf_tokenizer import UnknownVocabulary, tokenizer_from
-from text.tokenizer import CACHE_BYTES, Tokenizer, UnsupportedTokenizer
+from qwenserve.text.chat_template import ChatTemplate, TemplateError
+from qwenserve.text.gguf_metadata import BrokenGguf, read_metadata
+from qwenserve.text.gguf_tokenizer import UnknownVocabulary, tokenizer_from
+from qwenserve.text.tokenizer import CACHE_BYTES, Tokenizer, UnsupportedTokenizer
 
 # Sampling settings that a model's authors may recommend, by the names of `generation_config.json`.
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")

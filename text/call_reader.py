@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from text.tool_calls import ToolSchemas, new_parser
+from qwenserve.text.tool_calls import ToolSchemas, new_parser
 
 
 class CallPiece(NamedTuple):

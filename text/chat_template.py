@@ -21,8 +21,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from text import direct_template
-from text.direct_template import Format, Given
+from qwenserve.text import direct_template
+from qwenserve.text.direct_template import Format, Given
 
 ToolCallFormat = Literal["", "hermes", "xml"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from text.tokenizer import Tokenizer
+from qwenserve.text.tokenizer import Tokenizer
 
 # A character of UTF-8 has at most 4 bytes, so an open one began at most 3 back.
 _OPEN_BYTES = 3

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 
-from text.tokenizer import Tokenizer
+from qwenserve.text.tokenizer import Tokenizer
 
 
 class Marker(Enum):

@@ -20,13 +20,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from text.call_reader import CallPiece, CallReader
-from text.detokenizer import Detokenizer
-from text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
-from text.markers import Marker, Section, markers_of, next_section, starts_in_reasoning
-from text.stop_strings import NO_STOPS, StopMatcher
-from text.tokenizer import Tokenizer
-from text.tool_calls import ToolSchemas
+from qwenserve.text.call_reader import CallPiece, CallReader
+from qwenserve.text.detokenizer import Detokenizer
+from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
+from qwenserve.text.markers import Marker, Section, markers_of, next_section, starts_in_reasoning
+from qwenserve.text.stop_strings import NO_STOPS, StopMatcher
+from qwenserve.text.tokenizer import Tokenizer
+from qwenserve.text.tool_calls import ToolSchemas
 
 __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 

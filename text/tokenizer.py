@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import tokenizers
 
-from text.bpe import Encoder, ReferenceEncoder, encoder_for, stages
+from qwenserve.text.bpe import Encoder, ReferenceEncoder, encoder_for, stages
 
 # The library spreads a batch over a pool of threads unless told otherwise. The batches here are the segments of one
 # prompt: the pool's waiting costs more than it gains (0.03 ms a call, and 10 to 20 % of a long prompt's CPU time).

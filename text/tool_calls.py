@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from text.tool_values import parse_value
+from qwenserve.text.tool_values import parse_value
 
 # Function name → JSON schema of its parameters, or None where any name will do.
 ToolSchemas = Mapping[str, Mapping[str, Any]]

@@ -1,7 +1,7 @@
-"""`python -m tokenizer_svc`."""
+"""`python -m qwenserve.tokenizer_svc`."""
 
 import sys
 
-from tokenizer_svc.main import main
+from qwenserve.tokenizer_svc.main import main
 
 sys.exit(main())

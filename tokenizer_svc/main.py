@@ -1,4 +1,4 @@
-"""The tokenizer tier's process: `python -m tokenizer_svc [--config FILE] [--set KEY=VALUE …]`."""
+"""The tokenizer tier's process: `python -m qwenserve.tokenizer_svc [--config FILE] [--set KEY=VALUE …]`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.lifecycle import Shutdown, settle_memory
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.process import run_tier
+from qwenserve.text.assets import AssetError, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from runtime.config import Config
-from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown, settle_memory
-from runtime.logs import EventLog
-from runtime.process import run_tier
-from text.assets import AssetError, load_assets
-from tokenizer_svc.service import SERVICE, TokenizerServicer
-from tokenizer_svc.session import PROMPT_SERVICE, PromptServicer
+from qwenserve.tokenizer_svc.service import SERVICE, TokenizerServicer
+from qwenserve.tokenizer_svc.session import PROMPT_SERVICE, PromptServicer
 
 _log = EventLog("tokenizer")
 

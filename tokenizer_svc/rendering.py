@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qwenserve.chat.v1 import message_pb2
-from runtime.conversation import conversation_to_template
-from runtime.errors import InvalidRequest
-from text.chat_template import ChatTemplate, TemplateError
+from qwenserve.runtime.conversation import conversation_to_template
+from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.text.chat_template import ChatTemplate, TemplateError
 
 
 def render(conversation: message_pb2.Conversation, template: ChatTemplate, *, enable_thinking: bool) -> str:

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import grpc
 
 from qwenserve.chat.v1 import message_pb2
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
+from qwenserve.text.assets import ModelAssets
+from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from runtime.config import Config
-from runtime.errors import InvalidRequest, ModelNotFound
-from text.assets import ModelAssets
-from text.markers import starts_in_reasoning
-from tokenizer_svc.rendering import render
+from qwenserve.tokenizer_svc.rendering import render
 
 SERVICE = "qwenserve.tokenizer.v1.TokenizerService"
 

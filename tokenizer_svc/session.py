@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.errors import InternalError, InvalidRequest, ModelNotFound, ServiceError
+from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.logs import EventLog
+from qwenserve.text.assets import ModelAssets
+from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from runtime.config import Config
-from runtime.errors import InternalError, InvalidRequest, ModelNotFound, ServiceError
-from runtime.lifecycle import TaskOwner
-from runtime.logs import EventLog
-from text.assets import ModelAssets
-from text.tokenizer import INLINE_CHARACTERS
-from tokenizer_svc.rendering import render
+from qwenserve.tokenizer_svc.rendering import render
 
 _log = EventLog("tokenizer")
 

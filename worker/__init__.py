@@ -1,1 +1,1 @@
-import runtime.grpc_core  # noqa: F401  # before anything here imports grpc
+import qwenserve.runtime.grpc_core  # noqa: F401  # before anything here imports grpc

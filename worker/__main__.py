@@ -1,7 +1,7 @@
-"""`python -m worker`."""
+"""`python -m qwenserve.worker`."""
 
 import sys
 
-from worker.main import main
+from qwenserve.worker.main import main
 
 sys.exit(main())

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.engine_interface import EngineInfo, Finish, Sampling, TokenLogprob
 from qwenserve.worker.v1 import worker_pb2
-from runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
-from worker.engines.interface import EngineInfo, Finish, Sampling, TokenLogprob
 
 MAX_LOGIT_BIAS = 300
 MAX_TOP_LOGPROBS = 20

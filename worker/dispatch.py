@@ -12,8 +12,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qwenserve.worker.v1 import worker_pb2
-from runtime.errors import (
+from qwenserve.runtime.errors import (
     DeadlineExceeded,
     Draining,
     InternalError,
@@ -24,10 +23,10 @@ from runtime.errors import (
     Unsupported,
     WorkerLost,
 )
-from runtime.logs import EventLog
-from worker.admission import Admission, Ticket, Verdict
-from worker.convert import Limits, failure_to_wire, finish_to_wire, prompt_from, sampling_from
-from worker.engines.interface import (
+from qwenserve.runtime.logs import EventLog
+from qwenserve.worker.admission import Admission, Ticket, Verdict
+from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, prompt_from, sampling_from
+from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
     EngineError,
@@ -36,8 +35,9 @@ from worker.engines.interface import (
     EngineRequest,
     Finish,
 )
-from worker.load import LoadMeter
-from worker.session import Flight, Session
+from qwenserve.worker.load import LoadMeter
+from qwenserve.worker.session import Flight, Session
+from qwenserve.worker.v1 import worker_pb2
 
 _log = EventLog("worker")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from runtime.config import Config, SimulatedSettings
-from runtime.logs import EventLog
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.gguf_files.checkpoint import weight_files
-from worker.engines.interface import Engine, EngineError
-from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
-from worker.engines.random_model import make_random_model
-from worker.engines.simulated import SimulatedEngine
-from worker.engines.simulated_state import Faults, SimulatedConfig
-from worker.model_facts import DirectoryFacts, fingerprint, read_directory
-from worker.model_files import resolve_model
+from qwenserve.runtime.config import Config, SimulatedSettings
+from qwenserve.runtime.logs import EventLog
+from qwenserve.worker.engine_interface import Engine, EngineError
+from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
+from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import weight_files
+from qwenserve.worker.engines.llamacpp.random_model import make_random_model
+from qwenserve.worker.engines.simulated.engine import SimulatedEngine
+from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig
+from qwenserve.worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from qwenserve.worker.model_files import resolve_model
 
 _log = EventLog("worker")
 

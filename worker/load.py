@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from qwenserve.worker.admission import Admission
+from qwenserve.worker.engine_interface import Engine
 from qwenserve.worker.v1 import worker_pb2
-from worker.admission import Admission
-from worker.engines.interface import Engine
 
 
 class LoadMeter:

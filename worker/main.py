@@ -1,4 +1,4 @@
-"""The worker's process: `python -m worker [--config FILE] [--set KEY=VALUE …]`.
+"""The worker's process: `python -m qwenserve.worker [--config FILE] [--set KEY=VALUE …]`.
 
 Its life: listen (health says NOT_SERVING), start the engine, serve, and at the first signal drain: requests under
 way go on, new ones are refused. The second signal, or `drain_timeout_s`, ends what is left. An engine that dies takes
@@ -15,17 +15,17 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.process import run_tier
+from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
+from qwenserve.worker.engine_choice import BuiltEngine, build_engine
+from qwenserve.worker.engine_interface import EngineError, EngineInfo
+from qwenserve.worker.engines.simulated.engine import SimulatedEngine
+from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 from qwenserve.worker.v1 import worker_pb2_grpc
-from runtime.config import Config
-from runtime.grpc_setup import Health, make_server
-from runtime.lifecycle import Shutdown
-from runtime.logs import EventLog
-from runtime.process import run_tier
-from worker.dispatch import Dispatcher, DispatchLimits
-from worker.engine_choice import BuiltEngine, build_engine
-from worker.engines.interface import EngineError, EngineInfo
-from worker.engines.simulated import SimulatedEngine
-from worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 
 _log = EventLog("worker")
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
 
 # Files that decide which text an id means and which weights answer. Weights count by size only: hashing gigabytes
 # at every start would cost more than it tells.

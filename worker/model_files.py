@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.engines.gguf_files.checkpoint import weight_files
-from worker.engines.gguf_files.store import Progress, no_progress
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import weight_files
+from qwenserve.worker.engines.llamacpp.gguf_files.store import Progress, no_progress
 
 _NEEDED = ("*.json", "*.jinja", "*.safetensors")
 # Other formats of the same weights, and what no engine here reads.

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 
+from qwenserve.worker.convert import logprob_to_wire
+from qwenserve.worker.engine_interface import TokenLogprob
 from qwenserve.worker.v1 import worker_pb2
-from worker.convert import logprob_to_wire
-from worker.engines.interface import TokenLogprob
 
 # 1024 ids are 5 kB or less; 128 requests fill that in 8 steps.
 MESSAGE_IDS = 1024

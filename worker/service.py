@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
+from qwenserve.runtime.errors import Unavailable
+from qwenserve.worker.dispatch import Dispatcher
+from qwenserve.worker.engine_interface import EngineInfo
+from qwenserve.worker.streams import serve_generate, serve_session
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.errors import Unavailable
-from worker.dispatch import Dispatcher
-from worker.engines.interface import EngineInfo
-from worker.streams import serve_generate, serve_session
 
 SERVICE_NAME = "qwenserve.worker.v1.WorkerService"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from runtime.errors import ServiceError
-from worker.engines.interface import EngineRequest
-from worker.packing import Packer
+from qwenserve.runtime.errors import ServiceError
+from qwenserve.worker.engine_interface import EngineRequest
+from qwenserve.worker.packing import Packer
 
 
 class Flight:

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from qwenserve.runtime.errors import ServiceError, SlowReader, by_reason
+from qwenserve.worker.convert import with_neutral
+from qwenserve.worker.dispatch import Dispatcher
+from qwenserve.worker.session import Session
 from qwenserve.worker.v1 import worker_pb2
-from runtime.errors import ServiceError, SlowReader, by_reason
-from worker.convert import with_neutral
-from worker.dispatch import Dispatcher
-from worker.session import Session
 
 # Checking this many prompt ids takes about a millisecond: then it is somebody else's turn.
 _IDS_PER_TURN = 16_384

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from bench.record import Record
-from bench.samples import ChatMessage, Sample
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Sample
 
 
 class EndpointError(Exception):

@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc
 
-from bench.clients.endpoint import EndpointError, Generation
-from bench.record import Record
-from bench.samples import ChatMessage, Sample
+from qwenserve.bench.clients.endpoint import EndpointError, Generation
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel
 from qwenserve.type.v1 import sampling_pb2
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import from_rpc_error, make_channel
 
 _ROLES = {
     "system": message_pb2.ROLE_SYSTEM,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from bench.clients.endpoint import EndpointError, Generation
-from bench.clients.http_reply import BadReply, Reply, unchunk
-from bench.record import Record
-from bench.samples import ChatMessage, Sample
+from qwenserve.bench.clients.endpoint import EndpointError, Generation
+from qwenserve.bench.clients.http_reply import BadReply, Reply, unchunk
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Sample
 
 _CONNECT_TIMEOUT_S = 10.0
 

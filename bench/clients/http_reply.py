@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.record import Record
+from qwenserve.bench.record import Record
 
 _MARK = b"\ndata:"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"

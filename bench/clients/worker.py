@@ -9,14 +9,14 @@ from typing import Any
 
 import grpc
 
-from bench.clients.endpoint import EndpointError
-from bench.clients.grpc import error_name
-from bench.record import Record
-from bench.samples import ChatMessage, Sample
+from qwenserve.bench.clients.endpoint import EndpointError
+from qwenserve.bench.clients.grpc import error_name
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Sample
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_channel
 
 # On the token session every field is set: a worker defaults none.
 _GREEDY = sampling_pb2.SamplingParams(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.samples import ChatMessage, Job, Sample
+from qwenserve.bench.samples import ChatMessage, Job, Sample
 
 _ID_NAMES = ("prompt_token_ids", "input_ids")
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "output_tokens", "output_len")

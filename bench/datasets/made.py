@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bench.datasets.lengths import Lengths
-from bench.datasets.vocabulary import Vocabulary
-from bench.samples import ChatMessage, Job, Sample
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.samples import ChatMessage, Job, Sample
 
 Form = Literal["ids", "text", "chat"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.clients.endpoint import Endpoint
-from bench.findings import Finding
-from bench.load import Load, Run
-from bench.measures import Figures, measure
-from bench.meter import Usage
-from bench.samples import Job
-from bench.tier.processes import Process
+from qwenserve.bench.clients.endpoint import Endpoint
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.load import Load, Run
+from qwenserve.bench.measures import Figures, measure
+from qwenserve.bench.meter import Usage
+from qwenserve.bench.samples import Job
+from qwenserve.bench.tier.processes import Process
 
 _CLIENT_SHARE = 0.9
 _WORKER_SHARE = 0.9

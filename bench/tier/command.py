@@ -10,16 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import report
-from bench.clients.endpoint import EndpointError
-from bench.document import preamble, write_json
-from bench.findings import Finding, slow_interpreter
-from bench.meter import describe_machine
-from bench.tier import latency, memory, peer, scaling, servicer, streamed, table, tokenizer, whole, wrk
-from bench.tier.burden import TierError
-from bench.tier.context import Context
-from bench.tier.cores import Cores, name_cores
-from bench.tier.processes import PACKAGE_ROOT, ProcessError, pinned
+from qwenserve.bench import report
+from qwenserve.bench.clients.endpoint import EndpointError
+from qwenserve.bench.document import preamble, write_json
+from qwenserve.bench.findings import Finding, slow_interpreter
+from qwenserve.bench.meter import describe_machine
+from qwenserve.bench.tier import latency, memory, peer, scaling, servicer, streamed, table, tokenizer, whole, wrk
+from qwenserve.bench.tier.burden import TierError
+from qwenserve.bench.tier.context import Context
+from qwenserve.bench.tier.cores import Cores, name_cores
+from qwenserve.bench.tier.processes import ProcessError, pinned
+from qwenserve.runtime.process import PACKAGE_ROOT
 
 _Rows = Callable[[Context], Awaitable[tuple[list[table.Row], list[Finding]]]]
 

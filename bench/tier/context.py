@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.console import Console
 
-from bench.calibration import server_vocabulary
-from bench.clients.endpoint import Generation
-from bench.clients.http import HttpEndpoint, Target
-from bench.datasets.lengths import Lengths
-from bench.datasets.made import Form, Shape, random_jobs
-from bench.datasets.vocabulary import Vocabulary
-from bench.samples import Job
-from bench.tier.cores import Cores, physical_cores, share_out
-from bench.tier.stack import Stack
+from qwenserve.bench.calibration import server_vocabulary
+from qwenserve.bench.clients.endpoint import Generation
+from qwenserve.bench.clients.http import HttpEndpoint, Target
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.datasets.made import Form, Shape, random_jobs
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.samples import Job
+from qwenserve.bench.tier.cores import Cores, physical_cores, share_out
+from qwenserve.bench.tier.stack import Stack
 
 STREAMS = 128
 PROMPT_TOKENS = 200

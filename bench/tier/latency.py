@@ -14,18 +14,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding, client_saturated
-from bench.measures import distribution, spread
-from bench.meter import Usage
-from bench.samples import Sample
-from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
-from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, Context, words
-from bench.tier.cores import Cores, workers_beside
-from bench.tier.probe import Part, Probe, Seen, probe
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
-from bench.tier.wrk import WrkLoad, WrkResult, answer_bytes, installed, left_out, run_wrk
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding, client_saturated
+from qwenserve.bench.measures import distribution, spread
+from qwenserve.bench.meter import Usage
+from qwenserve.bench.samples import Sample
+from qwenserve.bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from qwenserve.bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, Context, words
+from qwenserve.bench.tier.cores import Cores, workers_beside
+from qwenserve.bench.tier.probe import Part, Probe, Seen, probe
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
+from qwenserve.bench.tier.wrk import WrkLoad, WrkResult, answer_bytes, installed, left_out, run_wrk
 
 T = TypeVar("T")
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.findings import Finding
-from bench.tier.context import Context, words
-from bench.tier.processes import Process
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
-from bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.tier.context import Context, words
+from qwenserve.bench.tier.processes import Process
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
+from qwenserve.bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
 
 # Short, so that a million takes minutes; half of the answers are streamed.
 _LOAD = WrkLoad(prompt=32, answer=2, streamed=50, connections=64)

@@ -12,16 +12,16 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from bench.clients.endpoint import EndpointError, Generation
-from bench.clients.http import HttpEndpoint, Target, call_json
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.load import Load
-from bench.tier.burden import Burden, burden, disturbances
-from bench.tier.context import STREAMS, Context, chat_endpoint, words
-from bench.tier.processes import Process, ProcessError, free_ports, running
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row, ratio_row
+from qwenserve.bench.clients.endpoint import EndpointError, Generation
+from qwenserve.bench.clients.http import HttpEndpoint, Target, call_json
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.load import Load
+from qwenserve.bench.tier.burden import Burden, burden, disturbances
+from qwenserve.bench.tier.context import STREAMS, Context, chat_endpoint, words
+from qwenserve.bench.tier.processes import Process, ProcessError, free_ports, running
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row, ratio_row
 
 _START_TIMEOUT_S = 90
 _PACED_STEP_MS = 10.0
@@ -47,7 +47,7 @@ async def smg_gateway(context: Context, step_ms: float) -> AsyncIterator[Smg]:
     python = context.peer_python
     async with (
         running(
-            "smg worker", "bench.tier.smg_worker", worker_arguments, context.cores.workers[0], python=python
+            "smg worker", "qwenserve.bench.tier.smg_worker", worker_arguments, context.cores.workers[0], python=python
         ) as worker,
         running("smg", "smg.launch_router", arguments, context.cores.measured, python=python) as gateway,
     ):

@@ -16,18 +16,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
-from bench.clients.endpoint import Endpoint
-from bench.clients.worker import WorkerEndpoint
-from bench.datasets.lengths import Lengths
-from bench.datasets.made import Form, Shape, random_jobs
-from bench.datasets.vocabulary import Vocabulary
-from bench.load import Load, Run
-from bench.meter import Usage
-from bench.record import Record
-from bench.samples import ChatMessage, Sample
-from bench.schedule import Arrivals
-from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, chat_endpoint
-from bench.tier.processes import get_ahead, pin
+from qwenserve.bench.clients.endpoint import Endpoint
+from qwenserve.bench.clients.worker import WorkerEndpoint
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.datasets.made import Form, Shape, random_jobs
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.load import Load, Run
+from qwenserve.bench.meter import Usage
+from qwenserve.bench.record import Record
+from qwenserve.bench.samples import ChatMessage, Sample
+from qwenserve.bench.schedule import Arrivals
+from qwenserve.bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, chat_endpoint
+from qwenserve.bench.tier.processes import get_ahead, pin
 
 # From the call to the beginning of the load: the process has opened its connections by then.
 _LEAD_S = 1.5

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.meter import process_cpu_s, resident_bytes
+from qwenserve.bench.meter import process_cpu_s, resident_bytes
+from qwenserve.runtime.process import PACKAGE_ROOT
 
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 

@@ -1,4 +1,4 @@
-"""The bare asyncio.Protocol floor: `python -m bench.tier.protocol_floor --port N --step-ms N`.
+"""The bare asyncio.Protocol floor: `python -m qwenserve.bench.tier.protocol_floor --port N --step-ms N`.
 
 No framework at all: one write of a ready-made event per stream and step.
 """
@@ -10,8 +10,8 @@ import asyncio
 import re
 import sys
 
-from bench.tier.floor import Beat, asked_tokens, event, last_events
-from runtime.lifecycle import Shutdown, run
+from qwenserve.bench.tier.floor import Beat, asked_tokens, event, last_events
+from qwenserve.runtime.lifecycle import Shutdown, run
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -15,18 +15,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.measures import distribution
-from bench.meter import machine_times
-from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
-from bench.tier.context import Context, words
-from bench.tier.cores import Cores, share_out, workers_beside
-from bench.tier.processes import Process
-from bench.tier.quota import QuotaError, held_to
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
-from bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.measures import distribution
+from qwenserve.bench.meter import machine_times
+from qwenserve.bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from qwenserve.bench.tier.context import Context, words
+from qwenserve.bench.tier.cores import Cores, share_out, workers_beside
+from qwenserve.bench.tier.processes import Process
+from qwenserve.bench.tier.quota import QuotaError, held_to
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
+from qwenserve.bench.tier.wrk import WrkLoad, installed, left_out, run_wrk
 
 ROUTERS = (1, 2, 4)
 # For each router: with fewer a message has less for each, and a token costs more.

@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.findings import Finding
-from bench.tier.burden import Surroundings, doubts
-from bench.tier.context import STREAMS, Context
-from bench.tier.processes import running
-from bench.tier.table import Row, ratio_row
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.tier.burden import Surroundings, doubts
+from qwenserve.bench.tier.context import STREAMS, Context
+from qwenserve.bench.tier.processes import running
+from qwenserve.bench.tier.table import Row, ratio_row
 
 _STEP_MS = 10.0
 _PATIENCE_S = 60.0
@@ -107,7 +107,9 @@ async def _measure(case: _Case, context: Context) -> Measured:
     arguments = [f"--{key}={value}" for key, value in numbers.items()]
     arguments += [f"--client-cores={','.join(map(str, sorted(context.cores.client)))}", *case.flags]
     # No router runs: its core is the worker's.
-    async with running("servicer", "bench.tier.servicer_process", arguments, context.cores.measured) as process:
+    async with running(
+        "servicer", "qwenserve.bench.tier.servicer_process", arguments, context.cores.measured
+    ) as process:
         await process.wait_for("\nEND", _PATIENCE_S + context.seconds)
         return read_measured(process.log)
 

@@ -17,17 +17,16 @@ from typing import Any
 
 import grpc
 
-from bench.meter import machine_times
-from bench.tier.processes import Process, running
-from bench.tier.servicer import Measured
+from qwenserve.bench.meter import machine_times
+from qwenserve.bench.tier.processes import Process, running
+from qwenserve.bench.tier.servicer import Measured
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel, make_server
+from qwenserve.runtime.lifecycle import run, settle_memory
 from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_channel, make_server
-from runtime.lifecycle import run, settle_memory
-from worker.convert import with_neutral
-from worker.dispatch import Dispatcher, DispatchLimits
-from worker.engines.interface import (
+from qwenserve.worker.convert import with_neutral
+from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
+from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
     EngineError,
@@ -38,7 +37,8 @@ from worker.engines.interface import (
     FinishReason,
     KvEvent,
 )
-from worker.service import WorkerIdentity, WorkerService
+from qwenserve.worker.service import WorkerIdentity, WorkerService
+from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 
 _WARM_UP_S = 1.0
 _MOST = 4096
@@ -184,8 +184,8 @@ async def measure(arguments: argparse.Namespace) -> int:
     theirs = set(map(int, arguments.client_cores.split(","))) if arguments.client_cores else own
     async with contextlib.AsyncExitStack() as processes:
         start = processes.enter_async_context
-        client = await start(running("client", "bench.tier.servicer_process", numbers, theirs))
-        helpers = [await start(running("awake", "bench.tier.awake", [], own))] if arguments.keep_awake else []
+        client = await start(running("client", "qwenserve.bench.tier.servicer_process", numbers, theirs))
+        helpers = [await start(running("awake", "qwenserve.bench.tier.awake", [], own))] if arguments.keep_awake else []
         await source.opened()
         await steps(source.step, step_s, _WARM_UP_S)
         before, machine = _clocks(client, helpers), machine_times()

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from smg_grpc_proto.generated import trtllm_service_pb2, trtllm_service_pb2_grpc
 
-from bench.tier.floor import Beat
+from qwenserve.bench.tier.floor import Beat
 
 _VOCABULARY = 4000
 _WINDOW = 16_384

@@ -7,8 +7,8 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from bench.tier.cores import Cores
-from bench.tier.processes import Process, free_ports, running
+from qwenserve.bench.tier.cores import Cores
+from qwenserve.bench.tier.processes import Process, free_ports, running
 
 _START_TIMEOUT_S = 60.0
 _READY = '"event": "ready"'
@@ -94,9 +94,9 @@ async def deployment(settings: StackSettings, cores: Cores) -> AsyncIterator[Sta
     grpc_port, http_port = free_ports(2)
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(module: str, commands: Sequence[list[str]], where: Sequence[frozenset[int]]) -> list[Process]:
+        async def start(tier: str, commands: Sequence[list[str]], where: Sequence[frozenset[int]]) -> list[Process]:
             started = [
-                await stack.enter_async_context(running(f"{module}-{number}", module, arguments, one))
+                await stack.enter_async_context(running(f"{tier}-{number}", f"qwenserve.{tier}", arguments, one))
                 for number, (arguments, one) in enumerate(zip(commands, where, strict=True))
             ]
             for process in started:
@@ -146,6 +146,6 @@ async def protocol_floor(step_ms: float, cores: Cores) -> AsyncIterator[Floor]:
     """The bare asyncio.Protocol. Raises ProcessError."""
     (port,) = free_ports(1)
     arguments = ["--port", str(port), "--step-ms", f"{step_ms:g}"]
-    async with running("protocol floor", "bench.tier.protocol_floor", arguments, cores.measured) as process:
+    async with running("protocol floor", "qwenserve.bench.tier.protocol_floor", arguments, cores.measured) as process:
         await process.wait_for_port(port, _START_TIMEOUT_S)
         yield Floor("bare asyncio.Protocol, one beat", process, f"http://127.0.0.1:{port}")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from bench.clients.endpoint import Endpoint, Generation
-from bench.clients.grpc import GrpcEndpoint, SessionEndpoint
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.load import Load
-from bench.tier.burden import Burden, burden, disturbances
-from bench.tier.context import STREAMS, Context, chat_endpoint, words
-from bench.tier.processes import ProcessError
-from bench.tier.stack import Floor, Stack, StackSettings, deployment, protocol_floor, uvicorn_floor
-from bench.tier.table import Row, ratio_row
+from qwenserve.bench.clients.endpoint import Endpoint, Generation
+from qwenserve.bench.clients.grpc import GrpcEndpoint, SessionEndpoint
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.load import Load
+from qwenserve.bench.tier.burden import Burden, burden, disturbances
+from qwenserve.bench.tier.context import STREAMS, Context, chat_endpoint, words
+from qwenserve.bench.tier.processes import ProcessError
+from qwenserve.bench.tier.stack import Floor, Stack, StackSettings, deployment, protocol_floor, uvicorn_floor
+from qwenserve.bench.tier.table import Row, ratio_row
 
 PACED_STEP_MS = 10.0
 _FAST_ROUNDS_PER_S = 2.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench.measures import spread
+from qwenserve.bench.measures import spread
 
 
 class Row(NamedTuple):

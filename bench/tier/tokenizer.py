@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.load import Load, Run
-from bench.measures import measure
-from bench.schedule import Arrivals
-from bench.tier.burden import Burden, TierError, burden, disturbances
-from bench.tier.context import PROMPT_TOKENS, Context, chat_endpoint, words
-from bench.tier.memory import at_rest
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.load import Load, Run
+from qwenserve.bench.measures import measure
+from qwenserve.bench.schedule import Arrivals
+from qwenserve.bench.tier.burden import Burden, TierError, burden, disturbances
+from qwenserve.bench.tier.context import PROMPT_TOKENS, Context, chat_endpoint, words
+from qwenserve.bench.tier.memory import at_rest
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
 
 _LONG_TOKENS = 8000
 _STEP_MS = 10.0

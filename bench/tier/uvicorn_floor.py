@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench.tier.floor import Beat, asked_tokens, event, last_events
+from qwenserve.bench.tier.floor import Beat, asked_tokens, event, last_events
 
 _beat = Beat(float(os.environ.get("BENCH_FLOOR_STEP_MS", "10")) / 1000)
 _own_timers = os.environ.get("BENCH_FLOOR_BEAT", "own") == "own"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.load import Load
-from bench.samples import ChatMessage, Job, Sample
-from bench.tier.burden import Burden, burden, disturbances
-from bench.tier.context import Context, chat_endpoint, words
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.load import Load
+from qwenserve.bench.samples import ChatMessage, Job, Sample
+from qwenserve.bench.tier.burden import Burden, burden, disturbances
+from qwenserve.bench.tier.context import Context, chat_endpoint, words
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
 
 _LONG_TOKENS = 8000
 _TURN_TOKENS = 100

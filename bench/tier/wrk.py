@@ -18,18 +18,18 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.clients.endpoint import Generation
-from bench.clients.http import HttpEndpoint, Target
-from bench.datasets.vocabulary import Vocabulary
-from bench.findings import Finding
-from bench.samples import Sample
-from bench.tier.burden import TierError
-from bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, STREAMS, Context, words
-from bench.tier.processes import PACKAGE_ROOT, pin
-from bench.tier.stack import Stack, StackSettings, deployment
-from bench.tier.table import Row
+from qwenserve.bench.clients.endpoint import Generation
+from qwenserve.bench.clients.http import HttpEndpoint, Target
+from qwenserve.bench.datasets.vocabulary import Vocabulary
+from qwenserve.bench.findings import Finding
+from qwenserve.bench.samples import Sample
+from qwenserve.bench.tier.burden import TierError
+from qwenserve.bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, STREAMS, Context, words
+from qwenserve.bench.tier.processes import pin
+from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
+from qwenserve.bench.tier.table import Row
 
-_SCRIPT = PACKAGE_ROOT / "bench" / "tier" / "chat.lua"
+_SCRIPT = Path(__file__).with_name("chat.lua")
 _PACED_STEP_MS = 10.0
 # Beyond its own time, until it is given up.
 _PATIENCE_S = 60.0

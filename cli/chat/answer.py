@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import grpc
 from rich.console import Console
 
-from cli.errors import CommandError
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.cli.errors import CommandError
+from qwenserve.runtime.grpc_setup import from_rpc_error
 from qwenserve.type.v1 import sampling_pb2
-from runtime.grpc_setup import from_rpc_error
 
 _CONNECT_S = 10.0
 

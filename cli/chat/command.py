@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from cli.chat.commands import COMMANDS, ChatSettings
-from cli.chat.lines import PipedQuestions, Questions, TerminalQuestions
-from cli.chat.loop import ChatLoop
-from cli.errors import CommandError
-from cli.options import overrides_of
-from cli.output import Output
-from cli.state import StateDirectory
-from cli.supervisor import Event, Supervisor
-from cli.up import Prepared, prepare
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_channel
-from runtime.lifecycle import Shutdown, on_signals
+from qwenserve.cli.chat.commands import COMMANDS, ChatSettings
+from qwenserve.cli.chat.lines import PipedQuestions, Questions, TerminalQuestions
+from qwenserve.cli.chat.loop import ChatLoop
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.options import overrides_of
+from qwenserve.cli.output import Output
+from qwenserve.cli.state import StateDirectory
+from qwenserve.cli.supervisor import Event, Supervisor
+from qwenserve.cli.up import Prepared, prepare
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.lifecycle import Shutdown, on_signals
 
 _CONNECT_S = 10.0
 

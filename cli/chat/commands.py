@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.chat.conversation import ChatMemory
-from cli.errors import CommandError
+from qwenserve.cli.chat.conversation import ChatMemory
+from qwenserve.cli.errors import CommandError
 
 HELP = """\
 /think, /no_think     switch thinking on or off for later turns; inside a message they count for that turn

@@ -10,9 +10,9 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from cli.errors import CommandError
-from cli.state import replace_text
 from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.state import replace_text
 from qwenserve.type.v1 import sampling_pb2
 
 # The model's own switches. One of them inside a message decides for that turn.

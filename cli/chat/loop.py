@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
-from cli.chat.commands import ChatSettings, is_command, run_command
-from cli.chat.lines import Questions
-from cli.errors import CommandError
-from cli.output import Output
+from qwenserve.cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
+from qwenserve.cli.chat.commands import ChatSettings, is_command, run_command
+from qwenserve.cli.chat.lines import Questions
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.output import Output
+from qwenserve.runtime.lifecycle import on_signals
 from qwenserve.type.v1 import sampling_pb2
-from runtime.lifecycle import on_signals
 
 
 class ChatLoop:

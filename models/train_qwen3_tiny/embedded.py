@@ -11,10 +11,10 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import Chunk, EngineError, EngineRequest, Sampling
-from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, llamacpp_environment
-from worker.engines.llamacpp.machine import look_at_machine
+from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest, Sampling
+from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, llamacpp_environment
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
+from qwenserve.worker.engines.llamacpp.machine import look_at_machine
 
 RUNNING = 8
 MOST_PROCESSES = 4

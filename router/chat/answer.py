@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.choice import Choice, ChoicePlan, Placing
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
+from qwenserve.runtime.logs import EventLog
+from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.choice import Choice, ChoicePlan, Placing
-from router.clients.session import WorkerSession
-from runtime.call import Call
-from runtime.errors import DeadlineExceeded, ServiceError
-from runtime.logs import EventLog
-from text.tokenizer import Tokenizer
 
 _log = EventLog("answer")
 

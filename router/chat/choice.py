@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.events import text_event
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.runtime.errors import InternalError, ServiceError, by_reason
+from qwenserve.runtime.ids import new_id
+from qwenserve.runtime.logs import EventLog
+from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallStart
+from qwenserve.text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
+from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
-from router.chat.events import text_event
-from router.clients.session import WorkerSession
-from runtime.errors import InternalError, ServiceError, by_reason
-from runtime.ids import new_id
-from runtime.logs import EventLog
-from text.events import Content, Reasoning, TextEvent, ToolCallStart
-from text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
-from text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from router.chat.answer import Answer
+    from qwenserve.router.chat.answer import Answer
 
 _log = EventLog("answer")
 

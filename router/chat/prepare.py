@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from qwenserve.type.v1 import sampling_pb2
-from router.chat.model import ServedModel
-from router.chat.sampling import (
+from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
     check_prompt_ids,
@@ -19,16 +19,16 @@ from router.chat.sampling import (
     drop_unsupported,
     fit_window,
 )
-from router.clients.directory import WorkerDirectory
-from router.clients.text_service import TextService
-from runtime.call import Call
-from runtime.config import RouterConfig
-from runtime.conversation import TemplateInput, conversation_to_template
-from runtime.counting import Distribution
-from runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
-from text.markers import starts_in_reasoning
-from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
-from text.tool_calls import tool_schemas
+from qwenserve.router.clients.directory import WorkerDirectory
+from qwenserve.router.clients.text_service import TextService
+from qwenserve.runtime.config import RouterConfig
+from qwenserve.runtime.conversation import TemplateInput, conversation_to_template
+from qwenserve.runtime.counting import Distribution
+from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
+from qwenserve.text.markers import starts_in_reasoning
+from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from qwenserve.text.tool_calls import tool_schemas
+from qwenserve.type.v1 import sampling_pb2
 
 _MAX_PROMPTS = 128
 # Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.

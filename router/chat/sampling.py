@@ -7,8 +7,8 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from qwenserve.type.v1 import sampling_pb2
-from runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 
 MAX_CHOICES = 16
 MAX_STOP_STRINGS = 16

@@ -11,24 +11,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.answer import Answer, AnswerOutcome, Sink, refused
+from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.choice import ChoicePlan
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.chat.prepare import Preparation, Prepared
+from qwenserve.router.chat.sampling import check_prompt_ids, filled_fields, seeds
+from qwenserve.router.chat.whole import chat_completion, completion
+from qwenserve.router.clients.directory import WorkerDirectory
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.clients.text_service import TextService
+from qwenserve.runtime.config import RouterConfig
+from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
+from qwenserve.runtime.ids import new_id
+from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import Answer, AnswerOutcome, Sink, refused
-from router.chat.choice import ChoicePlan
-from router.chat.model import ServedModel
-from router.chat.prepare import Preparation, Prepared
-from router.chat.sampling import check_prompt_ids, filled_fields, seeds
-from router.chat.whole import chat_completion, completion
-from router.clients.directory import WorkerDirectory
-from router.clients.session import WorkerSession
-from router.clients.text_service import TextService
-from runtime.call import Call
-from runtime.config import RouterConfig
-from runtime.errors import Draining, InvalidRequest, ServiceError
-from runtime.fold import Fold
-from runtime.ids import new_id
-from runtime.metrics import RouterMetrics
-from text.markers import starts_in_reasoning
 
 
 class ChatCore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from runtime.fold import Fold, FoldedChoice
+from qwenserve.router.chat.fold import Fold, FoldedChoice
 
 
 def chat_completion(fold: Fold) -> chat_pb2.ChatCompletion:

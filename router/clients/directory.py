@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, make_policy
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import Unavailable
+from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.worker.v1 import worker_pb2
-from router.clients.session import WorkerSession
-from router.routing.policy import Candidate, Policy, PolicyName, make_policy
-from runtime.config import GrpcConfig
-from runtime.errors import Unavailable
-from runtime.lifecycle import TaskOwner
 
 
 class Expectation(NamedTuple):

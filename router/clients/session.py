@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import grpc
 
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import ServiceError, WorkerLost
+from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
+from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.errors import ServiceError, WorkerLost
-from runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
-from runtime.logs import EventLog
 
 _log = EventLog("session")
 

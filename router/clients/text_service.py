@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import message_pb2
+from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.conversation import TemplateInput
+from qwenserve.runtime.errors import InvalidRequest, Unavailable
+from qwenserve.text.assets import ModelAssets
+from qwenserve.text.chat_template import TemplateError
 from qwenserve.tokenizer.v1 import tokenizer_pb2
-from router.clients.tokenizer_session import TokenizerLost, TokenizerSession
-from runtime.config import GrpcConfig
-from runtime.conversation import TemplateInput
-from runtime.errors import InvalidRequest, Unavailable
-from text.assets import ModelAssets
-from text.chat_template import TemplateError
 
 _RETRY_AFTER_S = 2.0
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import grpc
 
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
+from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel
+from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
-from runtime.grpc_setup import carry, from_rpc_error, make_channel
-from runtime.lifecycle import TaskOwner
 
 _TIMEOUT_S = 30.0
 # A process that was not there is asked last for this long.

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import grpc
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
-from router.chat.answer import Answer
-from router.chat.events import text_event
-from router.chat.service import ChatCore
-from router.grpc_api.chat_session import ChatSessionWriter
-from runtime.call import Call, request_id
-from runtime.errors import ServiceError, SlowReader
+from qwenserve.router.chat.answer import Answer
+from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.chat.events import text_event
+from qwenserve.router.chat.service import ChatCore
+from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
+from qwenserve.runtime.errors import ServiceError, SlowReader
 
 # Events kept for a client that reads slowly: at a token an event, minutes of text.
 _MAX_UNREAD_EVENTS = 16_384

@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
-from router.chat.answer import Answer
-from router.chat.events import text_event
-from router.chat.service import ChatCore
-from runtime.call import Call, request_id
-from runtime.errors import InternalError, InvalidRequest, ServiceError, SlowReader
-from runtime.lifecycle import TaskOwner
-from runtime.logs import EventLog
+from qwenserve.router.chat.answer import Answer
+from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.chat.events import text_event
+from qwenserve.router.chat.service import ChatCore
+from qwenserve.runtime.errors import InternalError, InvalidRequest, ServiceError, SlowReader
+from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("chat_session")
 

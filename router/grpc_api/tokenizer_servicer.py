@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from qwenserve.router.chat.service import ChatCore
+from qwenserve.router.grpc_api.chat_servicer import Context
+from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from router.chat.service import ChatCore
-from router.grpc_api.chat_servicer import Context
-from runtime.errors import InvalidRequest
 
 _MAX_TEXTS = 1024
 _MAX_CONVERSATIONS = 256

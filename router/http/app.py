@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from router.http.backend import Backend
-from router.http.errors import defect
-from router.http.exchange import Exchange
-from router.http.generation import GenerationEndpoints
-from router.http.pages import Operation, PageEndpoints
-from router.http.reply import Reply
-from router.http.texts import TextEndpoints
-from runtime.auth import KeyRing
-from runtime.config import HttpConfig
-from runtime.errors import MethodNotAllowed, NotFound, ServiceError
-from runtime.logs import EventLog
-from runtime.metrics import RouterMetrics
+from qwenserve.router.http.backend import Backend
+from qwenserve.router.http.errors import defect
+from qwenserve.router.http.exchange import Exchange
+from qwenserve.router.http.generation import GenerationEndpoints
+from qwenserve.router.http.pages import Operation, PageEndpoints
+from qwenserve.router.http.reply import Reply
+from qwenserve.router.http.texts import TextEndpoints
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import MethodNotAllowed, NotFound, ServiceError
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.metrics import RouterMetrics
 
 _log = EventLog("http")
 

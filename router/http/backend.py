@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.call import Call
+from qwenserve.runtime.errors import ServiceError
 from qwenserve.tokenizer.v1 import tokenizer_pb2
-from runtime.call import Call
-from runtime.errors import ServiceError
 
 
 class EventSink(Protocol):

@@ -7,8 +7,8 @@ import sys
 
 from aiohttp import HttpVersion11, http_exceptions, web
 
-from runtime.config import HttpConfig
-from runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 
 _BROKEN = (web.RequestPayloadError, http_exceptions.BadHttpMessage)
 

@@ -12,8 +12,8 @@ from json.encoder import encode_basestring as quoted  # with quotation marks; no
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.http import parts
 from qwenserve.type.v1 import sampling_pb2
-from router.http import parts
 
 DONE = "data: [DONE]\n\n"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from router.http.draft import ChatDraft
-from runtime.conversation import THINKING_OFF, THINKING_ON
-from runtime.errors import InvalidRequest, Unsupported
+from qwenserve.router.http.draft import ChatDraft
+from qwenserve.runtime.conversation import THINKING_OFF, THINKING_ON
+from qwenserve.runtime.errors import InvalidRequest, Unsupported
 
 _ROLES = {
     "system": message_pb2.ROLE_SYSTEM,

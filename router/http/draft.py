@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
-from runtime.errors import InvalidRequest
+from qwenserve.runtime.errors import InvalidRequest
 
 _INT32 = range(-(2**31), 2**31)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from runtime.errors import InternalError, ServiceError, Unauthenticated
+from qwenserve.runtime.errors import InternalError, ServiceError, Unauthenticated
 
 
 def error_object(error: ServiceError) -> dict[str, dict[str, str | None]]:

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.http.errors import error_body, error_headers
+from qwenserve.router.http.reply import Reply
+from qwenserve.runtime.errors import InvalidRequest, ServiceError
 from qwenserve.type.v1 import sampling_pb2
-from router.http.errors import error_body, error_headers
-from router.http.reply import Reply
-from runtime.call import Call, request_id
-from runtime.errors import InvalidRequest, ServiceError
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 _JSON = "application/json"

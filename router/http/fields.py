@@ -16,9 +16,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field as Limits
 from pydantic import WithJsonSchema
 
-from router.http import conversation, draft
-from router.http.draft import Draft
-from runtime.errors import Unsupported
+from qwenserve.router.http import conversation, draft
+from qwenserve.router.http.draft import Draft
+from qwenserve.runtime.errors import Unsupported
 
 Int32 = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Limits(ge=-(2**63), le=2**63 - 1)]

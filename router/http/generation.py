@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from qwenserve.chat.v1 import chat_pb2
-from router.http.backend import Backend, EventSink, RunningAnswer
-from router.http.body import read_body
-from router.http.chunks import ChatChunks, ChunkPlan, Chunks, CompletionChunks
-from router.http.draft import Draft
-from router.http.exchange import Exchange
-from router.http.reply import Reply, StreamedReply
-from router.http.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
-from router.http.sse import SseSink
-from router.http.whole import chat_body, completion_body
-from runtime.call import request_id
-from runtime.config import HttpConfig
-from runtime.errors import InternalError, SlowReader
-from runtime.fold import Fold
+from qwenserve.router.chat.call import request_id
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.http.backend import Backend, EventSink, RunningAnswer
+from qwenserve.router.http.body import read_body
+from qwenserve.router.http.chunks import ChatChunks, ChunkPlan, Chunks, CompletionChunks
+from qwenserve.router.http.draft import Draft
+from qwenserve.router.http.exchange import Exchange
+from qwenserve.router.http.reply import Reply, StreamedReply
+from qwenserve.router.http.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
+from qwenserve.router.http.sse import SseSink
+from qwenserve.router.http.whole import chat_body, completion_body
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import InternalError, SlowReader
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 # Neither caches nor proxies may keep events back.

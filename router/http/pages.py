@@ -6,14 +6,14 @@ import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from router.http.backend import Backend
-from router.http.exchange import Exchange
-from router.http.fields import Face, Field, fields_of
-from router.http.reply import Reply
-from router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel
-from router.http.texts import DETOKENIZE_BODY, TOKENIZE_BODY
-from router.http.whole import to_json
-from runtime.metrics import RouterMetrics
+from qwenserve.router.http.backend import Backend
+from qwenserve.router.http.exchange import Exchange
+from qwenserve.router.http.fields import Face, Field, fields_of
+from qwenserve.router.http.reply import Reply
+from qwenserve.router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel
+from qwenserve.router.http.texts import DETOKENIZE_BODY, TOKENIZE_BODY
+from qwenserve.router.http.whole import to_json
+from qwenserve.runtime.metrics import RouterMetrics
 
 _HTML = "text/html; charset=utf-8"
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Required, TypedDict
 
-from router.http.draft import ChatDraft, CompletionDraft, Draft
-from router.http.fields import Face, fields_of
-from runtime.errors import InvalidRequest
+from qwenserve.router.http.draft import ChatDraft, CompletionDraft, Draft
+from qwenserve.router.http.fields import Face, fields_of
+from qwenserve.runtime.errors import InvalidRequest
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -7,8 +7,8 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from router.http.app import Shim
-from runtime.config import HttpConfig
+from qwenserve.router.http.app import Shim
+from qwenserve.runtime.config import HttpConfig
 
 # A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
 _LINGER_S = 2.0

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
 
 from qwenserve.chat.v1 import chat_pb2
-from router.http.chunks import Chunks, Frame
-from router.http.errors import defect, error_body
-from runtime.errors import ServiceError, SlowReader
-from runtime.logs import EventLog
+from qwenserve.router.http.chunks import Chunks, Frame
+from qwenserve.router.http.errors import defect, error_body
+from qwenserve.runtime.errors import ServiceError, SlowReader
+from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("http")
 

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.http.backend import Backend
+from qwenserve.router.http.body import read_body
+from qwenserve.router.http.draft import ChatDraft
+from qwenserve.router.http.exchange import Exchange
+from qwenserve.router.http.fields import Face, Int32, Objects, fields_of
+from qwenserve.router.http.reply import Reply
+from qwenserve.router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel, read_chat, read_completion
+from qwenserve.router.http.whole import to_json
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from router.http.backend import Backend
-from router.http.body import read_body
-from router.http.draft import ChatDraft
-from router.http.exchange import Exchange
-from router.http.fields import Face, Int32, Objects, fields_of
-from router.http.reply import Reply
-from router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel, read_chat, read_completion
-from router.http.whole import to_json
-from runtime.config import HttpConfig
-from runtime.errors import InvalidRequest
 
 _CHAT_FIELDS = fields_of(Face.CHAT)
 # The fields of a chat that decide its prompt.

@@ -12,9 +12,9 @@ from typing import Any
 import pydantic_core
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.fold import Fold, FoldedChoice
+from qwenserve.router.http import parts
 from qwenserve.type.v1 import sampling_pb2
-from router.http import parts
-from runtime.fold import Fold, FoldedChoice
 
 
 def chat_body(fold: Fold, *, logprobs: bool, token_ids: bool) -> bytes:

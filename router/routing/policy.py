@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from router.routing.prefix_index import PrefixIndex
+from qwenserve.router.routing.prefix_index import PrefixIndex
 
 PolicyName = Literal["prefix", "least_loaded", "round_robin"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bench import plots
-from bench.command import main
+from qwenserve.bench import plots
+from qwenserve.bench.command import main
 from tests.bench.servers import Behaviour, ChatServer, OpenAIServer
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.datasets.jsonl import read_jobs, write_jobs
-from bench.datasets.lengths import Lengths
-from bench.datasets.made import Form, Shape, multi_turn_jobs, random_jobs, shared_prefix_jobs
-from bench.datasets.vocabulary import CANDIDATES, Vocabulary, ask
-from bench.samples import ChatMessage, Sample, repeated_prompts
-from bench.tier.whole import shared_turns
+from qwenserve.bench.datasets.jsonl import read_jobs, write_jobs
+from qwenserve.bench.datasets.lengths import Lengths
+from qwenserve.bench.datasets.made import Form, Shape, multi_turn_jobs, random_jobs, shared_prefix_jobs
+from qwenserve.bench.datasets.vocabulary import CANDIDATES, Vocabulary, ask
+from qwenserve.bench.samples import ChatMessage, Sample, repeated_prompts
+from qwenserve.bench.tier.whole import shared_turns
 
 WORDS = Vocabulary(range(100, 160), CANDIDATES[:60])
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from bench.compare import compare, doubts
-from bench.document import SCHEMA, Measured, make_document, merge_findings
-from bench.findings import Intent, examine
-from bench.measures import Slo, measure
-from bench.meter import Usage
-from bench.record import Record
-from bench.tier.burden import Burden, disturbances
+from qwenserve.bench.compare import compare, doubts
+from qwenserve.bench.document import SCHEMA, Measured, make_document, merge_findings
+from qwenserve.bench.findings import Intent, examine
+from qwenserve.bench.measures import Slo, measure
+from qwenserve.bench.meter import Usage
+from qwenserve.bench.record import Record
+from qwenserve.bench.tier.burden import Burden, disturbances
 
 CALM = Usage(10.0, 1.0, 0.1, 0.1, 0.5, 1.0, 0.0, 0.0, 3.0)
 PLAIN = Intent(open_loop=False, concurrency=4, repeated_prompts=0, expects_cache=False, exact_lengths=True)

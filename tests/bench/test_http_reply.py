@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bench.clients.http_reply import BadReply, Reply, unchunk
-from bench.record import Record
+from qwenserve.bench.clients.http_reply import BadReply, Reply, unchunk
+from qwenserve.bench.record import Record
 from tests.bench.servers import event
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

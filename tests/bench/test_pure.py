@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from bench.measures import Slo, distribution, measure, peak_concurrency, spread
-from bench.meter import parse_machine_times, parse_throttled
-from bench.record import Record
-from bench.schedule import Arrivals, arrival_times, rate_at, slot_starts
-from bench.sweep import Point, knee, next_concurrency, stopped_rising
-from bench.tier.burden import TierError
-from bench.tier.table import Row, ratio_row
-from bench.tier.wrk import WrkResult, parse
+from qwenserve.bench.measures import Slo, distribution, measure, peak_concurrency, spread
+from qwenserve.bench.meter import parse_machine_times, parse_throttled
+from qwenserve.bench.record import Record
+from qwenserve.bench.schedule import Arrivals, arrival_times, rate_at, slot_starts
+from qwenserve.bench.sweep import Point, knee, next_concurrency, stopped_rising
+from qwenserve.bench.tier.burden import TierError
+from qwenserve.bench.tier.table import Row, ratio_row
+from qwenserve.bench.tier.wrk import WrkResult, parse
 
 
 def record(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tier.quota import Hierarchy, QuotaError, find_hierarchy, held_to
+from qwenserve.bench.tier.quota import Hierarchy, QuotaError, find_hierarchy, held_to
 
 CPU = Path("/sys/fs/cgroup/cpu,cpuacct")
 TOP = Path("/sys/fs/cgroup")

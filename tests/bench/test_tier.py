@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.clients.endpoint import Generation
-from bench.clients.http import HttpEndpoint, Target
-from bench.command import main
-from bench.load import Load, Run
-from bench.measures import measure
-from bench.meter import process_cpu_s, resident_bytes
-from bench.samples import Sample
-from bench.tier.context import Context
-from bench.tier.cores import Cores
-from bench.tier.latency import latency_rows
-from bench.tier.processes import ProcessError, free_ports, pinned, running
-from bench.tier.scaling import scaling_rows
-from bench.tier.stack import protocol_floor
-from bench.tier.wrk import wrk_rows
+from qwenserve.bench.clients.endpoint import Generation
+from qwenserve.bench.clients.http import HttpEndpoint, Target
+from qwenserve.bench.command import main
+from qwenserve.bench.load import Load, Run
+from qwenserve.bench.measures import measure
+from qwenserve.bench.meter import process_cpu_s, resident_bytes
+from qwenserve.bench.samples import Sample
+from qwenserve.bench.tier.context import Context
+from qwenserve.bench.tier.cores import Cores
+from qwenserve.bench.tier.latency import latency_rows
+from qwenserve.bench.tier.processes import ProcessError, free_ports, pinned, running
+from qwenserve.bench.tier.scaling import scaling_rows
+from qwenserve.bench.tier.stack import protocol_floor
+from qwenserve.bench.tier.wrk import wrk_rows
 
 ONE = frozenset(Cores.of_this_machine().measured)
 
@@ -133,7 +133,7 @@ async def test_without_wrk_its_rows_are_told_as_missing(monkeypatch: pytest.Monk
 
 async def test_forgotten_log_starts_again() -> None:
     """What is written later is at its beginning, not behind a hole."""
-    async with running("floor", "bench.tier.protocol_floor", ["--port", "nonsense"], ONE) as process:
+    async with running("floor", "qwenserve.bench.tier.protocol_floor", ["--port", "nonsense"], ONE) as process:
         with pytest.raises(ProcessError):
             await process.wait_for("never", 20.0)
         assert "nonsense" in process.log
@@ -169,7 +169,7 @@ async def test_protocol_floor_streams_ready_made_events() -> None:
 
 async def test_process_that_does_not_come_up_shows_its_log() -> None:
     """The error has the end of what it wrote."""
-    async with running("floor", "bench.tier.protocol_floor", ["--port", "nonsense"], ONE) as process:
+    async with running("floor", "qwenserve.bench.tier.protocol_floor", ["--port", "nonsense"], ONE) as process:
         with pytest.raises(ProcessError, match="nonsense"):
             await process.wait_for_port(free_ports(1)[0], 20.0)
 

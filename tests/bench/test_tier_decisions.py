@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from bench.findings import slow_interpreter
-from bench.meter import python_build
-from bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
-from bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
-from bench.tier.latency import (
+from qwenserve.bench.findings import slow_interpreter
+from qwenserve.bench.meter import python_build
+from qwenserve.bench.tier.burden import Surroundings, TierError, doubts, worker_saturated
+from qwenserve.bench.tier.cores import Cores, name_cores, parse_list, share_out, workers_beside
+from qwenserve.bench.tier.latency import (
     HALF_CORE,
     PROBE_CONNECTIONS,
     Level,
@@ -23,11 +23,11 @@ from bench.tier.latency import (
     shares_of,
     steps_late,
 )
-from bench.tier.memory import cache_bytes, count_requests, growth_per_million
-from bench.tier.scaling import Answers, Run, make_plan, read_answers
-from bench.tier.servicer import Measured, read_measured
-from bench.tier.table import Row
-from bench.tier.wrk import WrkResult
+from qwenserve.bench.tier.memory import cache_bytes, count_requests, growth_per_million
+from qwenserve.bench.tier.scaling import Answers, Run, make_plan, read_answers
+from qwenserve.bench.tier.servicer import Measured, read_measured
+from qwenserve.bench.tier.table import Row
+from qwenserve.bench.tier.wrk import WrkResult
 
 CALM = Surroundings(wall_s=10.0, client_share=0.3, foreign_s=0.1, taken_s=0.0)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cli.state import StateDirectory
+from qwenserve.cli.state import StateDirectory
 from tests.cli.conftest import CommandLine
 
 pytestmark = pytest.mark.timeout(120)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import main
-from runtime.config import annotated_yaml, load_config
+from qwenserve.cli.main import main
+from qwenserve.runtime.config import annotated_yaml, load_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.readiness import is_http_ready, is_serving
-from cli.state import DeploymentRecord, StateDirectory
+from qwenserve.cli.readiness import is_http_ready, is_serving
+from qwenserve.cli.state import DeploymentRecord, StateDirectory
 from tests.cli.conftest import LIMIT_S, ROOT, CommandLine
 from tests.cli.waiting import until
 
@@ -331,7 +331,7 @@ def test_chat_starts_what_it_needs(qwenserve, tmp_path, monkeypatch):
 # Runs the command line, and sends itself a signal at a moment that no other process can hit for certain.
 ENDED_AT = """
 import os, sys
-from cli.main import main
+from qwenserve.cli.main import main
 from {module} import {owner}
 
 unpatched = {owner}.{method}
@@ -347,13 +347,14 @@ sys.exit(main(sys.argv[1:]))
 """
 MOMENTS = {
     "ready": {
-        "module": "cli.state", "owner": "Deployment", "method": "write", "condition": "given[0].state == 'ready'",
+        "module": "qwenserve.cli.state",
+        "owner": "Deployment", "method": "write", "condition": "given[0].state == 'ready'",
     },
     "between ready and the first question": {
-        "module": "cli.output", "owner": "Output", "method": "line", "condition": "'simulated' in given[0]",
+        "module": "qwenserve.cli.output", "owner": "Output", "method": "line", "condition": "'simulated' in given[0]",
     },
     "waiting for a question": {
-        "module": "cli.chat.lines", "owner": "PipedQuestions", "method": "next", "condition": "True",
+        "module": "qwenserve.cli.chat.lines", "owner": "PipedQuestions", "method": "next", "condition": "True",
     },
 }  # fmt: skip
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cli.errors import CommandError
-from cli.main import main
-from cli.options import setting_texts
-from cli.package import CONFIG, MANIFEST, is_package, pack, unpack
-from runtime.config import load_config
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.main import main
+from qwenserve.cli.options import setting_texts
+from qwenserve.cli.package import CONFIG, MANIFEST, is_package, pack, unpack
+from qwenserve.runtime.config import load_config
 
 Members = dict[str, bytes]
 

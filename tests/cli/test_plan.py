@@ -5,12 +5,12 @@ import socket
 import pytest
 import yaml
 
-from cli.errors import CommandError
-from cli.options import setting_texts
-from cli.plan import Addresses, Counts, DeploymentPlan, make_plan
-from cli.ports import Endpoint, claim, free_endpoints
-from cli.supervisor import RestartPolicy
-from runtime.config import Config, load_config
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.options import setting_texts
+from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
+from qwenserve.cli.ports import Endpoint, claim, free_endpoints
+from qwenserve.cli.supervisor import RestartPolicy
+from qwenserve.runtime.config import Config, load_config
 
 
 def plan_of(counts: Counts, **fields: object) -> DeploymentPlan:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.processes import ProcessIdentity, alive, identify, last_lines
+from qwenserve.cli.processes import ProcessIdentity, alive, identify, last_lines
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cli.errors import CommandError
-from cli.processes import ProcessIdentity, identify
-from cli.ps import process_table_of, table_of
-from cli.state import DeploymentRecord, ProcessRecord, StateDirectory, default_root, name_from
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.processes import ProcessIdentity, identify
+from qwenserve.cli.ps import process_table_of, table_of
+from qwenserve.cli.state import DeploymentRecord, ProcessRecord, StateDirectory, default_root, name_from
 
 GONE = ProcessIdentity(pid=1, started="long ago")
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import pytest
 
-from worker.engines.interface import (
+from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
     EngineError,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.worker.engine_interface import Engine
+from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import EngineContract
 from tests.worker.engines.model_directories import write_model
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import Engine
-from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
 
 
 class TestLlamaCppEngine(EngineContract):

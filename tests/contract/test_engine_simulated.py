@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from qwenserve.worker.engine_interface import Engine
+from qwenserve.worker.engines.simulated.engine import SimulatedConfig, SimulatedEngine
 from tests.contract.engine_contract import EngineContract
-from worker.engines.interface import Engine
-from worker.engines.simulated import SimulatedConfig, SimulatedEngine
 
 
 class TestSimulatedEngine(EngineContract):

@@ -19,8 +19,8 @@ from models.train_qwen3_tiny.new_words import about_something_else, tells
 from models.train_qwen3_tiny.stream import block
 from models.train_qwen3_tiny.tool_talk import request
 from models.train_qwen3_tiny.wording import BEFORE, decorated
+from qwenserve.text.chat_template import ChatTemplate
 from tests.fixtures.full_tokenizer import FULL_TOKENIZER, TINY_MODEL, model_directories
-from text.chat_template import ChatTemplate
 
 PLAN = plan(longest=400)
 PYTHON_TYPES = {

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from qwenserve.router.chat.answer import AnswerOutcome, refused
+from qwenserve.router.chat.call import Call
+from qwenserve.router.outcomes import OutcomeRecorder
+from qwenserve.runtime.errors import InvalidRequest, ServiceError, WorkerLost
+from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import AnswerOutcome, refused
-from router.outcomes import OutcomeRecorder
-from runtime.call import Call
-from runtime.errors import InvalidRequest, ServiceError, WorkerLost
-from runtime.metrics import RouterMetrics
 
 USAGE = sampling_pb2.Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, reasoning_tokens=2)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.auth import KeyRing
-from runtime.config import AuthConfig, ConfigError
-from runtime.errors import Unauthenticated
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import AuthConfig, ConfigError
+from qwenserve.runtime.errors import Unauthenticated
 
 
 def test_without_keys_everybody_may_call() -> None:

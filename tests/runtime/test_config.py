@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runtime.config import Config, ConfigError, LoadedConfig, annotated_yaml, load_config
+from qwenserve.runtime.config import Config, ConfigError, LoadedConfig, annotated_yaml, load_config
 
 
 def load(

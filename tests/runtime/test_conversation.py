@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import message_pb2 as pb
-from runtime.conversation import conversation_to_template
-from runtime.errors import InvalidRequest
+from qwenserve.runtime.conversation import conversation_to_template
+from qwenserve.runtime.errors import InvalidRequest
 
 USER = pb.Message(role=pb.ROLE_USER, content="hi")
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"z": 1, "a": 2}}}

@@ -10,7 +10,7 @@ import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from runtime.counting import Counters, Histograms
+from qwenserve.runtime.counting import Counters, Histograms
 
 BOUNDS = (0.001, 0.5, 2.0, 1000.0)
 

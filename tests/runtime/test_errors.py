@@ -8,9 +8,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from runtime import errors
-from runtime.errors import ServiceError, by_reason
-from runtime.grpc_setup import to_status
+from qwenserve.runtime import errors
+from qwenserve.runtime.errors import ServiceError, by_reason
+from qwenserve.runtime.grpc_setup import to_status
 
 
 def family(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

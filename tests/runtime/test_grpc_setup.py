@@ -7,9 +7,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from runtime.config import GrpcConfig
-from runtime.errors import ContextLengthExceeded, InternalError, QueueFull, ServiceError, Unavailable
-from runtime.grpc_setup import Health, from_rpc_error, make_channel, make_server, to_status
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import ContextLengthExceeded, InternalError, QueueFull, ServiceError, Unavailable
+from qwenserve.runtime.grpc_setup import Health, from_rpc_error, make_channel, make_server, to_status
 
 CONFIG = GrpcConfig()
 

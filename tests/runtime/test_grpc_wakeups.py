@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from runtime.grpc_wakeups import few_wakeups
+from qwenserve.runtime.grpc_wakeups import few_wakeups
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # A channel of ours, in a process without any other: how its thread is scheduled, and how many sockets take all.
 FIRST_CHANNEL = """
 import asyncio, gc, os, threading
-import runtime.grpc_core
-from runtime import grpc_wakeups
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_channel
+import qwenserve.runtime.grpc_core
+from qwenserve.runtime import grpc_wakeups
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
 
 async def main():
     async with make_channel("127.0.0.1:1", GrpcConfig()):

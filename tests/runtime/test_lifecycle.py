@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from runtime.lifecycle import Shutdown, TaskOwner, run
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, run
 
 
 async def test_the_first_signal_drains_and_the_second_forces() -> None:

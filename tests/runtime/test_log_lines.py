@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from runtime.log_lines import JsonLines, LineHandler, TextLines
+from qwenserve.runtime.log_lines import JsonLines, LineHandler, TextLines
 
 LIMIT_S = 60.0
 
 # A tier whose `serve` logs and then does what the test says.
 TIER = """
 import asyncio, sys
-from runtime.lifecycle import Shutdown
-from runtime.logs import EventLog
-from runtime.process import run_tier
+from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.process import run_tier
 
 log = EventLog("test")
 

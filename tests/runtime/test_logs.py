@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from runtime.call import request_id
-from runtime.logs import EventLog, configure_logs
+from qwenserve.router.chat.call import request_id
+from qwenserve.runtime.logs import EventLog, configure_logs
 
 
 @pytest.fixture(autouse=True)

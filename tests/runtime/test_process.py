@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from runtime.config import Config, ConfigError
-from runtime.process import run_tier
+from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.process import run_tier
 
 
 async def exit_with_port(config: Config, arguments: argparse.Namespace) -> int:

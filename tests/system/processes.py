@@ -39,15 +39,15 @@ def free_port() -> int:
 
 
 async def start(
-    module: str, settings: Mapping[str, object], *flags: str, stderr: int | None = None
+    tier: str, settings: Mapping[str, object], *flags: str, stderr: int | None = None
 ) -> asyncio.subprocess.Process:
-    """Starts `python -m module` with these settings and flags."""
+    """Starts `python -m qwenserve.TIER` with these settings and flags."""
     arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        module,
+        f"qwenserve.{tier}",
         *arguments,
         *flags,
         cwd=ROOT,

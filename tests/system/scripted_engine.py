@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from text.tokenizer import Tokenizer
-from worker.engines.interface import (
+from qwenserve.text.tokenizer import Tokenizer
+from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
     EngineError,

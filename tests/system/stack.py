@@ -11,14 +11,14 @@ from typing import Any
 
 import grpc
 
-from router.chat.model import ServedModel
-from router.main import Router
-from runtime.config import Config, load_config
-from runtime.grpc_setup import make_channel
-from runtime.lifecycle import Shutdown
-from worker.engine_choice import BuiltEngine, build_engine
-from worker.engines.interface import Engine
-from worker.main import run_worker
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.main import Router
+from qwenserve.runtime.config import Config, load_config
+from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.worker.engine_choice import BuiltEngine, build_engine
+from qwenserve.worker.engine_interface import Engine
+from qwenserve.worker.main import run_worker
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "models" / "qwen3-tiny"

@@ -12,20 +12,20 @@ import grpc
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.main import Router
+from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.grpc_setup import make_channel, make_server
+from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.text.assets import load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from router.chat.model import ServedModel
-from router.main import Router
-from runtime.config import Config, ConfigError
-from runtime.grpc_setup import make_channel, make_server
-from runtime.lifecycle import Shutdown
+from qwenserve.tokenizer_svc.session import PromptServicer
+from qwenserve.worker.engine_choice import BuiltEngine
+from qwenserve.worker.engine_interface import EngineInfo
 from tests.system.processes import free_port, start
 from tests.system.requests import chat
 from tests.system.scripted_engine import ScriptedEngine
 from tests.system.stack import TINY, RunningWorker, Stack, running_stack, stack_config, start_worker, until
-from text.assets import load_assets
-from tokenizer_svc.session import PromptServicer
-from worker.engine_choice import BuiltEngine
-from worker.engines.interface import EngineInfo
 
 READY_S = 60.0
 

@@ -15,10 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.whole import chat_completion
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.whole import chat_completion
-from runtime.fold import Fold
 from tests.system.requests import chat, user
 from tests.system.stack import Stack, running_stack, stack_config, until
 

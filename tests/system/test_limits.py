@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2_grpc
+from qwenserve.runtime.grpc_setup import make_server
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from runtime.grpc_setup import make_server
 from tests.system.requests import chat
 from tests.system.stack import Stack, running_stack, stack_config, until
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from router.chat.model import ServedModel
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.worker.engine_choice import BuiltEngine
 from tests.router.http.agent_check import check_agent
 from tests.router.http.openai_checks import CHECKS, Target
 from tests.system.scripted_engine import ScriptedEngine
 from tests.system.stack import TINY, running_stack, stack_config
-from worker.engine_choice import BuiltEngine
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from qwenserve.text.assets import ModelAssets, load_assets
 from tests.fixtures.full_tokenizer import TINY_MODEL, model_directories
-from text.assets import ModelAssets, load_assets
 
 
 @pytest.fixture(scope="session")

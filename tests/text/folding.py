@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
-from text.pipeline import CompletionPipeline, merged
+from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
+from qwenserve.text.pipeline import CompletionPipeline, merged
 
 
 class Call(NamedTuple):

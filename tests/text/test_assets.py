@@ -8,9 +8,9 @@ from typing import Any
 import gguf
 import pytest
 
+from qwenserve.text.assets import AssetError, load_assets
 from tests.fixtures.conversations import TEXTS
 from tests.fixtures.full_tokenizer import TINY_MODEL, model_directories
-from text.assets import AssetError, load_assets
 
 SMALL_FILES = (
     "tokenizer.json",

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
+from qwenserve.text.bpe import BYTE_OF, Encoder, RankEncoder, ReferenceEncoder, encoder_for
 from tests.fixtures.full_tokenizer import model_directories
-from text.bpe import BYTE_OF, Encoder, RankEncoder, ReferenceEncoder, encoder_for
 
 PAIRS: dict[str, tuple[RankEncoder, ReferenceEncoder, tokenizers.Tokenizer]] = {}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from text.chat_template import ChatTemplate, TemplateError
+from qwenserve.text.chat_template import ChatTemplate, TemplateError
 
 USER = {"role": "user", "content": "x"}
 PLAIN = "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}"

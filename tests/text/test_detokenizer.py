@@ -3,9 +3,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwenserve.text.assets import load_assets
+from qwenserve.text.detokenizer import Detokenizer
 from tests.fixtures.full_tokenizer import TINY_MODEL
-from text.assets import load_assets
-from text.detokenizer import Detokenizer
 
 TOKENIZER = load_assets(TINY_MODEL).tokenizer
 OF_BYTE = {TOKENIZER.token_bytes(i): i for i in range(256)}

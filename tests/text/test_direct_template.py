@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwenserve.text import direct_template
+from qwenserve.text.assets import load_assets
+from qwenserve.text.chat_template import ChatTemplate, TemplateError
+from qwenserve.text.direct_template import HYBRID, INSTRUCT, THINKING, Format, Given
 from tests.fixtures.conversations import ARGUMENTS, RESULTS, SYSTEMS, TEXTS, THOUGHTS, TOOLS
 from tests.fixtures.full_tokenizer import model_directories
-from text import direct_template
-from text.assets import load_assets
-from text.chat_template import ChatTemplate, TemplateError
-from text.direct_template import HYBRID, INSTRUCT, THINKING, Format, Given
 
 SOURCES = [load_assets(path).template.source for path in model_directories()]
 NAMES = [path.name for path in model_directories()]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from qwenserve.text.chat_template import ChatTemplate
+from qwenserve.text.markers import starts_in_reasoning
 from tests.fixtures.full_tokenizer import model_directories
-from text.chat_template import ChatTemplate
-from text.markers import starts_in_reasoning
 
 USER = [{"role": "user", "content": "x"}]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from qwenserve.text.assets import ModelAssets
+from qwenserve.text.events import Content, Reasoning, ToolCallArguments, ToolCallStart
+from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from qwenserve.text.tool_calls import tool_schemas
 from tests.text.folding import Answer, Call, every_way, run
-from text.assets import ModelAssets
-from text.events import Content, Reasoning, ToolCallArguments, ToolCallStart
-from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
-from text.tool_calls import tool_schemas
 
 TOOLS = tool_schemas(
     [

@@ -7,11 +7,11 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwenserve.text.assets import load_assets
+from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from tests.fixtures.conversations import TEXTS
 from tests.fixtures.full_tokenizer import TINY_MODEL
 from tests.text.folding import Call, every_way
-from text.assets import load_assets
-from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 
 ASSETS = load_assets(TINY_MODEL)
 TOKENIZER = ASSETS.tokenizer

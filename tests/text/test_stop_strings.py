@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text.stop_strings import StopMatcher
+from qwenserve.text.stop_strings import StopMatcher
 
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), min_size=1, max_size=4).map(tuple)
 

@@ -11,10 +11,10 @@ import jinja2
 import pytest
 import transformers
 
+from qwenserve.text.assets import ModelAssets, load_assets
+from qwenserve.text.chat_template import ChatTemplate
 from tests.fixtures.conversations import Conversation, conversations
 from tests.fixtures.full_tokenizer import FULL_TOKENIZER, has_full_tokenizer, model_directories
-from text.assets import ModelAssets, load_assets
-from text.chat_template import ChatTemplate
 
 COUNT = 280
 

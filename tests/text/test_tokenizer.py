@@ -9,9 +9,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwenserve.text.tokenizer import INLINE_CHARACTERS, SegmentCache, Tokenizer, UnsupportedTokenizer
 from tests.fixtures.conversations import TEXTS
 from tests.fixtures.full_tokenizer import TINY_MODEL
-from text.tokenizer import INLINE_CHARACTERS, SegmentCache, Tokenizer, UnsupportedTokenizer
 
 BACKEND = tokenizers.Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
 TOKENIZER = Tokenizer(BACKEND)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from text.tool_values import parse_value
+from qwenserve.text.tool_values import parse_value
 
 INTEGER_OR_NULL = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from tokenizer_svc.main import main
+from qwenserve.tokenizer_svc.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 async def test_process_serves_and_drains():
     """It says when it is ready, answers health checks, and ends with 0 after SIGTERM."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tokenizer_svc", "--set", f"model.reference={ROOT / 'models' / 'qwen3-tiny'}",
+        sys.executable, "-m", "qwenserve.tokenizer_svc", "--set", f"model.reference={ROOT / 'models' / 'qwen3-tiny'}",
         "--set", "tokenizer.port=0", cwd=ROOT, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None

@@ -8,13 +8,13 @@ import pytest
 import pytest_asyncio
 
 from qwenserve.chat.v1 import message_pb2 as chat
+from qwenserve.runtime.config import load_config
+from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
+from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, make_server
+from qwenserve.text.assets import ModelAssets, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2 as pb
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from runtime.config import load_config
-from runtime.errors import InvalidRequest, ModelNotFound
-from runtime.grpc_setup import from_rpc_error, make_channel, make_server
-from text.assets import ModelAssets, load_assets
-from tokenizer_svc.service import TokenizerServicer
+from qwenserve.tokenizer_svc.service import TokenizerServicer
 
 MODEL = Path(__file__).parents[2] / "models" / "qwen3-tiny"
 CONFIG = load_config(environment={}, overrides={"model.reference": str(MODEL)}).config

@@ -10,12 +10,12 @@ import grpc
 import pytest_asyncio
 
 from qwenserve.chat.v1 import message_pb2 as chat
+from qwenserve.runtime.config import load_config
+from qwenserve.runtime.grpc_setup import make_channel, make_server
+from qwenserve.text.assets import load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2 as pb
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from runtime.config import load_config
-from runtime.grpc_setup import make_channel, make_server
-from text.assets import load_assets
-from tokenizer_svc.session import PromptServicer
+from qwenserve.tokenizer_svc.session import PromptServicer
 
 MODEL = Path(__file__).parents[2] / "models" / "qwen3-tiny"
 CONFIG = load_config(environment={}, overrides={"model.reference": str(MODEL)}).config

@@ -10,16 +10,16 @@ from typing import Any
 
 import grpc
 
+from qwenserve.runtime.config import Config, load_config
+from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.convert import with_neutral
+from qwenserve.worker.engine_choice import BuiltEngine
+from qwenserve.worker.engines.simulated.engine import SimulatedEngine
+from qwenserve.worker.engines.simulated.state import SimulatedConfig
+from qwenserve.worker.main import run_worker
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import Config, load_config
-from runtime.grpc_setup import make_channel
-from runtime.lifecycle import Shutdown
-from worker.convert import with_neutral
-from worker.engine_choice import BuiltEngine
-from worker.engines.simulated import SimulatedEngine
-from worker.engines.simulated_state import SimulatedConfig
-from worker.main import run_worker
 
 LIMIT_S = 10.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.admission import Admission, Offered, Ticket, Verdict
+from qwenserve.worker.admission import Admission, Offered, Ticket, Verdict
 
 START, WAIT, REFUSE = Offered(Verdict.START), Offered(Verdict.WAIT), Offered(Verdict.REFUSE)
 

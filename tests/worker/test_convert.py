@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
 from qwenserve.type.v1 import sampling_pb2
-from runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
-from worker.convert import Limits, finish_to_wire, prompt_from, sampling_from, with_neutral
-from worker.engines.interface import Finish, FinishReason
+from qwenserve.worker.convert import Limits, finish_to_wire, prompt_from, sampling_from, with_neutral
+from qwenserve.worker.engine_interface import Finish, FinishReason
 
 LIMITS = Limits(vocab_size=100, max_model_len=50, max_top_logprobs=5)
 

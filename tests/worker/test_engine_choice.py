@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runtime.config import SimulatedSettings
-from worker.engine_choice import simulated_config
-from worker.engines.interface import EngineError
-from worker.engines.simulated import Faults
-from worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from qwenserve.runtime.config import SimulatedSettings
+from qwenserve.worker.engine_choice import simulated_config
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.simulated.engine import Faults
+from qwenserve.worker.model_facts import DirectoryFacts, fingerprint, read_directory
 
 CONFIG = {"vocab_size": 4096, "eos_token_id": 7, "max_position_embeddings": 512}
 

@@ -16,15 +16,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from qwenserve.runtime.grpc_setup import from_rpc_error
+from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.engine_choice import BuiltEngine
+from qwenserve.worker.engine_interface import EngineError, EngineInfo
+from qwenserve.worker.engines.simulated.engine import Faults, SimulatedConfig, SimulatedEngine
+from qwenserve.worker.main import main, run_worker
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.grpc_setup import from_rpc_error
-from runtime.lifecycle import Shutdown
 from tests.worker.running import LIMIT_S, Running, configuration, running, submit
-from worker.engine_choice import BuiltEngine
-from worker.engines.interface import EngineError, EngineInfo
-from worker.engines.simulated import Faults, SimulatedConfig, SimulatedEngine
-from worker.main import main, run_worker
 
 SERVICE = "qwenserve.worker.v1.WorkerService"
 PACED = SimulatedConfig(step_s=0.002)
@@ -227,7 +227,7 @@ async def test_a_taken_port_ends_the_worker():
 async def test_the_command_serves_and_drains_on_a_signal():
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "worker", "--set", "worker.engine=simulated", "--set", "worker.port=0"),
+        *("-m", "qwenserve.worker", "--set", "worker.engine=simulated", "--set", "worker.port=0"),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None

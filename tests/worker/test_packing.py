@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from qwenserve.worker.engine_interface import TokenLogprob
+from qwenserve.worker.packing import MESSAGE_IDS, Packer
 from qwenserve.worker.v1 import worker_pb2
 from tests.worker.running import entries
-from worker.engines.interface import TokenLogprob
-from worker.packing import MESSAGE_IDS, Packer
 
 
 def test_nothing_is_no_message():

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import from_rpc_error, make_server
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
+from qwenserve.worker.engines.simulated.engine import Faults, SimulatedConfig, SimulatedEngine
+from qwenserve.worker.service import WorkerIdentity, WorkerService
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import from_rpc_error, make_server
 from tests.worker.running import Client, running, submit
-from worker.dispatch import Dispatcher, DispatchLimits
-from worker.engines.simulated import Faults, SimulatedConfig, SimulatedEngine
-from worker.service import WorkerIdentity, WorkerService
 
 # Never ends within a test, and shows each request's tokens apart: prompt [n] starts with id 64 + (1 + n) % 26.
 ENDLESS = {"max_tokens": 30_000}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.engines.interface import Chunk, EngineRefusal, EngineRequest, Finish, FinishReason, Sampling
-from worker.engines.simulated_state import Faults, SimulatedConfig, SimulatedState
+from qwenserve.worker.engine_interface import Chunk, EngineRefusal, EngineRequest, Finish, FinishReason, Sampling
+from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig, SimulatedState
 
 EOS = 9
 CONFIG = SimulatedConfig(

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.choice import Choice
+from qwenserve.router.chat.events import text_event
+from qwenserve.runtime.errors import ServiceError, Unavailable, WorkerLost
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
-from router.chat.choice import Choice
-from router.chat.events import text_event
-from runtime.errors import ServiceError, Unavailable, WorkerLost
 
 
 class Submitted(NamedTuple):

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.answer import Answer, AnswerOutcome
+from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.choice import ChoicePlan
+from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull, Unavailable, WorkerLost
+from qwenserve.text.assets import load_assets
+from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.answer import Answer, AnswerOutcome
-from router.chat.choice import ChoicePlan
-from runtime.call import Call
-from runtime.errors import DeadlineExceeded, InternalError, QueueFull, Unavailable, WorkerLost
 from tests.router.chat.scripted_session import Heard, ScriptedSession, Workers
 from tests.system.stack import TINY, until
-from text.assets import load_assets
-from text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 
 ASSETS = load_assets(TINY)
 TOKENIZER = ASSETS.tokenizer

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwenserve.type.v1.sampling_pb2 import SamplingParams
-from router.chat.sampling import (
+from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
     check_prompt_ids,
@@ -18,7 +17,8 @@ from router.chat.sampling import (
     fit_window,
     seeds,
 )
-from runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+from qwenserve.type.v1.sampling_pb2 import SamplingParams
 
 VOCAB = 1000
 

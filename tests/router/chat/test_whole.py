@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.whole import chat_completion, completion
+from qwenserve.runtime.errors import WorkerLost
 from qwenserve.type.v1 import sampling_pb2
-from router.chat.whole import chat_completion, completion
-from runtime.errors import WorkerLost
-from runtime.fold import Fold
 
 Event = chat_pb2.ChatEvent
 STOP = chat_pb2.ChoiceFinish(reason=sampling_pb2.FINISH_REASON_STOP)

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_server
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
-from runtime.config import GrpcConfig
-from runtime.grpc_setup import make_server
 
 Behaviour: TypeAlias = "Callable[[OddWorker, Any], Awaitable[None]]"
 

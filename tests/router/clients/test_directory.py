@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from router.clients.directory import Expectation, WorkerDirectory
-from runtime.config import GrpcConfig
-from runtime.errors import Unavailable
+from qwenserve.router.clients.directory import Expectation, WorkerDirectory
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import Unavailable
 from tests.router.clients.odd_worker import OddWorker, serving
 from tests.system.stack import until
 

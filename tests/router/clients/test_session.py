@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
+from qwenserve.router.clients import session as session_module
+from qwenserve.router.clients.directory import Expectation
+from qwenserve.router.clients.session import WorkerSession
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.convert import with_neutral
+from qwenserve.worker.engines.simulated.state import SimulatedConfig
 from qwenserve.worker.v1 import worker_pb2
-from router.clients import session as session_module
-from router.clients.directory import Expectation
-from router.clients.session import WorkerSession
-from runtime.config import GrpcConfig
-from runtime.errors import ServiceError, WorkerLost
 from tests.router.clients.odd_worker import OddWorker, answers_pings, requests_of, serving
 from tests.system.stack import until
 from tests.worker.running import running
-from worker.convert import with_neutral
-from worker.engines.simulated_state import SimulatedConfig
 
 SLOW = SimulatedConfig(step_s=0.02)
 

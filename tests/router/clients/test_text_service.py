@@ -13,16 +13,16 @@ import grpc
 import pytest
 
 from qwenserve.chat.v1 import message_pb2
+from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, RenderedChat, TextService
+from qwenserve.runtime.conversation import conversation_to_template
+from qwenserve.runtime.errors import InvalidRequest, ModelNotFound, RequestTooLarge, Unavailable
+from qwenserve.runtime.grpc_setup import make_server
+from qwenserve.text.assets import load_assets
+from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from router.clients.text_service import LocalTextService, RemoteTextService, RenderedChat, TextService
-from runtime.conversation import conversation_to_template
-from runtime.errors import InvalidRequest, ModelNotFound, RequestTooLarge, Unavailable
-from runtime.grpc_setup import make_server
+from qwenserve.tokenizer_svc.session import PromptServicer
 from tests.system.processes import free_port
 from tests.system.stack import TINY, stack_config, until
-from text.assets import load_assets
-from text.tokenizer import INLINE_CHARACTERS
-from tokenizer_svc.session import PromptServicer
 
 CONFIG = stack_config()
 ASSETS = load_assets(TINY)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.call import Call
+from qwenserve.router.grpc_api.chat_servicer import EventQueue
+from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
+from qwenserve.runtime.errors import NotFound, ServiceError, SlowReader
 from qwenserve.type.v1 import sampling_pb2
-from router.grpc_api.chat_servicer import EventQueue
-from router.grpc_api.chat_session import ChatSessionWriter
-from runtime.call import Call
-from runtime.errors import NotFound, ServiceError, SlowReader
 from tests.system.stack import until
 
 

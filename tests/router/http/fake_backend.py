@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from qwenserve.tokenizer.v1 import tokenizer_pb2
-from qwenserve.type.v1 import sampling_pb2
-from router.http.backend import EventSink
-from runtime.call import Call
-from runtime.errors import (
+from qwenserve.router.chat.call import Call
+from qwenserve.router.http.backend import EventSink
+from qwenserve.runtime.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     ServiceError,
 )
+from qwenserve.tokenizer.v1 import tokenizer_pb2
+from qwenserve.type.v1 import sampling_pb2
 
 MODEL = "fake-model"
 MAX_MODEL_LEN = 4096

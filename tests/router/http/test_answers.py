@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from runtime.errors import InternalError, QueueFull
+from qwenserve.runtime.errors import InternalError, QueueFull
 from tests.router.http.conftest import Served
 from tests.router.http.fake_backend import Script
 

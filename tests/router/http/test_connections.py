@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from router.http.app import Shim
-from router.http.server import HttpServer
-from runtime.auth import KeyRing
-from runtime.config import HttpConfig
-from runtime.metrics import RouterMetrics
+from qwenserve.router.http.app import Shim
+from qwenserve.router.http.server import HttpServer
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.metrics import RouterMetrics
 from tests.router.http.conftest import Served, serve, settled
 from tests.router.http.fake_backend import FakeBackend, Script
 

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from runtime import errors
+from qwenserve.runtime import errors
 from tests.router.http.conftest import Served, serve
 
 ASK = {"messages": [{"role": "user", "content": "hi"}]}

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.http.fields import TABLE, Effect, Face, Field
+from qwenserve.router.http.fields import TABLE, Effect, Face, Field
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import Request
 

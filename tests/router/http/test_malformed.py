@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from router.http.fields import TABLE, Face
+from qwenserve.router.http.fields import TABLE, Face
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import FakeBackend
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2
-from runtime.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, Unavailable
+from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, Unavailable
 from tests.router.http.agent_check import check_agent
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import MAX_MODEL_LEN, MODEL, Request, Script

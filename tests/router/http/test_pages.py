@@ -7,7 +7,7 @@ import re
 import aiohttp
 import pytest
 
-from router.http.fields import TABLE, Face
+from qwenserve.router.http.fields import TABLE, Face
 from tests.router.http.conftest import Served
 from tests.router.http.fake_backend import MAX_MODEL_LEN
 

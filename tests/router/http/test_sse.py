@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.http.chunks import ChatChunks, ChunkPlan
+from qwenserve.router.http.sse import SseSink
+from qwenserve.runtime.errors import InternalError, WorkerLost
 from qwenserve.type.v1 import sampling_pb2
-from router.http.chunks import ChatChunks, ChunkPlan
-from router.http.sse import SseSink
-from runtime.errors import InternalError, WorkerLost
 
 Event = chat_pb2.ChatEvent
 START = Event(start=chat_pb2.StreamStart(id="a", created=1, model="m"))

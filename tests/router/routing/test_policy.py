@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.routing.policy import Candidate, PolicyName, make_policy
-from router.routing.prefix_index import BLOCK_TOKENS, PrefixIndex
+from qwenserve.router.routing.policy import Candidate, PolicyName, make_policy
+from qwenserve.router.routing.prefix_index import BLOCK_TOKENS, PrefixIndex
 
 PROMPT = list(range(10 * BLOCK_TOKENS))
 

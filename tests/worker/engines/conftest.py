@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.worker.engines.model_directories import write_model
-from worker.engines.gguf_files import WeightType, engine_file
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
 
 SLOTS = 8
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from worker.engines.random_model import make_random_model
+from qwenserve.worker.engines.llamacpp.random_model import make_random_model
 
 VOCAB = 320
 CONTEXT = 2048

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from worker.engines.gguf_files import ModelFacts
-from worker.engines.interface import EngineError
-from worker.engines.llamacpp.config import LlamaCppConfig, dimensions
-from worker.engines.llamacpp.machine import Machine, look_at_machine
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig, dimensions
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts
+from qwenserve.worker.engines.llamacpp.machine import Machine, look_at_machine
 
 # 1,000 numbers a token: 2,000 bytes in f16.
 FACTS = ModelFacts("m", "qwen3", 4096, 320, (5, 6), (), True, 1000)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file, read_facts
+from qwenserve.worker.engines.llamacpp.gguf_files.vocabulary import from_tokenizer_json
+from qwenserve.worker.engines.llamacpp.random_model import make_random_model
 from tests.contract.engine_contract import GREEDY, driving
 from tests.fixtures.full_tokenizer import FULL_TOKENIZER, TINY_MODEL, has_full_tokenizer
 from tests.worker.engines.engines import exact_engine
 from tests.worker.engines.model_directories import write_model
-from worker.engines.gguf_files import WeightType, engine_file, read_facts
-from worker.engines.gguf_files.vocabulary import from_tokenizer_json
-from worker.engines.random_model import make_random_model
 
 QWEN3_IDS = 151_936
 

@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 
-from worker.engines.interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, Sampling, TokenLogprob
-from worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
-from worker.engines.llamacpp.generation import Generation, call_seed
-from worker.engines.llamacpp.outbox import Outbox
+from qwenserve.worker.engine_interface import (
+    Chunk,
+    EngineError,
+    EngineRequest,
+    Finish,
+    FinishReason,
+    Sampling,
+    TokenLogprob,
+)
+from qwenserve.worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
+from qwenserve.worker.engines.llamacpp.generation import Generation, call_seed
+from qwenserve.worker.engines.llamacpp.outbox import Outbox
 
 END = 9
 WINDOW = 32

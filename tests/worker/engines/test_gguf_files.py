@@ -10,12 +10,12 @@ import gguf as gguf_package
 import numpy as np
 import pytest
 
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file, read_facts
+from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, read_header
 from tests.contract.engine_contract import GREEDY, driving
 from tests.worker.engines.engines import exact_engine
 from tests.worker.engines.model_directories import CONTEXT, END, MERGED, OTHER_END, VOCAB, byte_chars, write_model
-from worker.engines.gguf_files import WeightType, engine_file, read_facts
-from worker.engines.gguf_files.layout import Header, pack_array, pack_value, read_header
-from worker.engines.interface import EngineError
 
 KIND = gguf_package.GGUFValueType
 PROMPT = list(range(100, 130))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from qwenserve.worker.engine_interface import Sampling
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import Answer, Driver, driving
 from tests.worker.engines.engines import SLOTS, exact_engine
 from tests.worker.engines.model_directories import write_model
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import Sampling
 
 RANDOM = json.loads(Path(__file__).with_name("random_greedy.json").read_text(encoding="utf-8"))["models"]
 ROOT = Path(__file__).parents[3]

@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import pytest
 
+from qwenserve.worker.engine_interface import EngineError, EngineRefusal, FinishReason, Sampling
+from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import GREEDY, LIMIT_S, Driver, driving
 from tests.worker.engines.engines import SLOTS, exact_engine
 from tests.worker.engines.model_directories import END, FOREIGN_END, MERGED, OTHER_END, THINK, VOCAB
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import EngineError, EngineRefusal, FinishReason, Sampling
-from worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
 
 PROMPT = list(range(100, 130))
 WARM = Sampling(temperature=1.5, max_tokens=12, ignore_eos=True)
@@ -292,7 +292,7 @@ import asyncio, sys
 from pathlib import Path
 from tests.contract.engine_contract import Driver
 from tests.worker.engines.engines import exact_engine
-from worker.engines.interface import Sampling
+from qwenserve.worker.engine_interface import Sampling
 
 async def main():
     driver = Driver(exact_engine(Path(sys.argv[1]), max_model_len=2048))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
+from qwenserve.worker.model_files import Hub, resolve_model
 from tests.worker.engines.hub_stand_in import hub_serving
-from worker.engines.gguf_files import WeightType, engine_file
-from worker.engines.interface import EngineError
-from worker.model_files import Hub, resolve_model
 
 COMMIT = "0" * 40
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from worker.engines.llamacpp.slots import Slot, choose_slot, common_prefix
+from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot, common_prefix
 
 TALK = list(range(1000, 1300))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelStore, WeightType, engine_file, store
+from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan, Segment
 from tests.worker.engines.model_directories import write_model
-from worker.engines.gguf_files import ModelStore, WeightType, engine_file, store
-from worker.engines.gguf_files.plan import FilePlan, Segment
-from worker.engines.interface import EngineError
 
 DIGEST = "0123456789abcdef" * 4
 

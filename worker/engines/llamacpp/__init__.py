@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.engines.llamacpp.config import LlamaCppConfig, llamacpp_environment
-from worker.engines.llamacpp.engine import LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig, llamacpp_environment
+from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 
 __all__ = ["LlamaCppConfig", "LlamaCppEngine", "llamacpp_environment"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.engines.interface import EngineInfo, EngineRefusal, EngineRequest, Sampling
+from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Sampling
 
 
 def check_request(request: EngineRequest, info: EngineInfo) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from worker.engines.interface import TokenLogprob
+from qwenserve.worker.engine_interface import TokenLogprob
 
 
 class Prefilled(NamedTuple):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from worker.engines.gguf_files import ModelFacts
-from worker.engines.interface import EngineError
-from worker.engines.llamacpp.machine import Machine
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts
+from qwenserve.worker.engines.llamacpp.machine import Machine
 
 # llama.cpp rounds each slot's context up to this.
 _CONTEXT_STEP = 256

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from worker.engines.interface import Chunk, EngineError, EngineRequest
-from worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
-from worker.engines.llamacpp.generation import Generation
-from worker.engines.llamacpp.native import NativeServer
+from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest
+from qwenserve.worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
+from qwenserve.worker.engines.llamacpp.generation import Generation
+from qwenserve.worker.engines.llamacpp.native import NativeServer
 
 
 def drive(

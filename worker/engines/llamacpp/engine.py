@@ -15,8 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.engines.gguf_files import ModelFacts, read_facts
-from worker.engines.interface import (
+from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
     EngineError,
@@ -26,15 +25,16 @@ from worker.engines.interface import (
     EngineRequest,
     KvEvent,
 )
-from worker.engines.llamacpp.checks import check_request
-from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions
-from worker.engines.llamacpp.drive import drive
-from worker.engines.llamacpp.generation import Generation
-from worker.engines.llamacpp.machine import look_at_machine
-from worker.engines.llamacpp.native import NativeServer
-from worker.engines.llamacpp.outbox import Outbox
-from worker.engines.llamacpp.self_check import check_ids
-from worker.engines.llamacpp.slots import Slot, choose_slot
+from qwenserve.worker.engines.llamacpp.checks import check_request
+from qwenserve.worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions
+from qwenserve.worker.engines.llamacpp.drive import drive
+from qwenserve.worker.engines.llamacpp.generation import Generation
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts, read_facts
+from qwenserve.worker.engines.llamacpp.machine import look_at_machine
+from qwenserve.worker.engines.llamacpp.native import NativeServer
+from qwenserve.worker.engines.llamacpp.outbox import Outbox
+from qwenserve.worker.engines.llamacpp.self_check import check_ids
+from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
 
 # For threads that have answered their last request, or at exit are one step away from it.
 _JOIN_S = 10.0

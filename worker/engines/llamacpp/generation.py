@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from worker.engines.interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, TokenLogprob
-from worker.engines.llamacpp.chunks import Generated, Prefilled
+from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, TokenLogprob
+from qwenserve.worker.engines.llamacpp.chunks import Generated, Prefilled
 
 # The order of transformers and vLLM; llama.cpp's own has the temperature last.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from worker.engines.interface import EngineError
-from worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, llamacpp_environment
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, llamacpp_environment
 
 _log = logging.getLogger(__name__)
 

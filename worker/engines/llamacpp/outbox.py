@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from worker.engines.interface import Chunk, EngineError
+from qwenserve.worker.engine_interface import Chunk, EngineError
 
 # How long a step's first chunk waits for the others, at most. They follow within milliseconds; the limit only
 # counts where a request that moved in the last step does not move in this one.

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from worker.engines.gguf_files import ModelFacts
-from worker.engines.interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, Sampling
-from worker.engines.llamacpp.drive import drive
-from worker.engines.llamacpp.generation import Generation
-from worker.engines.llamacpp.native import NativeServer
+from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, Sampling
+from qwenserve.worker.engines.llamacpp.drive import drive
+from qwenserve.worker.engines.llamacpp.generation import Generation
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts
+from qwenserve.worker.engines.llamacpp.native import NativeServer
 
 # Far above any logit: the token is taken whatever the model thinks.
 _FORCE = 1e6

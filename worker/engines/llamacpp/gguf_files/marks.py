@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gguf import GGUFValueType, TokenType
 
-from worker.engines.gguf_files.layout import Header, pack_array, pack_value, read_header
+from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, read_header
 
 # Part of every cache key: raised whenever the same source would give a different file.
 FORMAT = 1

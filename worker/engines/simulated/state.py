@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from worker.engines.interface import (
+from qwenserve.worker.engine_interface import (
     Chunk,
     EngineLoad,
     EngineRefusal,
@@ -46,7 +46,7 @@ from worker.engines.interface import (
     KvEvent,
     TokenLogprob,
 )
-from worker.engines.kv_blocks import KvBlocks, block_hash, root_hash
+from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks, block_hash, root_hash
 
 # A driver that was held up longer than this does not make up for it: time starts again from now.
 _MAX_LAG_S = 1.0

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.engines.gguf_files.plan import FilePlan
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan
 
 # (done_bytes, total_bytes); called from the thread that does the work.
 Progress = Callable[[int, int], None]

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, LlamaFileType, quantize
 
-from worker.engines.gguf_files import marks, vocabulary
-from worker.engines.gguf_files.checkpoint import StoredTensor, stored_tensors, weight_files
-from worker.engines.gguf_files.layout import Header, pack_array, pack_value, padded, place
-from worker.engines.gguf_files.plan import FilePlan, Segment
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import marks, vocabulary
+from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import StoredTensor, stored_tensors, weight_files
+from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, padded, place
+from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan, Segment
 
 _U32, _F32, _TEXT = GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING
 _ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3", "Qwen3MoeForCausalLM": "qwen3moe"}

@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
 
 ALIGNMENT = 32
 _MAGIC = b"GGUF"

@@ -95,7 +95,10 @@ def _bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def main() -> None:
-    """`python -m worker.engines.random_model SOURCE TARGET`: for trying things before real weights exist."""
+    """For trying things before real weights exist.
+
+    `python -m qwenserve.worker.engines.llamacpp.random_model SOURCE TARGET`
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("source", type=Path, help="directory with config.json and tokenizer.json")
     parser.add_argument("target", type=Path, help="directory to make")

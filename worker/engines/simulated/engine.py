@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from worker.engines.interface import (
+from qwenserve.worker.engine_interface import (
     Deliver,
     EngineError,
     EngineInfo,
@@ -17,7 +17,7 @@ from worker.engines.interface import (
     EngineRequest,
     KvEvent,
 )
-from worker.engines.simulated_state import Faults, SimulatedConfig, SimulatedState
+from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig, SimulatedState
 
 __all__ = ["Faults", "SimulatedConfig", "SimulatedEngine"]
 

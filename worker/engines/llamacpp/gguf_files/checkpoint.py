@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
 
 _WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}
 # Rows are read in pieces of about this size as float32: large enough to be fast, small beside any model.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from worker.engines.gguf_files import marks, vocabulary
-from worker.engines.gguf_files.layout import Header, pack_array, padded, read_header
-from worker.engines.gguf_files.plan import FilePlan, Segment
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files import marks, vocabulary
+from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, padded, read_header
+from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan, Segment
 
 _COPY_BYTES = 8 << 20
 

@@ -6,7 +6,7 @@ import re
 import time
 from typing import NamedTuple
 
-from runtime.ids import new_id
+from qwenserve.runtime.ids import new_id
 
 # Ids end up in log lines and headers: nothing that could break either.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")

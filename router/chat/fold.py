@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.type.v1 import sampling_pb2
-from runtime.errors import InternalError, ServiceError
 
 
 class FoldedChoice:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from worker.engines.gguf_files.checkpoint import weight_files
-from worker.engines.gguf_files.convert import WeightType, model_name, plan_conversion
-from worker.engines.gguf_files.layout import read_header
-from worker.engines.gguf_files.marks import FORMAT, ModelFacts, is_prepared, read_facts
-from worker.engines.gguf_files.rewrite import plan_rewrite
-from worker.engines.gguf_files.store import ModelStore, Progress, no_progress
-from worker.engines.interface import EngineError
+from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import weight_files
+from qwenserve.worker.engines.llamacpp.gguf_files.convert import WeightType, model_name, plan_conversion
+from qwenserve.worker.engines.llamacpp.gguf_files.layout import read_header
+from qwenserve.worker.engines.llamacpp.gguf_files.marks import FORMAT, ModelFacts, is_prepared, read_facts
+from qwenserve.worker.engines.llamacpp.gguf_files.rewrite import plan_rewrite
+from qwenserve.worker.engines.llamacpp.gguf_files.store import ModelStore, Progress, no_progress
 
 __all__ = ["ModelFacts", "ModelStore", "Progress", "WeightType", "default_cache_directory", "engine_file", "read_facts"]
 
