@@ -17,6 +17,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from qwenserve.runtime.sampling_ranges import RANGES
+
 ENV_PREFIX = "QWENSERVE_"
 
 # Read before any configuration exists: by the command line (a chat's key, the default file, where running processes
@@ -37,12 +39,14 @@ class _Section(BaseModel):
 class SamplingDefaults(_Section):
     """Sampling defaults; unset ones come from the model's generation_config.json."""
 
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus mass; 1 is off.")
-    top_k: int | None = Field(default=None, ge=0, description="0 is off.")
-    min_p: float | None = Field(default=None, ge=0, le=1, description="0 is off.")
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="0 is off.")
-    repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="1 is off.")
+    temperature: float | None = Field(default=None, description="0 is greedy.", **RANGES["temperature"].limits())
+    top_p: float | None = Field(default=None, description="Nucleus mass; 1 is off.", **RANGES["top_p"].limits())
+    top_k: int | None = Field(default=None, description="0 is off.", **RANGES["top_k"].limits())
+    min_p: float | None = Field(default=None, description="0 is off.", **RANGES["min_p"].limits())
+    presence_penalty: float | None = Field(default=None, description="0 is off.", **RANGES["presence_penalty"].limits())
+    repetition_penalty: float | None = Field(
+        default=None, description="1 is off.", **RANGES["repetition_penalty"].limits()
+    )
 
 
 class ModelConfig(_Section):

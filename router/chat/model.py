@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.chat.sampling import NEUTRAL
 from qwenserve.runtime.config import Config, SamplingDefaults
 from qwenserve.runtime.errors import ModelNotFound
+from qwenserve.runtime.sampling_ranges import NEUTRAL
 from qwenserve.text.assets import ModelAssets, load_assets
 from qwenserve.type.v1 import sampling_pb2
 

@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+from qwenserve.runtime.sampling_ranges import (
+    BIAS,
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_CACHE_SALT,
+    MAX_CHOICES,
+    MAX_LOGIT_BIAS,
+    MAX_STOP_STRINGS,
+    NEUTRAL,
+    RANGES,
+    choice_seed,
+)
 from qwenserve.type.v1 import sampling_pb2
 
-MAX_CHOICES = 16
-MAX_STOP_STRINGS = 16
-MAX_LOGIT_BIAS = 300
-MAX_TOP_LOGPROBS = 20
-
-
-MAX_SALT = 256
-
-# What "unset everywhere" means: no filter, no penalty.
-NEUTRAL: Mapping[str, float | int | bool] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "min_tokens": 0,
-    "ignore_eos": False,
-}
 # Whatever an engine says that it lacks: without it there is no generation.
 _INDISPENSABLE = frozenset({"max_tokens"})
-
-
-class _Range(NamedTuple):
-    low: float
-    high: float
-    low_excluded: bool = False
-
-    def holds(self, value: float) -> bool:
-        return (self.low < value if self.low_excluded else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.low_excluded else f"{self.low:g}"
-        return f"{low} to {self.high:g}" if math.isfinite(self.high) else f"{low} or more"
-
-
-_RANGES = {
-    "temperature": _Range(0, 2),
-    "top_p": _Range(0, 1, low_excluded=True),
-    "top_k": _Range(0, math.inf),
-    "min_p": _Range(0, 1),
-    "presence_penalty": _Range(-2, 2),
-    "frequency_penalty": _Range(-2, 2),
-    "repetition_penalty": _Range(0, 2, low_excluded=True),
-    "max_tokens": _Range(1, math.inf),
-    "min_tokens": _Range(0, math.inf),
-    "top_logprobs": _Range(0, MAX_TOP_LOGPROBS),
-}
 
 
 def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> None:
@@ -66,15 +28,20 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
     # Few of the fields are set in most requests: only those are looked at.
     for field, value in sampling.ListFields():
         name = field.name
-        allowed = _RANGES.get(name)
+        allowed = RANGES.get(name)
         if allowed is not None:
             if not allowed.holds(value):
                 raise InvalidRequest(f"{name} must be {allowed}, got {value:g}", param=name)
         elif name == "logit_bias":
             _check_bias(value, vocab_size)
         elif name == "stop_token_ids":
-            for token_id in value:
-                _check_id(token_id, vocab_size, name)
+            _check_ids(value, vocab_size, name)
+        elif name == "allowed_token_ids":
+            if len(value) > MAX_ALLOWED_TOKEN_IDS:
+                raise InvalidRequest(
+                    f"{name} has {len(value)} ids; at most {MAX_ALLOWED_TOKEN_IDS} are allowed", param=name
+                )
+            _check_ids(value, vocab_size, name)
 
 
 def check_prompt_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
@@ -100,8 +67,10 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
 
 def check_cache_salt(cache_salt: str) -> None:
     """Raises InvalidRequest for one that is too long."""
-    if len(cache_salt) > MAX_SALT:
-        raise InvalidRequest(f"cache_salt has {len(cache_salt)} characters; at most {MAX_SALT}", param="cache_salt")
+    if len(cache_salt) > MAX_CACHE_SALT:
+        raise InvalidRequest(
+            f"cache_salt has {len(cache_salt)} characters; at most {MAX_CACHE_SALT}", param="cache_salt"
+        )
 
 
 def complete(asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:
@@ -140,10 +109,10 @@ def fit_window(sampling: sampling_pb2.SamplingParams, prompt_tokens: int, window
 
 
 def seeds(asked: sampling_pb2.SamplingParams, count: int) -> list[int]:
-    """One seed per choice: derived from the request's, or fresh."""
+    """One seed per choice: derived from the request's, or fresh; 64 bits with a sign."""
     if asked.HasField("seed"):
-        return [(asked.seed + i) & 0x7FFFFFFF for i in range(count)]
-    return [random.getrandbits(31) for _ in range(count)]
+        return [choice_seed(asked.seed, index) for index in range(count)]
+    return [random.getrandbits(63) for _ in range(count)]
 
 
 def drop_unsupported(
@@ -185,8 +154,13 @@ def _check_bias(biases: Mapping[int, float], vocab_size: int) -> None:
         )
     for token_id, bias in biases.items():
         _check_id(token_id, vocab_size, "logit_bias")
-        if not -100 <= bias <= 100:
-            raise InvalidRequest(f"logit_bias must be -100 to 100, got {bias:g} for {token_id}", param="logit_bias")
+        if not BIAS.holds(bias):
+            raise InvalidRequest(f"logit_bias must be {BIAS}, got {bias:g} for {token_id}", param="logit_bias")
+
+
+def _check_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
+    for token_id in token_ids:
+        _check_id(token_id, vocab_size, param)
 
 
 def _check_id(token_id: int, vocab_size: int, param: str) -> None:

@@ -43,6 +43,8 @@ VOCAB = 1000
         ({"logit_bias": {1: 101.0}}, "logit_bias"),
         ({"logit_bias": dict.fromkeys(range(301), 1.0)}, "logit_bias"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"allowed_token_ids": [VOCAB]}, "allowed_token_ids"),
+        ({"allowed_token_ids": [1] * 1025}, "allowed_token_ids"),
     ],
 )
 def test_a_value_out_of_range_names_its_field(values: dict[str, Any], param: str) -> None:
@@ -123,7 +125,15 @@ def test_min_tokens_above_max_tokens_is_refused() -> None:
 
 
 def test_a_seed_gives_every_choice_its_own_and_the_same_again() -> None:
-    assert seeds(SamplingParams(seed=7), 3) == seeds(SamplingParams(seed=7), 3) == [7, 8, 9]
+    drawn = seeds(SamplingParams(seed=7), 3)
+
+    assert drawn == seeds(SamplingParams(seed=7), 3)
+    assert drawn[0] == 7
+    assert len({*drawn, *seeds(SamplingParams(seed=8), 3)}) == 6
+
+
+def test_all_bits_of_a_seed_count() -> None:
+    assert seeds(SamplingParams(seed=1), 2) != seeds(SamplingParams(seed=1 + 2**31), 2)
 
 
 def test_no_seed_means_fresh_ones() -> None:
