@@ -5,57 +5,33 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
-from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.engine_interface import EngineInfo, Finish, Sampling, TokenLogprob
+from qwenserve.runtime.sampling_ranges import (
+    BIAS,
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_LOGIT_BIAS,
+    MAX_TOP_LOGPROBS,
+    NEUTRAL,
+    RANGES,
+)
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
+from qwenserve.worker.engine_interface import (
+    EngineInfo,
+    EngineRequest,
+    Finish,
+    Guide,
+    GuideKind,
+    Sampling,
+    TokenLogprob,
+)
 from qwenserve.worker.v1 import worker_pb2
 
-MAX_LOGIT_BIAS = 300
-MAX_TOP_LOGPROBS = 20
-
 # What `Generate` uses where a caller set nothing: filters off, a short answer.
-NEUTRAL = sampling_pb2.SamplingParams(
-    temperature=1.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    repetition_penalty=1.0,
-    max_tokens=16,
-    min_tokens=0,
-    ignore_eos=False,
-)
+_COMPLETE = sampling_pb2.SamplingParams(**NEUTRAL, max_tokens=16)  # type: ignore[arg-type]
 
-
-class _Range(NamedTuple):
-    """Allowed values of a number: `low` to `high`, without `low` itself where `open_low`."""
-
-    low: float
-    high: float
-    neutral: float
-    open_low: bool = False
-
-    def allows(self, value: float) -> bool:
-        """Written so that NaN is never allowed."""
-        return self.low <= value <= self.high and not (self.open_low and value == self.low)
-
-
-_MAX_INT32 = 2**31 - 1
-
-_RANGES = {
-    "temperature": _Range(0, 2, 1),
-    "top_p": _Range(0, 1, 1, open_low=True),
-    "top_k": _Range(0, _MAX_INT32, 0),
-    "min_p": _Range(0, 1, 0),
-    "presence_penalty": _Range(-2, 2, 0),
-    "frequency_penalty": _Range(-2, 2, 0),
-    "repetition_penalty": _Range(0, 2, 1, open_low=True),
-    "max_tokens": _Range(1, _MAX_INT32, 0),
-    "min_tokens": _Range(0, _MAX_INT32, 0),
-}
+_NO_IDS: frozenset[int] = frozenset()
+_REQUIRED_RANGES = {name: RANGES[name] for name in (*NEUTRAL, "max_tokens") if name in RANGES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +42,32 @@ class Limits:
     max_model_len: int
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     unsupported_fields: frozenset[str] = frozenset()
+    guide_kinds: frozenset[GuideKind] = frozenset()
 
     @classmethod
     def of(cls, info: EngineInfo) -> Limits:
         """Returns the limits of an engine."""
-        return cls(info.vocab_size, info.max_model_len, info.max_top_logprobs, info.unsupported_fields)
+        return cls(
+            info.vocab_size, info.max_model_len, info.max_top_logprobs, info.unsupported_fields, info.guide_kinds
+        )
+
+
+def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineRequest:
+    """Returns the engine's request, called `key`. Raises InvalidRequest, Unsupported or ContextLengthExceeded."""
+    prompt = prompt_from(submit.prompt_token_ids, limits)
+    sampling = sampling_from(submit.sampling, len(prompt), limits)
+    if submit.cache_salt and "cache_salt" in limits.unsupported_fields:
+        raise _unsupported("cache_salt")
+    return EngineRequest(
+        key,
+        prompt,
+        sampling,
+        submit.cache_salt,
+        _answer_offset(submit, len(prompt)),
+        submit.priority,
+        _prompt_logprobs(submit, limits),
+        _guide(submit.guide, limits) if submit.HasField("guide") else None,
+    )
 
 
 def prompt_from(token_ids: Iterable[int], limits: Limits) -> list[int]:
@@ -91,20 +88,14 @@ def sampling_from(params: sampling_pb2.SamplingParams, prompt_tokens: int, limit
 
     Raises InvalidRequest, Unsupported, or ContextLengthExceeded when prompt and `max_tokens` do not fit together.
     """
-    values: dict[str, float] = {}
-    for name, allowed in _RANGES.items():
+    for name, allowed in _REQUIRED_RANGES.items():
         if not params.HasField(name):
             raise InvalidRequest(f"sampling.{name}: must be set", param=f"sampling.{name}")
         value = getattr(params, name)
-        if not allowed.allows(value):
-            above = "above " if allowed.open_low else ""
-            raise InvalidRequest(
-                f"sampling.{name}: {value} is not in {above}{allowed.low:g} to {allowed.high:g}",
-                param=f"sampling.{name}",
-            )
-        if name in limits.unsupported_fields and value != allowed.neutral:
-            raise _unsupported(name)
-        values[name] = value
+        if not allowed.holds(value):
+            raise InvalidRequest(f"sampling.{name}: {value} is not {allowed}", param=f"sampling.{name}")
+        if value != allowed.neutral and name in limits.unsupported_fields and allowed.neutral is not None:
+            raise _unsupported(f"sampling.{name}")
     if not params.HasField("ignore_eos"):
         raise InvalidRequest("sampling.ignore_eos: must be set", param="sampling.ignore_eos")
     if prompt_tokens + params.max_tokens > limits.max_model_len:
@@ -115,6 +106,7 @@ def sampling_from(params: sampling_pb2.SamplingParams, prompt_tokens: int, limit
             param="sampling.min_tokens",
         )
     _check_unsupported(params, limits)
+    stops = _ids(params.stop_token_ids, "sampling.stop_token_ids", limits)
     return Sampling(
         temperature=params.temperature,
         top_p=params.top_p,
@@ -127,16 +119,17 @@ def sampling_from(params: sampling_pb2.SamplingParams, prompt_tokens: int, limit
         logit_bias=_logit_bias(params, limits),
         max_tokens=params.max_tokens,
         min_tokens=params.min_tokens,
-        stop_token_ids=_stop_token_ids(params, limits),
+        stop_token_ids=stops,
         ignore_eos=params.ignore_eos,
         top_logprobs=_top_logprobs(params, limits),
+        allowed_token_ids=_allowed_token_ids(params, limits) if params.allowed_token_ids else _NO_IDS,
     )
 
 
 def with_neutral(params: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:
     """Returns `params` with the neutral value in every unset field."""
     complete = sampling_pb2.SamplingParams()
-    complete.CopyFrom(NEUTRAL)
+    complete.CopyFrom(_COMPLETE)
     complete.MergeFrom(params)
     return complete
 
@@ -178,6 +171,17 @@ def logprob_to_wire(logprob: TokenLogprob) -> sampling_pb2.TokenLogprob:
     )
 
 
+def prompt_logprobs_to_wire(handle: int, start: int, logprobs: Sequence[TokenLogprob]) -> worker_pb2.PromptLogprobRun:
+    """Returns consecutive log-probabilities of a prompt, packed; `start` is the place of the first one's id."""
+    return worker_pb2.PromptLogprobRun(
+        handle=handle,
+        start=start,
+        logprobs=[entry.logprob for entry in logprobs],
+        top_token_ids=[token for entry in logprobs for token, _ in entry.top],
+        top_logprobs=[value for entry in logprobs for _, value in entry.top],
+    )
+
+
 def _logit_bias(params: sampling_pb2.SamplingParams, limits: Limits) -> dict[int, float]:
     bias = dict(params.logit_bias)
     if len(bias) > MAX_LOGIT_BIAS:
@@ -187,29 +191,72 @@ def _logit_bias(params: sampling_pb2.SamplingParams, limits: Limits) -> dict[int
     for token, value in bias.items():
         if not 0 <= token < limits.vocab_size:
             raise _outside(f"sampling.logit_bias[{token}]", token, limits)
-        if not -100 <= value <= 100:
+        if not BIAS.holds(value):
             raise InvalidRequest(
-                f"sampling.logit_bias[{token}]: {value} is not in -100 to 100", param=f"sampling.logit_bias[{token}]"
+                f"sampling.logit_bias[{token}]: {value} is not {BIAS}", param=f"sampling.logit_bias[{token}]"
             )
     return bias
 
 
-def _stop_token_ids(params: sampling_pb2.SamplingParams, limits: Limits) -> frozenset[int]:
-    for index, token in enumerate(params.stop_token_ids):
+def _allowed_token_ids(params: sampling_pb2.SamplingParams, limits: Limits) -> frozenset[int]:
+    path = "sampling.allowed_token_ids"
+    if len(params.allowed_token_ids) > MAX_ALLOWED_TOKEN_IDS:
+        raise InvalidRequest(
+            f"{path}: {len(params.allowed_token_ids)} ids, {MAX_ALLOWED_TOKEN_IDS} at most", param=path
+        )
+    return _ids(params.allowed_token_ids, path, limits)
+
+
+def _ids(token_ids: Sequence[int], path: str, limits: Limits) -> frozenset[int]:
+    for index, token in enumerate(token_ids):
         if not 0 <= token < limits.vocab_size:
-            raise _outside(f"sampling.stop_token_ids[{index}]", token, limits)
-    return frozenset(params.stop_token_ids)
+            raise _outside(f"{path}[{index}]", token, limits)
+    return frozenset(token_ids)
 
 
 def _top_logprobs(params: sampling_pb2.SamplingParams, limits: Limits) -> int | None:
     if not params.HasField("top_logprobs"):
         return None
+    return _alternatives(params.top_logprobs, "sampling.top_logprobs", limits)
+
+
+def _prompt_logprobs(submit: worker_pb2.Submit, limits: Limits) -> int | None:
+    if not submit.HasField("prompt_logprobs"):
+        return None
+    if "prompt_logprobs" in limits.unsupported_fields:
+        raise _unsupported("prompt_logprobs")
+    return _alternatives(submit.prompt_logprobs, "prompt_logprobs", limits)
+
+
+def _alternatives(count: int, path: str, limits: Limits) -> int:
     most = min(limits.max_top_logprobs, MAX_TOP_LOGPROBS)
-    if not 0 <= params.top_logprobs <= most:
+    if not 0 <= count <= most:
+        raise InvalidRequest(f"{path}: {count} is not in 0 to {most}", param=path)
+    return count
+
+
+def _answer_offset(submit: worker_pb2.Submit, prompt_tokens: int) -> int | None:
+    if not submit.HasField("answer_offset"):
+        return None
+    if not 1 <= submit.answer_offset <= prompt_tokens:
         raise InvalidRequest(
-            f"sampling.top_logprobs: {params.top_logprobs} is not in 0 to {most}", param="sampling.top_logprobs"
+            f"answer_offset: {submit.answer_offset} is not in 1 to {prompt_tokens}, the prompt's length",
+            param="answer_offset",
         )
-    return params.top_logprobs
+    return submit.answer_offset
+
+
+def _guide(guide: guide_pb2.Guide, limits: Limits) -> Guide:
+    try:
+        kind = GuideKind(guide.kind)
+    except ValueError:
+        raise InvalidRequest(f"guide.kind: {guide.kind} is no kind of guide", param="guide.kind") from None
+    if kind not in limits.guide_kinds:
+        known = ", ".join(sorted(known.name for known in limits.guide_kinds)) or "none"
+        raise Unsupported(
+            f"guide.kind: this worker's engine cannot follow {kind.name}; it knows {known}", param="guide.kind"
+        )
+    return Guide(kind, guide.text)
 
 
 def _check_unsupported(params: sampling_pb2.SamplingParams, limits: Limits) -> None:
@@ -219,14 +266,15 @@ def _check_unsupported(params: sampling_pb2.SamplingParams, limits: Limits) -> N
         ("stop_token_ids", bool(params.stop_token_ids)),
         ("ignore_eos", params.ignore_eos),
         ("top_logprobs", params.HasField("top_logprobs")),
+        ("allowed_token_ids", bool(params.allowed_token_ids)),
     )
     for name, is_set in asked:
         if is_set and name in limits.unsupported_fields:
-            raise _unsupported(name)
+            raise _unsupported(f"sampling.{name}")
 
 
-def _unsupported(name: str) -> Unsupported:
-    return Unsupported(f"sampling.{name}: this worker's engine cannot honour it", param=f"sampling.{name}")
+def _unsupported(path: str) -> Unsupported:
+    return Unsupported(f"{path}: this worker's engine cannot honour it", param=path)
 
 
 def _outside(path: str, token: int, limits: Limits) -> InvalidRequest:

@@ -25,7 +25,7 @@ from qwenserve.runtime.errors import (
 )
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.admission import Admission, Ticket, Verdict
-from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, prompt_from, sampling_from
+from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, request_from
 from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
@@ -156,13 +156,15 @@ class Dispatcher:
         flights = self._flights
         touched: set[Session] = set()
         ended = False
-        for key, token_ids, logprobs, finish in chunks:
+        for key, token_ids, logprobs, finish, prompt_logprobs in chunks:
             flight = flights.get(key)
             if flight is None:
                 continue
             session = flight.session
             if session is not None:
                 touched.add(session)
+                if prompt_logprobs:
+                    session.packer.prompt_logprobs(flight.handle, prompt_logprobs)
                 if token_ids:
                     if flight.prefilling:
                         self._prefill_done(flight)
@@ -247,9 +249,7 @@ class Dispatcher:
         limits = self._request_limits
         if limits is None:
             raise InternalError("the engine has not started")
-        prompt = prompt_from(submit.prompt_token_ids, limits)
-        sampling = sampling_from(submit.sampling, len(prompt), limits)
-        return EngineRequest(next(self._numbers), prompt, sampling, submit.cache_salt)
+        return request_from(submit, next(self._numbers), limits)
 
     def _queue_full(self) -> QueueFull:
         return QueueFull(f"{self._admission.queued} requests are waiting, the most this worker takes")

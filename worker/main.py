@@ -23,7 +23,6 @@ from qwenserve.runtime.process import run_tier
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
-from qwenserve.worker.engines.simulated.engine import SimulatedEngine
 from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 from qwenserve.worker.v1 import worker_pb2_grpc
 
@@ -95,8 +94,7 @@ class _Worker:
                 return self._shutdown.exit_code
         limits = DispatchLimits(settings.max_running, settings.max_queued, settings.session_buffer)
         dispatcher = Dispatcher(built.engine, limits)
-        if isinstance(built.engine, SimulatedEngine):
-            built.engine.wait_for_room_with(dispatcher.room)
+        built.engine.pace_with(dispatcher.room)
 
         def died(error: EngineError) -> None:
             dispatcher.fail(error)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 
-from qwenserve.worker.convert import logprob_to_wire
+from qwenserve.worker.convert import logprob_to_wire, prompt_logprobs_to_wire
 from qwenserve.worker.engine_interface import TokenLogprob
 from qwenserve.worker.v1 import worker_pb2
 
@@ -32,7 +32,7 @@ class _Run(list[int]):
 class _Page:
     """The parts of one message."""
 
-    __slots__ = ("finishes", "firsts", "ids", "logprobs", "weight")
+    __slots__ = ("finishes", "firsts", "ids", "logprobs", "prompt_logprobs", "weight")
 
     def __init__(self) -> None:
         self.ids: dict[int, Sequence[int]] = {}
@@ -40,6 +40,7 @@ class _Page:
         self.firsts: list[int] = []
         self.finishes: list[worker_pb2.Finish] = []
         self.logprobs: dict[int, list[TokenLogprob]] = {}
+        self.prompt_logprobs: list[worker_pb2.PromptLogprobRun] = []
         self.weight = 0
 
 
@@ -50,6 +51,8 @@ class Packer:
         self._page = _Page()
         self._full: deque[_Page] = deque()
         self._pings = 0
+        # Handles whose prompts' log-probabilities have begun to come, with the place of the next one.
+        self._prompt_places: dict[int, int] = {}
 
     @property
     def full_messages(self) -> int:
@@ -78,10 +81,24 @@ class Packer:
         if page.weight >= MESSAGE_IDS:
             self._turn()
 
+    def prompt_logprobs(self, handle: int, logprobs: Sequence[TokenLogprob]) -> None:
+        """Adds the next log-probabilities of a request's prompt, in as many messages as they need."""
+        each = 1 + 2 * len(logprobs[0].top)
+        most = max(1, MESSAGE_IDS // each)
+        place = self._prompt_places.get(handle, 1)
+        for begin in range(0, len(logprobs), most):
+            part = logprobs[begin : begin + most]
+            self._page.prompt_logprobs.append(prompt_logprobs_to_wire(handle, place + begin, part))
+            self._page.weight += each * len(part)
+            if self._page.weight >= MESSAGE_IDS:
+                self._turn()
+        self._prompt_places[handle] = place + len(logprobs)
+
     def finish(self, finish: worker_pb2.Finish) -> None:
         """Adds the end of a request, after its tokens."""
         page = self._page
         page.finishes.append(finish)
+        self._prompt_places.pop(finish.handle, None)
         page.weight += 1
         if page.weight >= MESSAGE_IDS:
             self._turn()
@@ -95,6 +112,7 @@ class Packer:
         self._page = _Page()
         self._full.clear()
         self._pings = 0
+        self._prompt_places.clear()
 
     def take(self) -> worker_pb2.SessionResponse | None:
         """Returns the next message without its load, or None."""
@@ -122,6 +140,7 @@ class Packer:
                 worker_pb2.LogprobRun(handle=handle, tokens=map(logprob_to_wire, run))
                 for handle, run in page.logprobs.items()
             ],
+            prompt_logprobs=page.prompt_logprobs,
         )
 
     def _turn(self) -> None:

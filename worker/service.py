@@ -80,6 +80,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             draining=dispatcher.draining,
             simulated=info.simulated,
             pid=os.getpid(),
+            approximate_fields=info.approximate_fields,
+            guide_kinds=[int(kind) for kind in sorted(info.guide_kinds)],  # type: ignore[misc]  # equal numbers by contract
         )
 
     async def GetLoad(self, request: worker_pb2.GetLoadRequest, context: Context) -> worker_pb2.Load:  # noqa: N802

@@ -70,6 +70,9 @@ class ReadyMadeEngine:
         """Returns what runs."""
         return EngineLoad(len(self._keys))
 
+    def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Ignores it: the bench says when a step is due."""
+
     def kv_events(self) -> Sequence[KvEvent]:
         """There are none."""
         return ()

@@ -8,7 +8,7 @@ log-probability is -0.5, alternatives are the next ids. Sampling parameters but 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.worker.engine_interface import (
@@ -75,6 +75,9 @@ class ScriptedEngine:
 
     def load(self) -> EngineLoad:
         return EngineLoad(len(self._running))
+
+    def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Ignores it: answers are short."""
 
     def kv_events(self) -> Sequence[KvEvent]:
         return ()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
-from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.convert import Limits, finish_to_wire, prompt_from, sampling_from, with_neutral
-from qwenserve.worker.engine_interface import Finish, FinishReason
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
+from qwenserve.worker.convert import Limits, finish_to_wire, prompt_from, request_from, sampling_from, with_neutral
+from qwenserve.worker.engine_interface import Finish, FinishReason, Guide, GuideKind
+from qwenserve.worker.v1 import worker_pb2
 
 LIMITS = Limits(vocab_size=100, max_model_len=50, max_top_logprobs=5)
 
@@ -124,6 +126,7 @@ def test_a_number_out_of_range_is_named(name: str, value: float):
     ("fields", "param"),
     [
         ({"stop_token_ids": [3, 100]}, "sampling.stop_token_ids[1]"),
+        ({"allowed_token_ids": [99, -1]}, "sampling.allowed_token_ids[1]"),
         ({"logit_bias": {100: 1.0}}, "sampling.logit_bias[100]"),
         ({"logit_bias": {1: 101.0}}, "sampling.logit_bias[1]"),
     ],
@@ -133,6 +136,63 @@ def test_bad_ids_are_named(fields: dict[str, Any], param: str):
         sampling_from(params(**fields), 1, LIMITS)
 
     assert caught.value.param == param
+
+
+def submit(**fields: Any) -> worker_pb2.Submit:
+    return worker_pb2.Submit(handle=1, prompt_token_ids=[1, 2, 3], sampling=params(), **fields)
+
+
+def test_a_whole_submit_becomes_the_engines_request():
+    limits = replace(LIMITS, guide_kinds=frozenset({GuideKind.REGEX}))
+    guide = guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_REGEX, text="a+")
+    message = submit(cache_salt="t", answer_offset=2, priority=3, prompt_logprobs=5, guide=guide)
+    message.sampling.allowed_token_ids.extend([4, 5])
+    request = request_from(message, 8, limits)
+
+    assert (request.key, request.prompt_token_ids, request.cache_salt, request.priority) == (8, [1, 2, 3], "t", 3)
+    assert (request.answer_start, request.prompt_logprobs) == (2, 5)
+    assert request.guide == Guide(GuideKind.REGEX, "a+")
+    assert request.sampling.allowed_token_ids == {4, 5}
+
+
+def test_a_plain_submit_asks_for_nothing_more():
+    request = request_from(submit(), 8, LIMITS)
+
+    assert (request.answer_start, request.prompt_logprobs, request.guide) == (3, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"answer_offset": 0}, InvalidRequest, "answer_offset"),
+        ({"answer_offset": 4}, InvalidRequest, "answer_offset"),
+        ({"prompt_logprobs": 6}, InvalidRequest, "prompt_logprobs"),
+        ({"guide": guide_pb2.Guide()}, InvalidRequest, "guide.kind"),
+        ({"guide": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_OBJECT)}, Unsupported, "guide.kind"),
+    ],
+)
+def test_what_a_submit_asks_besides_sampling_is_checked(fields: dict[str, Any], error: type[ServiceError], param: str):
+    with pytest.raises(error) as caught:
+        request_from(submit(**fields), 1, LIMITS)
+
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(("name", "value"), [("cache_salt", "t"), ("prompt_logprobs", 0)])
+def test_what_the_engine_cannot_do_besides_sampling_is_refused_by_name(name: str, value: Any):
+    limits = replace(LIMITS, unsupported_fields=frozenset({name}))
+
+    assert request_from(submit(), 1, limits)
+    with pytest.raises(Unsupported) as caught:
+        request_from(submit(**{name: value}), 1, limits)
+    assert caught.value.param == name
+
+
+def test_too_many_allowed_ids_are_refused():
+    limits = Limits(vocab_size=2000, max_model_len=50)
+
+    with pytest.raises(InvalidRequest, match="1025 ids"):
+        sampling_from(params(allowed_token_ids=range(1025)), 1, limits)
 
 
 def test_too_many_biases_are_refused():
@@ -157,6 +217,7 @@ def test_prompt_and_answer_must_fit_the_window_together():
         ("stop_token_ids", [1]),
         ("ignore_eos", True),
         ("top_logprobs", 0),
+        ("allowed_token_ids", [3]),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused_by_name(name: str, value: Any):

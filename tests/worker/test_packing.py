@@ -128,3 +128,39 @@ def test_a_ping_is_an_empty_message_after_the_rest():
     assert entries(packer.take()) == []
     assert entries(packer.take()) == []
     assert packer.take() is None
+
+
+def test_a_prompts_logprobs_are_packed_in_order_over_as_many_messages_as_they_need():
+    packer = Packer()
+    scores = [TokenLogprob(token, -token / 8, ((token, -0.5), (token + 1, -0.75))) for token in range(1, 500)]
+    packer.prompt_logprobs(3, scores[:7])
+    packer.prompt_logprobs(3, scores[7:])
+    packer.first(3)
+    packer.tokens(3, (9,), None)
+    packer.finish(worker_pb2.Finish(handle=3))
+    messages = []
+    while (message := packer.take()) is not None:
+        messages.append(message)
+    runs = [run for message in messages for run in message.prompt_logprobs]
+
+    assert len(messages) > 2
+    assert [run.start for run in runs] == [
+        1,
+        *(1 + sum(len(r.logprobs) for r in runs[:n]) for n in range(1, len(runs))),
+    ]
+    assert [value for run in runs for value in run.logprobs] == [score.logprob for score in scores]
+    assert [token for run in runs for token in run.top_token_ids] == [t for score in scores for t, _ in score.top]
+    assert [value for run in runs for value in run.top_logprobs] == [v for score in scores for _, v in score.top]
+    assert entries(messages[-1]) == [(3, [9])]
+    assert not any(message.handles for message in messages[:-1])
+
+
+def test_a_handle_that_comes_again_starts_at_its_prompts_second_id():
+    packer = Packer()
+    for _ in range(2):
+        packer.prompt_logprobs(3, [TokenLogprob(5, -1.0, ())])
+        packer.finish(worker_pb2.Finish(handle=3))
+    message = packer.take()
+
+    assert message is not None
+    assert [run.start for run in message.prompt_logprobs] == [1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwenserve.runtime.sampling_ranges import RANGES
 from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Sampling
 
 
@@ -21,17 +22,9 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
 
 
 def _check_sampling(s: Sampling, info: EngineInfo) -> None:
-    for name, fine, wanted in (
-        ("temperature", s.temperature >= 0, "0 or more"),
-        ("top_p", 0 < s.top_p <= 1, "above 0, at most 1"),
-        ("top_k", s.top_k >= 0, "0 or more"),
-        ("min_p", 0 <= s.min_p <= 1, "0 to 1"),
-        ("repetition_penalty", s.repetition_penalty > 0, "above 0"),
-        ("max_tokens", s.max_tokens >= 1, "1 or more"),
-        ("min_tokens", s.min_tokens >= 0, "0 or more"),
-        ("top_logprobs", 0 <= (s.top_logprobs or 0) <= info.max_top_logprobs, f"0 to {info.max_top_logprobs}"),
-    ):
-        if not fine:  # NaN fails every comparison and ends here too
-            raise EngineRefusal(f"{name} is {getattr(s, name)}; it must be {wanted}", param=name)
+    for name, allowed in RANGES.items():
+        value = getattr(s, name)
+        if value is not None and not allowed.holds(value):
+            raise EngineRefusal(f"{name} is {value}; it must be {allowed}", param=name)
     if any(not 0 <= token < info.vocab_size for token in s.logit_bias):
         raise EngineRefusal(f"logit_bias names ids outside 0 to {info.vocab_size - 1}", param="logit_bias")

@@ -12,7 +12,7 @@ import atexit
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from qwenserve.worker.engine_interface import (
@@ -69,7 +69,7 @@ class _Loaded:
 
 
 class LlamaCppEngine:
-    """Runs one GGUF model. See `worker.engines.interface.Engine` for the methods."""
+    """Runs one GGUF model. See `worker.engine_interface.Engine` for the methods."""
 
     def __init__(self, config: LlamaCppConfig) -> None:
         self._config = config
@@ -144,6 +144,9 @@ class LlamaCppEngine:
     def kv_events(self) -> Sequence[KvEvent]:
         """Returns nothing: llama.cpp does not tell."""
         return ()
+
+    def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Ignores it: every step computes."""
 
     async def stop(self) -> None:
         """Aborts what runs, waits for it, releases the model. Raises EngineError where a request hangs."""
@@ -224,7 +227,7 @@ def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]
     if not facts.prepared:
         raise EngineError(
             f"{config.gguf} has not been prepared: llama.cpp would lose tokens that end inside a character. "
-            "Load the file that worker.engines.gguf_files.engine_file makes of it"
+            "Load the file that worker.engines.llamacpp.gguf_files.engine_file makes of it"
         )
     sizes = dimensions(config, facts, look_at_machine())
     server = NativeServer(config, sizes)
@@ -247,6 +250,7 @@ def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes
         vocab_size=facts.vocab_size,
         eos_token_ids=sizes.end_token_ids,
         max_running=config.max_running,
+        unsupported_fields=frozenset({"allowed_token_ids", "prompt_logprobs"}),
     )
 
 

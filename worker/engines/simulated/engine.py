@@ -41,8 +41,8 @@ class SimulatedEngine:
         self._dead = False
         self._room: Callable[[], Awaitable[None]] | None = None
 
-    def wait_for_room_with(self, room: Callable[[], Awaitable[None]]) -> None:
-        """Sets what is awaited between steps that take no time. It must return within a bounded time."""
+    def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Sets what is awaited between steps that take no time."""
         self._room = room
 
     def inject(self, faults: Faults) -> None:
@@ -68,6 +68,7 @@ class SimulatedEngine:
             eos_token_ids=frozenset(config.eos_token_ids),
             max_running=config.max_running,
             kv_block_tokens=config.kv_block_tokens,
+            unsupported_fields=frozenset({"allowed_token_ids", "prompt_logprobs"}),
             simulated=True,
         )
 
