@@ -12,6 +12,9 @@ from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import add_setting_options, count
 from qwenserve.runtime.config import ConfigError
 
+# Commands that are one process each, in the foreground.
+TIERS = ("worker", "router", "tokenizer")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
@@ -20,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from qwenserve.bench.command import main as bench
 
         return bench(argv[1:])
+    if argv[:1] and argv[0] in TIERS:  # takes the flags of the process that it becomes
+        from qwenserve.cli.tier import run_tier_process
+
+        return run_tier_process(argv[0], argv[1:])
     arguments = make_parser().parse_args(argv)
     try:
         return int(_run(arguments))
@@ -72,6 +79,8 @@ def make_parser() -> argparse.ArgumentParser:
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")
     pack.add_argument("--with-model", action="store_true", help="include the model's files")
     add_setting_options(pack)
+    for tier in TIERS:
+        commands.add_parser(tier, help=f"one {tier} process in the foreground, for service managers and containers")
     commands.add_parser("bench", help="measure servers and engines")
     config = commands.add_parser("config", help="show settings")
     actions = config.add_subparsers(dest="config_command", required=True, metavar="ACTION")

@@ -16,7 +16,7 @@ from qwenserve.runtime.process import PACKAGE_ROOT
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from qwenserve.worker.engines.llamacpp.random_model import make_random_model
-from qwenserve.worker.model_files import resolve_model
+from qwenserve.worker.model_files import nearest_path, resolve_model
 
 
 class PreparedModel(NamedTuple):
@@ -41,7 +41,7 @@ def prepare_model(config: Config, output: Output) -> PreparedModel:
     """Returns the model's local files, downloading and converting where needed. Blocks. Raises CommandError."""
     reference = config.model.reference
     try:
-        prepared = PreparedModel(_resolve(reference, output).absolute())
+        prepared = PreparedModel(find_model(reference, output).absolute())
         if config.worker.engine == "simulated":
             return prepared._replace(note="the engine is simulated: answers are made up by a timing model")
         if _has_no_weights(prepared.path):
@@ -53,10 +53,13 @@ def prepare_model(config: Config, output: Output) -> PreparedModel:
     return prepared
 
 
-def _resolve(reference: str, output: Output) -> Path:
+def find_model(reference: str, output: Output) -> Path:
+    """Returns a model's directory or file on this machine, downloading it where needed. Raises EngineError."""
     local = local_path(reference)
     if local is not None:
         return resolve_model(str(local))
+    if near := nearest_path(reference, PACKAGE_ROOT):  # as from here, so from any working directory
+        raise EngineError(f"{reference} does not exist; did you mean {near}?")
     with output.progress(f"downloading {reference}") as report:
         return resolve_model(reference, report)
 

@@ -22,7 +22,7 @@ _MODULES: Mapping[Tier, str] = {
 }
 
 # OpenMP threads that spin while they wait take the processor from everybody else; llama.cpp reads this once, at start.
-_ENVIRONMENT: Mapping[Tier, Mapping[str, str]] = {
+PROCESS_ENVIRONMENT: Mapping[Tier, Mapping[str, str]] = {
     "worker": {"OMP_WAIT_POLICY": "passive"},
     "tokenizer": {},
     "router": {},
@@ -147,7 +147,7 @@ def _process(
         name=name,
         tier=tier,
         arguments=tuple(arguments),
-        environment=dict(_ENVIRONMENT[tier]),
+        environment=dict(PROCESS_ENVIRONMENT[tier]),
         probe=str(endpoint.reachable),
         shared=shared,
     )

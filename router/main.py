@@ -1,4 +1,9 @@
-"""A router process: `python -m qwenserve.router --config FILE --set key=value`."""
+"""The router's process: `qwenserve router [--config FILE] [--set KEY=VALUE …]`.
+
+At the first signal it says over every readiness check that it is leaving, still takes requests for `drain_notice_s`,
+and then drains: new requests are refused, running ones go on. The second signal, or `drain_timeout_s`, ends what is
+left.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import Config, ConfigError
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.grpc_wakeups import poll_as_batch
-from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, keep_one_heap, settle_memory
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objects, use_one_malloc_arena
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.runtime.process import run_tier
@@ -32,6 +37,9 @@ from qwenserve.text.assets import AssetError
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 _log = EventLog("router")
+
+# After the drain: for gRPC replies that are still being sent.
+_LAST_WORDS_S = 1.0
 
 SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
@@ -93,7 +101,15 @@ class Router:
             self.grpc_port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise ConfigError(f"router.port: {address} is taken; choose another with --set router.port=…") from None
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            # What was pushed last ends first, and each step is taken though one before it has failed.
+            if self._http is not None:
+                stack.push_async_callback(self._http.close)
+            stack.push_async_callback(self._server.stop, _LAST_WORDS_S)
+            stack.push_async_callback(self._text.close)
+            stack.push_async_callback(self._workers.close)
+            stack.push_async_callback(tasks.close)
+            stack.push_async_callback(self._drain, shutdown)
             await self._health.set(False)
             self._workers.start()
             await self._server.start()
@@ -101,14 +117,6 @@ class Router:
                 await self._start_http(self._http)
             tasks.start(self._follow_health(), name="health")
             yield
-        finally:
-            await self._drain(shutdown)
-            await tasks.close()
-            await self._workers.close()
-            await self._text.close()
-            await self._server.stop(1.0)
-            if self._http is not None:
-                await self._http.close()
 
     async def _start_http(self, http: HttpServer) -> None:
         try:
@@ -128,6 +136,11 @@ class Router:
             await self._workers.changed()
 
     async def _drain(self, shutdown: Shutdown) -> None:
+        if shutdown.drain.is_set() and self._config.drain_notice_s:
+            # Load balancers hear that nothing more should come; what still comes is answered.
+            self.core.announce_drain()
+            await self._health.set(False)
+            await shutdown.notice(self._config.drain_notice_s)
         self.core.drain()
         await self._health.set(False)
         if self._http is not None:
@@ -144,7 +157,7 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
         model = await asyncio.to_thread(ServedModel.load, model_path, config)
         router = Router(config, model, share_ports=share_ports)
         poll_as_batch()
-        settle_memory()
+        freeze_loaded_objects()
         async with router.serving(shutdown):
             _log.info(
                 "serving",
@@ -162,7 +175,7 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
 
-    keep_one_heap()
+    use_one_malloc_arena()
 
     async def start(config: Config, arguments: argparse.Namespace) -> int:
         path = Path(config.model.reference).expanduser()
@@ -172,4 +185,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"model.reference: {error}") from None
 
     share = ("--share-ports", "let other routers listen on the same ports")
-    return run_tier("router", "router", start, argv, flags=[share])
+    return run_tier("router", start, argv, flags=[share])

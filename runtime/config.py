@@ -196,6 +196,12 @@ class LogConfig(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level shown.")
     format: Literal["json", "text"] = Field(default="json", description="json for machines, text for people.")
+    file: str = Field(default="", description="Write to this file instead of standard output and error. Empty: do not.")
+    max_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=0,
+        description="Size at which log.file becomes FILE.1, in place of an older one, and begins anew. 0: it grows.",
+    )
 
 
 class Config(_Section):
@@ -215,6 +221,12 @@ class Config(_Section):
     )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="How long running requests may take to finish at shutdown."
+    )
+    drain_notice_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a process that was told to stop still takes new requests while its readiness says no. "
+        "Behind a load balancer: longer than it takes to notice.",
     )
 
     @property

@@ -49,6 +49,11 @@ class Shutdown:
         with on_signals(lambda _: self.request(), signal.SIGTERM, signal.SIGINT):
             yield self
 
+    async def notice(self, seconds: float) -> None:
+        """Waits for `seconds`, or until a second signal forces."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.force.wait(), seconds)
+
     async def drained(self, idle: Coroutine[Any, Any, None], timeout_s: float) -> bool:
         """Waits for `idle`, for a force, or for the time to pass. Returns whether `idle` came first."""
         waiting = asyncio.ensure_future(idle)
@@ -101,18 +106,18 @@ class TaskOwner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def keep_one_heap() -> None:
-    """Called first in a process whose threads mostly wait: they share one heap instead of growing one each.
+def use_one_malloc_arena() -> None:
+    """Limits glibc's malloc to one arena, which all threads share. Call it before threads are started.
 
-    What threads free is then used again by all, which saves a router some 11 MiB. Not for processes whose threads
-    allocate at the same time: they would wait for each other.
+    What one thread frees is then used again by the others, which saves a router some 11 MiB. Only for processes whose
+    threads mostly wait: threads that allocate at the same time would wait for each other.
     """
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def settle_memory() -> None:
-    """Called once a process has loaded what it keeps.
+def freeze_loaded_objects() -> None:
+    """Takes everything loaded so far out of garbage collection. Call it once a process has loaded what it keeps.
 
     Later garbage collections skip all of that and seldom come: requests free what they use by reference counting, and
     each collection walks what is open, which keeps everybody waiting for 15 to 25 ms where 350 answers are streamed.

@@ -1,17 +1,24 @@
-"""The command line that all tiers share: `python -m TIER [--config FILE] [--set KEY=VALUE …]`."""
+"""The command line that all tiers share: `qwenserve TIER [--config FILE] [--set KEY=VALUE …]`.
+
+`python -m qwenserve.TIER` is the same process without the command.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import qwenserve
-from qwenserve.runtime.config import Config, ConfigError, load_config
+from qwenserve.runtime.config import Config, ConfigError, LogConfig, load_config
 from qwenserve.runtime.lifecycle import run
-from qwenserve.runtime.logs import configure_logs, flush_logs
+from qwenserve.runtime.log_file import LogFile
+from qwenserve.runtime.logs import EventLog, configure_logs, flush_logs
+
+_log = EventLog("process")
 
 # The folder above the `qwenserve` package: the repository, or site-packages. Processes start there, so that a folder
 # of that name in the user's own directory is not taken for ours.
@@ -20,7 +27,6 @@ PACKAGE_ROOT = Path(qwenserve.__file__).absolute().parent.parent
 
 def run_tier(
     tier: str,
-    package: str,
     serve: Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]],
     argv: Sequence[str] | None = None,
     *,
@@ -30,25 +36,44 @@ def run_tier(
 
     `flags` are further switches of this tier: name and meaning.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=f"One {tier} process.")
+    description = f"Runs one {tier} process in the foreground, until SIGTERM or ctrl-C asks it to drain."
+    parser = argparse.ArgumentParser(prog=f"qwenserve {tier}", description=description)
     parser.add_argument("--config", type=Path, help="configuration file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     for name, meaning in flags:
         parser.add_argument(name, action="store_true", help=meaning)
     arguments = parser.parse_args(argv)
     try:
-        config = load_config(arguments.config, overrides=dict(map(_pair, arguments.set))).config
-        configure_logs(config.log.level, config.log.format, tier)
-        try:
+        config = load_config(arguments.config, overrides=dict(map(parse_setting, arguments.set))).config
+        with _logs(config.log, tier):
             return run(serve(config, arguments))
-        finally:
-            flush_logs()  # before whatever the end of the process writes itself, such as a traceback
     except ConfigError as error:
         print(f"{tier}: {error}", file=sys.stderr)  # noqa: T201  # logs need a configuration
         return 2
 
 
-def _pair(item: str) -> tuple[str, str]:
+@contextlib.contextmanager
+def _logs(config: LogConfig, tier: str) -> Iterator[None]:
+    file = LogFile(Path(config.file).expanduser().absolute(), config.max_bytes) if config.file else None
+    refused = ""
+    if file is not None:
+        try:
+            file.open()
+        except OSError as error:  # serving matters more than where it is told: standard error stays as it was
+            refused = error.strerror or str(error)
+    configure_logs(config.level, config.format, tier)
+    if refused:
+        _log.warning("log_file_not_opened", file=config.file, reason=refused)
+    try:
+        yield
+    finally:
+        flush_logs()  # before whatever the end of the process writes itself, such as a traceback
+        if file is not None:
+            file.close()
+
+
+def parse_setting(item: str) -> tuple[str, str]:
+    """Returns key and YAML text of `KEY=VALUE`. Raises ConfigError."""
     key, separator, value = item.partition("=")
     if not separator:
         raise ConfigError(f"--set {item}: expected KEY=VALUE, such as http.port=8080")

@@ -1,15 +1,16 @@
-"""The tokenizer tier's process: `python -m qwenserve.tokenizer_svc [--config FILE] [--set KEY=VALUE …]`."""
+"""The tokenizer tier's process: `qwenserve tokenizer [--config FILE] [--set KEY=VALUE …]`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
-from qwenserve.runtime.lifecycle import Shutdown, settle_memory
+from qwenserve.runtime.lifecycle import Shutdown, freeze_loaded_objects
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.process import run_tier
 from qwenserve.text.assets import AssetError, load_assets
@@ -22,7 +23,7 @@ _log = EventLog("tokenizer")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    return run_tier("tokenizer", "tokenizer_svc", lambda config, _: serve(config, Shutdown()), argv)
+    return run_tier("tokenizer", lambda config, _: serve(config, Shutdown()), argv)
 
 
 async def serve(config: Config, shutdown: Shutdown) -> int:
@@ -34,7 +35,7 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
         except AssetError as error:
             _log.error("model_not_loaded", model=config.model.reference, reason=str(error))
             return 1
-        settle_memory()
+        freeze_loaded_objects()
         server = make_server(config.grpc)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
         prompts = PromptServicer(assets, config)
@@ -46,14 +47,15 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
         except RuntimeError:
             _log.error("port_taken", address=address, remedy="stop what listens there, or set tokenizer.port")
             return 1
-        await server.start()
-        await health.set(True)
-        _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
-        await shutdown.drain.wait()
-        await health.set(False)
-        prompts.drain()
-        finished = await shutdown.drained(server.stop(config.drain_timeout_s), config.drain_timeout_s)
-        if not finished:
-            await server.stop(None)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(server.stop, None)
+            await server.start()
+            await health.set(True)
+            _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
+            await shutdown.drain.wait()
+            await health.set(False)
+            await shutdown.notice(config.drain_notice_s)
+            prompts.drain()
+            finished = await shutdown.drained(server.stop(config.drain_timeout_s), config.drain_timeout_s)
         _log.info("stopped", drained=finished)
         return shutdown.exit_code

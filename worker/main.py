@@ -1,8 +1,9 @@
-"""The worker's process: `python -m qwenserve.worker [--config FILE] [--set KEY=VALUE …]`.
+"""The worker's process: `qwenserve worker [--config FILE] [--set KEY=VALUE …]`.
 
-Its life: listen (health says NOT_SERVING), start the engine, serve, and at the first signal drain: requests under
-way go on, new ones are refused. The second signal, or `drain_timeout_s`, ends what is left. An engine that dies takes
-the same way without the waiting, and the exit code is 1.
+Its life: listen (health says NOT_SERVING), start the engine, serve, and at the first signal say NOT_SERVING again, take
+requests for `drain_notice_s` more, and drain: requests under way go on, new ones are refused. The second signal, or
+`drain_timeout_s`, ends what is left. An engine that dies takes the same way without the waiting, and the exit code is
+1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    return run_tier("worker", "worker", lambda config, _: run_worker(config), argv)
+    return run_tier("worker", lambda config, _: run_worker(config), argv)
 
 
 async def run_worker(
@@ -126,6 +127,8 @@ class _Worker:
             on_ready(port)
         await self._shutdown.drain.wait()
         await self._health.set(False)
+        if not dispatcher.draining:  # an engine that died takes nothing more anyway
+            await self._shutdown.notice(self._config.drain_notice_s)
         dispatcher.drain()
         drained = await self._shutdown.drained(dispatcher.idle(), self._config.drain_timeout_s)
         if not drained:

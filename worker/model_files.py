@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import re
 import threading
@@ -17,8 +18,10 @@ from qwenserve.worker.engines.llamacpp.gguf_files.store import Progress, no_prog
 _NEEDED = ("*.json", "*.jinja", "*.safetensors")
 # Other formats of the same weights, and what no engine here reads.
 _NOT_NEEDED = ("*/*", "consolidated*", "*.index.fp8.json")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.gguf)")
+# Names of the hub begin and end with a letter or digit, so `./model` and `../model` are paths.
+_HUB_NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_HUB_ID = re.compile(rf"{_HUB_NAME}/{_HUB_NAME}")
+_HUB_FILE = re.compile(rf"({_HUB_NAME}/{_HUB_NAME})/(.+\.gguf)")
 _POLL_S = 0.25
 
 
@@ -45,12 +48,27 @@ def resolve_model(reference: str, progress: Progress = no_progress, hub: Hub | N
         return path
     if path.exists():
         raise EngineError(f"{path} is neither a directory nor a .gguf file")
+    if near := nearest_path(reference):
+        raise EngineError(f"{reference} does not exist; did you mean {near}?")
     where = hub or Hub()
     if match := _HUB_FILE.fullmatch(reference):
         return _hub_file(match[1], match[2], progress, where)
     if _HUB_ID.fullmatch(reference):
         return _hub_directory(reference, progress, where)
     raise EngineError(f"{reference} does not exist, and is no hub id (org/name) either")
+
+
+def nearest_path(reference: str, base: Path = Path()) -> str:
+    """Returns the path that a mistyped one means; empty where its folder is not below `base` or holds nothing like it.
+
+    `models/qwen3-tinny` has the form of a hub id too. With a folder `models` here it is a path with a typing mistake.
+    """
+    folder, _, name = reference.rpartition("/")
+    parent = base / Path(folder).expanduser()
+    if not folder or not parent.is_dir():
+        return ""
+    close = difflib.get_close_matches(name, [entry.name for entry in parent.iterdir()], n=1)
+    return f"{folder}/{close[0]}" if close else ""
 
 
 def _hub_directory(repository: str, progress: Progress, hub: Hub) -> Path:

@@ -22,7 +22,7 @@ from qwenserve.bench.tier.processes import Process, running
 from qwenserve.bench.tier.servicer import Measured
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel, make_server
-from qwenserve.runtime.lifecycle import run, settle_memory
+from qwenserve.runtime.lifecycle import freeze_loaded_objects, run
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
@@ -180,7 +180,7 @@ async def measure(arguments: argparse.Namespace) -> int:
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(source.service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    settle_memory()
+    freeze_loaded_objects()
     step_s = arguments.step_ms / 1000
     numbers = [f"--read-from={port}", f"--streams={arguments.streams}"]
     own = os.sched_getaffinity(0)

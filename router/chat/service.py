@@ -52,6 +52,7 @@ class ChatCore:
         self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
         self._on_outcome = on_outcome
         self._draining = False
+        self._leaving = False
         # Requests that are not answers yet: a drain waits for them too.
         self._preparing = 0
         self._running: set[Answer] = set()
@@ -165,13 +166,17 @@ class ChatCore:
 
     def ready(self) -> str:
         """Empty when a worker can answer now and the router does not drain; else the reason why not."""
-        if self._draining:
+        if self._leaving:
             return "draining"
         return "" if self._workers.ready_sessions else "no worker is ready"
 
+    def announce_drain(self) -> None:
+        """Says that it is not ready any more, and still takes requests: whoever sends them may not have heard yet."""
+        self._leaving = True
+
     def drain(self) -> None:
         """Refuses new requests; running ones go on."""
-        self._draining = True
+        self._leaving = self._draining = True
 
     async def wait_idle(self) -> None:
         """Returns when no request is under way."""

@@ -34,7 +34,7 @@ async def serve(config, arguments):
         {work}
     return 0
 
-sys.exit(run_tier("router", "router", serve, {arguments}))
+sys.exit(run_tier("router", serve, {arguments}))
 """
 
 

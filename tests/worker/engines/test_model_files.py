@@ -93,3 +93,23 @@ def test_a_model_is_downloaded_once_and_then_found_without_the_hub(directory: Pa
     assert shown[-1] == (size, size)
     assert resolve_model("org/name", hub=hub) == path
     assert engine_file(path, WeightType.F32, tmp_path / "cache").name.startswith("name-f32-")
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("models/qwen3-tinny", "did you mean models/qwen3-tiny"),
+        ("./qwen3-tiny", "is no hub id"),
+        ("../models", "is no hub id"),
+        ("~/qwen3-tiny", "is no hub id"),
+        (".hidden/x", "is no hub id"),
+    ],
+)
+def test_a_mistyped_path_is_not_taken_for_a_hub_id(tmp_path, monkeypatch, offline, reference, told):
+    """What names a folder of this machine is never looked for elsewhere."""
+    (tmp_path / "here" / "models" / "qwen3-tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    with pytest.raises(EngineError, match=told):
+        resolve_model(reference, hub=offline)
