@@ -41,7 +41,7 @@ RULES = (
     Rule("router", ("router", "text", "runtime")),
     Rule("worker", ("worker", "runtime")),
     Rule("router.http", ("router.http", "router.chat.call", "router.chat.fold", "runtime")),
-    Rule("router.routing", ("router.routing",), ("grpc", "redis")),
+    Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),
 )
 
 

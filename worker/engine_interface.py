@@ -177,7 +177,7 @@ class EngineInfo:
 
 
 class KvEvent(NamedTuple):
-    """A change of the prefix cache. `stored` and `removed` are chained block hashes."""
+    """A change of the prefix cache. `stored` and `removed` are block hashes as `runtime.block_hash` defines them."""
 
     sequence: int
     stored: Sequence[int]

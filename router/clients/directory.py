@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from qwenserve.router.clients.session import WorkerSession
 from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, make_policy
+from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.lifecycle import TaskOwner
@@ -94,7 +95,8 @@ class WorkerDirectory:
 
     def candidates(self, prompt_token_ids: Sequence[int], cache_salt: str = "") -> list[Candidate]:
         """All workers as the policy sees them for this prompt, best first."""
-        return self._policy.rank([self._candidate(session) for session in self.sessions], prompt_token_ids, cache_salt)
+        prompt = PromptBlocks(prompt_token_ids, cache_salt)
+        return self._policy.rank([self._candidate(session) for session in self.sessions], prompt)
 
     def choose(
         self, prompt_token_ids: Sequence[int], *, cache_salt: str = "", excluding: frozenset[str] = frozenset()
@@ -109,9 +111,10 @@ class WorkerDirectory:
             )
         if len(self.sessions) == 1:
             return usable[0]
-        best = self._policy.rank([self._candidate(s) for s in usable], prompt_token_ids, cache_salt)[0].address
-        self._policy.chosen(best, prompt_token_ids, cache_salt)
-        return next(session for session in usable if session.address == best)
+        prompt = PromptBlocks(prompt_token_ids, cache_salt)
+        best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
+        self._policy.chosen(best, prompt)
+        return next(session for session in usable if session.address == best.address)
 
     @staticmethod
     def _candidate(session: WorkerSession) -> Candidate:
@@ -123,5 +126,6 @@ class WorkerDirectory:
             running=load.running,
             queued=load.queued + session.submitted_requests,
             max_running=session.info.max_running if session.info is not None else 0,
+            block_tokens=(session.info.kv_block_tokens if session.info is not None else 0) or DEFAULT_BLOCK_TOKENS,
             pending_prompt_tokens=load.pending_prompt_tokens + session.submitted_tokens,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from qwenserve.router.routing.prefix_index import PrefixIndex
+from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 
 PolicyName = Literal["prefix", "least_loaded", "round_robin"]
 
@@ -16,7 +17,7 @@ _QUEUED_COST = 256.0
 
 
 class Candidate(NamedTuple):
-    """A worker as a policy sees it. `score`: higher is better."""
+    """A worker as a policy sees it. `block_tokens` is the size of its KV blocks. `score`: higher is better."""
 
     address: str
     name: str
@@ -25,19 +26,18 @@ class Candidate(NamedTuple):
     queued: int
     max_running: int
     pending_prompt_tokens: int
+    block_tokens: int = DEFAULT_BLOCK_TOKENS
     expected_cached_tokens: int = 0
     score: float = 0.0
 
 
 class Policy(Protocol):
-    """Ranks workers for a prompt. Prompts share prefixes only under an equal `cache_salt`."""
+    """Ranks workers for a prompt."""
 
-    def rank(
-        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
-    ) -> list[Candidate]:
+    def rank(self, candidates: Sequence[Candidate], prompt: PromptBlocks) -> list[Candidate]:
         """Returns the candidates with scores, best first; those not ready last."""
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
+    def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Learns that a worker was given this prompt."""
 
 
@@ -48,24 +48,25 @@ class PrefixPolicy:
         self._index = index or PrefixIndex()
         self._turn = 0
 
-    def rank(
-        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
-    ) -> list[Candidate]:
+    def rank(self, candidates: Sequence[Candidate], prompt: PromptBlocks) -> list[Candidate]:
         """Ranks by `_waiting_cost` plus the uncached tokens of this prompt."""
-        cached = self._index.match(prompt_token_ids, cache_salt)
+        cached: dict[str, int] = {}
+        for size in {candidate.block_tokens for candidate in candidates}:
+            matched = self._index.match(prompt.hashes(size))
+            cached |= {address: blocks * size for address, blocks in matched.items()}
         scored = []
         for candidate in candidates:
             expected = cached.get(candidate.address, 0)
-            uncached = len(prompt_token_ids) - expected
+            uncached = len(prompt.token_ids) - expected
             scored.append(
                 candidate._replace(expected_cached_tokens=expected, score=-(uncached + _waiting_cost(candidate)))
             )
         return _best_first(scored, self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
+    def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Records the prompt's blocks for that worker."""
         self._turn += 1
-        self._index.record(address, prompt_token_ids, cache_salt)
+        self._index.record(candidate.address, prompt.hashes(candidate.block_tokens))
 
 
 class LeastLoadedPolicy:
@@ -74,13 +75,11 @@ class LeastLoadedPolicy:
     def __init__(self) -> None:
         self._turn = 0
 
-    def rank(
-        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
-    ) -> list[Candidate]:
+    def rank(self, candidates: Sequence[Candidate], prompt: PromptBlocks) -> list[Candidate]:
         """Ranks by `_waiting_cost`."""
         return _best_first([c._replace(score=-_waiting_cost(c)) for c in candidates], self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
+    def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Moves on, so that ties do not always go to the same worker."""
         self._turn += 1
 
@@ -91,13 +90,11 @@ class RoundRobinPolicy:
     def __init__(self) -> None:
         self._turn = 0
 
-    def rank(
-        self, candidates: Sequence[Candidate], prompt_token_ids: Sequence[int], cache_salt: str = ""
-    ) -> list[Candidate]:
+    def rank(self, candidates: Sequence[Candidate], prompt: PromptBlocks) -> list[Candidate]:
         """Ranks by position after the last one chosen."""
         return _best_first(list(candidates), self._turn)
 
-    def chosen(self, address: str, prompt_token_ids: Sequence[int], cache_salt: str = "") -> None:
+    def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Moves on."""
         self._turn += 1
 

@@ -1,65 +1,90 @@
 """Which worker has probably cached which prefix: recorded when a prompt is routed, bounded, forgotten oldest first.
 
-Blocks are hashed in a chain, so an equal hash means an equal prefix. The index only guides: a wrong entry costs a
-prefill, never an answer.
+Blocks have chained hashes (`runtime.block_hash`), so an equal hash means an equal prefix. The index only guides: a
+wrong entry costs a prefill, never an answer.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
-BLOCK_TOKENS = 32
 _MAX_BLOCKS = 200_000
+# Of a full index, the part that is forgotten at a time.
+_SPARE_SHARE = 64
+
+
+class _Holder:
+    """A worker between two losses of its cache. Compared by identity: a restarted worker is another holder."""
+
+    __slots__ = ("worker",)
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
 
 
 class PrefixIndex:
-    """Block hash to the workers that were given it."""
+    """Block hash to the workers that were given it. Block sizes may be mixed: their hashes differ."""
 
     def __init__(self, max_blocks: int = _MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
-        self._holders: OrderedDict[int, frozenset[str]] = OrderedDict()
-        # One set for each worker: most blocks have one holder, and a set of their own would be half of what they cost.
-        self._alone: dict[str, frozenset[str]] = {}
+        # Least recently recorded first.
+        self._holders: dict[int, frozenset[_Holder]] = {}
+        # By worker. One set for each: most blocks have one holder, and a set of their own would be half of what they
+        # cost.
+        self._alone: dict[str, frozenset[_Holder]] = {}
 
-    def match(self, token_ids: Sequence[int], cache_salt: str = "") -> Mapping[str, int]:
-        """Returns for each worker how many leading tokens it has probably cached."""
-        found: dict[str, int] = {}
-        for position, block in enumerate(block_hashes(token_ids, cache_salt), start=1):
-            holders = self._holders.get(block)
-            if holders is None:
-                break
-            # Only workers that hold every earlier block as well.
-            extended = [w for w in holders if position == 1 or found.get(w) == (position - 1) * BLOCK_TOKENS]
-            if not extended:
-                break
-            for worker in extended:
-                found[worker] = position * BLOCK_TOKENS
-        return found
+    def match(self, hashes: Sequence[int]) -> Mapping[str, int]:
+        """Returns for each worker how many of the leading blocks it has probably cached."""
+        found: dict[_Holder, int] = {}
+        holders_of = self._holders.get
+        # Those that hold all blocks so far. Along most prefixes they stay the same.
+        alive: frozenset[_Holder] | None = None
+        count = 0
+        for value in hashes:
+            holders = holders_of(value)
+            if holders is not alive:
+                if holders is None:
+                    break
+                before, alive = alive, holders if alive is None else alive & holders
+                for gone in (before or alive) - alive:
+                    found[gone] = count
+                if not alive:
+                    break
+            count += 1
+        for holder in alive or ():
+            found[holder] = count
+        current = self._alone
+        return {h.worker: n for h, n in found.items() if h in current.get(h.worker, ())}
 
-    def record(self, worker: str, token_ids: Sequence[int], cache_salt: str = "") -> None:
-        """Notes that a worker computes this prompt."""
-        alone = self._alone.setdefault(worker, frozenset((worker,)))
-        for block in block_hashes(token_ids, cache_salt):
-            holders = self._holders.get(block)
-            if holders is None:
-                self._holders[block] = alone
-            elif worker not in holders:
-                self._holders[block] = holders | {worker}
-            self._holders.move_to_end(block)
-        while len(self._holders) > self._max_blocks:
-            self._holders.popitem(last=False)
+    def record(self, worker: str, hashes: Sequence[int]) -> None:
+        """Notes that a worker computes a prompt with these blocks."""
+        alone = self._alone.get(worker)
+        if alone is None:
+            alone = self._alone[worker] = frozenset((_Holder(worker),))
+        known = self._holders
+        new_from = len(hashes)
+        for position, value in enumerate(hashes):
+            if value not in known:
+                new_from = position
+                break
+        # The last blocks go in first: of a prefix that is forgotten in part, the beginning must be what is left.
+        known.update(dict.fromkeys(reversed(hashes[new_from:]), alone))
+        for value in reversed(hashes[:new_from]):
+            holders = known.pop(value)
+            known[value] = holders if alone <= holders else holders | alone
+        if len(known) > self._max_blocks:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        # Some more than needed: finding the first entry of a dict is slow after many were taken from its beginning.
+        surplus = len(self._holders) - self._max_blocks + self._max_blocks // _SPARE_SHARE
+        for value in list(islice(self._holders, surplus)):
+            del self._holders[value]
+
+    def forget(self, worker: str) -> None:
+        """Notes that a worker's cache is gone. What was recorded for it leaves the index as it ages."""
+        self._alone.pop(worker, None)
 
     def __len__(self) -> int:
         return len(self._holders)
-
-
-def block_hashes(token_ids: Sequence[int], cache_salt: str = "", block_tokens: int = BLOCK_TOKENS) -> Iterator[int]:
-    """Yields the chained hash of every whole block; the chain begins with the salt."""
-    packed = array("i", token_ids).tobytes()
-    width = 4 * block_tokens
-    parent = hash(cache_salt) if cache_salt else 0
-    for start in range(0, len(packed) - width + 1, width):
-        parent = hash((parent, packed[start : start + width]))
-        yield parent

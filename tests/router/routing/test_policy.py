@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from qwenserve.router.routing.policy import Candidate, PolicyName, make_policy
-from qwenserve.router.routing.prefix_index import BLOCK_TOKENS, PrefixIndex
+from qwenserve.router.routing.prefix_index import PrefixIndex
+from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS as BLOCK_TOKENS
+from qwenserve.runtime.block_hash import PromptBlocks, block_hashes
 
 PROMPT = list(range(10 * BLOCK_TOKENS))
 
@@ -14,15 +18,23 @@ def worker(name: str, *, ready: bool = True, running: int = 0, queued: int = 0, 
     return Candidate(name, name, ready, running, queued, max_running=8, pending_prompt_tokens=pending)
 
 
+def blocks(prompt: list[int], salt: str = "") -> PromptBlocks:
+    return PromptBlocks(prompt, salt)
+
+
+def hashes(prompt: list[int]) -> Sequence[int]:
+    return block_hashes(prompt, BLOCK_TOKENS)
+
+
 def names(ranked: list[Candidate]) -> list[str]:
     return [candidate.name for candidate in ranked]
 
 
 def test_a_cached_prefix_wins_over_an_idle_worker() -> None:
     policy = make_policy("prefix")
-    policy.chosen("b", PROMPT)
+    policy.chosen(worker("b"), blocks(PROMPT))
 
-    ranked = policy.rank([worker("a"), worker("b")], PROMPT)
+    ranked = policy.rank([worker("a"), worker("b")], blocks(PROMPT))
 
     assert names(ranked) == ["b", "a"]
     assert ranked[0].expected_cached_tokens == len(PROMPT)
@@ -31,23 +43,23 @@ def test_a_cached_prefix_wins_over_an_idle_worker() -> None:
 
 def test_a_long_queue_outweighs_a_cached_prefix() -> None:
     policy = make_policy("prefix")
-    policy.chosen("b", PROMPT)
+    policy.chosen(worker("b"), blocks(PROMPT))
 
-    assert names(policy.rank([worker("a"), worker("b", queued=5)], PROMPT)) == ["a", "b"]
+    assert names(policy.rank([worker("a"), worker("b", queued=5)], blocks(PROMPT))) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["prefix", "least_loaded"])
 def test_less_load_wins_where_nothing_is_cached(name: PolicyName) -> None:
     candidates = [worker("a", running=3), worker("b", running=1), worker("c", running=1, pending=10)]
 
-    assert names(make_policy(name).rank(candidates, PROMPT)) == ["b", "c", "a"]
+    assert names(make_policy(name).rank(candidates, blocks(PROMPT))) == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize("name", ["prefix", "least_loaded", "round_robin"])
 def test_a_worker_that_is_not_ready_comes_last(name: PolicyName) -> None:
     candidates = [worker("a", ready=False), worker("b", running=8, queued=100)]
 
-    assert names(make_policy(name).rank(candidates, PROMPT)) == ["b", "a"]
+    assert names(make_policy(name).rank(candidates, blocks(PROMPT))) == ["b", "a"]
 
 
 @pytest.mark.parametrize("name", ["least_loaded", "round_robin"])
@@ -56,8 +68,8 @@ def test_ties_go_round(name: PolicyName) -> None:
     candidates = [worker("a"), worker("b"), worker("c")]
     order = []
     for _ in range(6):
-        best = policy.rank(candidates, PROMPT)[0]
-        policy.chosen(best.address, PROMPT)
+        best = policy.rank(candidates, blocks(PROMPT))[0]
+        policy.chosen(best, blocks(PROMPT))
         order.append(best.name)
 
     assert order == ["a", "b", "c", "a", "b", "c"]
@@ -65,51 +77,82 @@ def test_ties_go_round(name: PolicyName) -> None:
 
 def test_a_match_ends_at_the_first_block_that_differs() -> None:
     index = PrefixIndex()
-    index.record("a", PROMPT)
+    index.record("a", hashes(PROMPT))
     other = [*PROMPT[: 3 * BLOCK_TOKENS + 5], *([7] * 200)]
 
-    assert index.match(other) == {"a": 3 * BLOCK_TOKENS}
+    assert index.match(hashes(other)) == {"a": 3}
 
 
 def test_equal_blocks_after_different_ones_are_no_match() -> None:
     index = PrefixIndex()
-    index.record("a", PROMPT)
+    index.record("a", hashes(PROMPT))
 
-    assert index.match([9999, *PROMPT[1:]]) == {}
+    assert index.match(hashes([9999, *PROMPT[1:]])) == {}
 
 
 def test_each_worker_matches_as_far_as_it_was_given() -> None:
     index = PrefixIndex()
-    index.record("a", PROMPT)
-    index.record("b", PROMPT[: 2 * BLOCK_TOKENS])
+    index.record("a", hashes(PROMPT))
+    index.record("b", hashes(PROMPT[: 2 * BLOCK_TOKENS]))
 
-    assert index.match(PROMPT) == {"a": 10 * BLOCK_TOKENS, "b": 2 * BLOCK_TOKENS}
+    assert index.match(hashes(PROMPT)) == {"a": 10, "b": 2}
 
 
 def test_a_part_of_a_block_is_not_indexed() -> None:
     index = PrefixIndex()
-    index.record("a", PROMPT[: BLOCK_TOKENS - 1])
+    index.record("a", hashes(PROMPT[: BLOCK_TOKENS - 1]))
 
     assert len(index) == 0
 
 
 def test_the_index_forgets_the_oldest_blocks_first() -> None:
     index = PrefixIndex(max_blocks=4)
-    index.record("a", PROMPT[: 2 * BLOCK_TOKENS])
+    index.record("a", hashes(PROMPT[: 2 * BLOCK_TOKENS]))
     fresh = [i + 5000 for i in range(4 * BLOCK_TOKENS)]
-    index.record("b", fresh)
+    index.record("b", hashes(fresh))
 
     assert len(index) == 4
-    assert index.match(PROMPT) == {}
-    assert index.match(fresh) == {"b": 4 * BLOCK_TOKENS}
+    assert index.match(hashes(PROMPT)) == {}
+    assert index.match(hashes(fresh)) == {"b": 4}
 
 
 def test_prefixes_count_only_under_an_equal_salt() -> None:
     policy = make_policy("prefix")
-    policy.chosen("b", PROMPT, "tenant")
+    policy.chosen(worker("b"), blocks(PROMPT, "tenant"))
 
-    salted = policy.rank([worker("a"), worker("b")], PROMPT, "tenant")
-    others = [policy.rank([worker("a"), worker("b")], PROMPT, salt) for salt in ("", "another")]
+    salted = policy.rank([worker("a"), worker("b")], blocks(PROMPT, "tenant"))
+    others = [policy.rank([worker("a"), worker("b")], blocks(PROMPT, salt)) for salt in ("", "another")]
 
     assert salted[0].expected_cached_tokens == len(PROMPT)
     assert [ranked[0].expected_cached_tokens for ranked in others] == [0, 0]
+
+
+def test_what_is_forgotten_of_a_prefix_is_its_end() -> None:
+    index = PrefixIndex(max_blocks=8)
+    index.record("a", hashes(PROMPT[: 6 * BLOCK_TOKENS]))
+    index.record("b", hashes([i + 5000 for i in range(4 * BLOCK_TOKENS)]))
+
+    assert index.match(hashes(PROMPT)) == {"a": 4}
+
+
+def test_a_restarted_worker_has_an_empty_cache_and_its_neighbours_keep_theirs() -> None:
+    index = PrefixIndex()
+    index.record("a", hashes(PROMPT))
+    index.record("b", hashes(PROMPT))
+
+    index.forget("a")
+    assert index.match(hashes(PROMPT)) == {"b": 10}
+
+    index.record("a", hashes(PROMPT[:BLOCK_TOKENS]))
+    assert index.match(hashes(PROMPT)) == {"a": 1, "b": 10}
+
+
+def test_workers_with_blocks_of_different_sizes_are_matched_each_in_its_own() -> None:
+    policy = make_policy("prefix")
+    small, large = worker("a")._replace(block_tokens=16), worker("b")._replace(block_tokens=64)
+    policy.chosen(small, blocks(PROMPT[:100]))
+    policy.chosen(large, blocks(PROMPT[:200]))
+
+    ranked = policy.rank([small, large], blocks(PROMPT))
+
+    assert [(c.name, c.expected_cached_tokens) for c in ranked] == [("b", 192), ("a", 96)]

@@ -7,28 +7,15 @@ A block is in one of three places:
       │◀───────drop───────────┘                               ▼
       └◀──────────────evicted, least recently used────────── idle (hashed, in use by nobody)
 
-A block's hash covers its parent's hash, so an equal hash means an equal prefix. Idle blocks count as available:
-they are given up for new ones, deepest blocks of a prefix first.
+A block's hash (`runtime.block_hash`) covers its parent's, so an equal hash means an equal prefix. Idle blocks count as
+available: they are given up for new ones, deepest blocks of a prefix first.
 """
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
-
-
-def root_hash(salt: str) -> int:
-    """Returns the hash that stands before a sequence's first block. Equal salts share prefixes."""
-    return int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "big")
-
-
-def block_hash(parent: int, token_ids: Sequence[int]) -> int:
-    """Returns the 64-bit hash of a full block of ids after the block `parent`."""
-    content = parent.to_bytes(8, "big") + array("i", token_ids).tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 class Changes(NamedTuple):

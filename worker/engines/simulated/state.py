@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from qwenserve.runtime.block_hash import block_hash, block_hashes, salt_hash
 from qwenserve.worker.engine_interface import (
     Chunk,
     EngineLoad,
@@ -46,7 +47,7 @@ from qwenserve.worker.engine_interface import (
     KvEvent,
     TokenLogprob,
 )
-from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks, block_hash, root_hash
+from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks
 
 # A driver that was held up longer than this does not make up for it: time starts again from now.
 _MAX_LAG_S = 1.0
@@ -125,7 +126,7 @@ class _Request:
         "opened",
         "origin",
         "prompt_len",
-        "root",
+        "salt",
         "sampling",
         "script",
         "todo",
@@ -136,11 +137,11 @@ class _Request:
         self.sampling = request.sampling
         self.ids = list(request.prompt_token_ids)
         self.prompt_len = len(self.ids)
-        self.root = root_hash(request.cache_salt)
+        self.salt = request.cache_salt
         stops = self.sampling.stop_token_ids
         self.ends = stops if self.sampling.ignore_eos else stops | eos
         # Hashes of the prefix that may be reused, kept while the request waits; None: not worked out yet.
-        self.chain: list[int] | None = None
+        self.chain: Sequence[int] | None = None
         self.script = script
         self.origin = origin
         self.hashes: list[int] = []
@@ -309,8 +310,8 @@ class SimulatedState:
             ids = request.ids
             if request.chain is None:
                 # One id at least is computed: the one whose output is the next id.
-                request.chain = _chain(request.root, ids[: (len(ids) - 1) // size * size], size)
-            found = request.chain[: self._blocks.match(request.chain)]
+                request.chain = block_hashes(ids[: (len(ids) - 1) // size * size], size, request.salt)
+            found = list(request.chain[: self._blocks.match(request.chain)])
             self._blocks.hold(found)
             # Room for the ids that there are and for the next one.
             needed = len(ids) // size + 1 - len(found)
@@ -358,7 +359,7 @@ class SimulatedState:
     def _seal(self, request: _Request) -> None:
         size = self.config.kv_block_tokens
         start = len(request.hashes) * size
-        parent = request.hashes[-1] if request.hashes else request.root
+        parent = request.hashes[-1] if request.hashes else salt_hash(request.salt)
         value = block_hash(parent, request.ids[start : start + size])
         request.hashes.append(value)
         request.opened -= 1
@@ -375,14 +376,6 @@ class SimulatedState:
         if changes.stored or changes.removed:
             self._event_sequence += 1
             self._events.append(KvEvent(self._event_sequence, changes.stored, changes.removed))
-
-
-def _chain(root: int, ids: Sequence[int], size: int) -> list[int]:
-    hashes: list[int] = []
-    for start in range(0, len(ids), size):
-        root = block_hash(root, ids[start : start + size])
-        hashes.append(root)
-    return hashes
 
 
 def _overlap(prompt: Sequence[int], answer: Sequence[int]) -> int:
