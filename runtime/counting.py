@@ -13,9 +13,8 @@ from itertools import accumulate
 from typing import Generic, TypeVar
 
 import prometheus_client
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 # Whether each series also says when it began is decided for the library, by its environment variable.
 _WITH_CREATED = any(
@@ -85,6 +84,16 @@ class _Family(Collector, Generic[SeriesT]):
             )
 
 
+def _bound(bound: float) -> str:
+    """A bucket's bound as Prometheus writes it: with an exponent from a million on, where Python has none yet."""
+    text = repr(float(bound))
+    whole, _, fraction = text.partition(".")
+    if len(whole) <= 6 or "e" in text:
+        return text
+    digits = f"{whole[1:]}{fraction}".rstrip("0")
+    return f"{whole[0]}{'.' if digits else ''}{digits}e+{len(whole) - 1:02d}"
+
+
 class Counters(_Family[Count]):
     """Counters of one name."""
 
@@ -105,7 +114,7 @@ class Histograms(_Family[Distribution]):
 
     def __init__(self, name: str, meaning: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> None:
         super().__init__(name, meaning, labels, lambda: Distribution(bounds))
-        self._bounds = [str(floatToGoString(bound)) for bound in (*bounds, float("inf"))]  # type: ignore[no-untyped-call]
+        self._bounds = [*map(_bound, bounds), "+Inf"]
 
     def collect(self) -> Iterator[Metric]:
         """Yields the family as it stands."""

@@ -12,7 +12,8 @@ is read. Where the thread is also scheduled as batch work, it runs when the loop
 Only for a process that has one event loop while it lives. What is left of a loop that was closed makes the handler fail
 halfway, and without the bytes of the other events nothing would call it again.
 
-All of it rests on how grpcio makes thread and pair; where that is different, everything works as without this.
+All of it rests on how grpcio makes thread and pair; in a release that nobody has looked at, everything works as without
+this.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
+
+from qwenserve.runtime import grpc_core
 
 # Less than the kernel allows, which makes it the least: some six single bytes.
 _SEND_BUFFER = 1
@@ -59,7 +62,7 @@ def one_loop() -> Iterator[None]:
 
 def setting_up() -> contextlib.AbstractContextManager[None]:
     """Goes around whatever may set up gRPC: `few_wakeups` where there is one loop."""
-    return few_wakeups() if _one_loop else contextlib.nullcontext()
+    return few_wakeups() if _one_loop and grpc_core.LOOKED_AT else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import json.encoder
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Protocol, TextIO
+
+from qwenserve.runtime.json_text import new_encoder
 
 # How long a line waits for company. A process that is killed outright loses no more than this.
 _TOGETHER_S = 0.05
@@ -18,18 +18,7 @@ _TOGETHER_S = 0.05
 _PIPE_BYTES = 4096
 
 
-def _new_encoder() -> Callable[[Any], str]:
-    """Returns what `JSONEncoder.encode` does with these options. That makes its C encoder anew for every value, which
-    takes longer than a line's fields do; here one is kept, without the look for values that hold themselves.
-    """
-    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]  # None without CPython's accelerator
-    if make is None:
-        return json.JSONEncoder(ensure_ascii=False, default=str).encode
-    encode = make(None, str, json.encoder.encode_basestring, None, ": ", ", ", False, False, True)
-    return lambda value: "".join(encode(value, 0))
-
-
-_encode = _new_encoder()
+_encode = new_encoder()
 
 
 class Style(Protocol):

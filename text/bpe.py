@@ -13,14 +13,15 @@ token and on every character.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import tokenizers
-from tiktoken._tiktoken import CoreBPE  # the public class keeps a second copy of the vocabulary: 20 MB
+
+from qwenserve.text.tiktoken_core import Ranks, ranks_of
+from qwenserve.text.tokenizers_parts import Parts
 
 _SAMPLE_TEXTS = 64
 _SAMPLE_TOKENS = 32
@@ -72,7 +73,7 @@ class ReferenceEncoder:
 class RankEncoder:
     """The `tiktoken` library. `reference` is called, once, for the first text that it cannot take."""
 
-    def __init__(self, ranks: CoreBPE, *, normalize: bool, reference: Callable[[], tokenizers.Tokenizer]) -> None:
+    def __init__(self, ranks: Ranks, *, normalize: bool, reference: Callable[[], tokenizers.Tokenizer]) -> None:
         self._ranks = ranks
         self._normalizer = tokenizers.normalizers.NFC() if normalize else None
         self._load_reference = reference
@@ -85,26 +86,23 @@ class RankEncoder:
     def token_bytes(self, token_id: int) -> bytes:
         """See `Encoder`."""
         try:
-            data: bytes = self._ranks.decode_single_token_bytes(token_id)
+            return self._ranks.decode_single_token_bytes(token_id)
         except (KeyError, OverflowError):
             return b""
-        return data
 
     def id_of(self, spelled: str) -> int | None:
         """See `Encoder`."""
         try:
-            found: int = self._ranks.encode_single_token(bytes(map(BYTE_OF.__getitem__, spelled)))
+            return self._ranks.encode_single_token(bytes(map(BYTE_OF.__getitem__, spelled)))
         except KeyError:
             return None
-        return found
 
     def _encode(self, text: str) -> list[int]:
         try:
             # Asking is quick, and what is normalized for a newer Unicode is so for the older one of the reference.
             if self._normalizer is not None and not (text.isascii() or unicodedata.is_normalized("NFC", text)):
                 text = self._normalizer.normalize_str(text)
-            ids: list[int] = self._ranks.encode_ordinary(text)
-            return ids
+            return self._ranks.encode_ordinary(text)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -121,7 +119,8 @@ def encoder_for(backend: tokenizers.Tokenizer, reload: Callable[[], tokenizers.T
     Where `reload` can make the backend again, a quick encoder does not keep it: that is 20 MB of a full-size one.
     """
     reference = ReferenceEncoder(backend)
-    pattern = _only_pattern(backend)
+    parts = Parts(backend)
+    pattern = _only_pattern(backend, parts)
     if pattern is None:
         return reference
     vocabulary = backend.get_vocab(with_added_tokens=False)
@@ -129,10 +128,10 @@ def encoder_for(backend: tokenizers.Tokenizer, reload: Callable[[], tokenizers.T
         ranks = {bytes(map(BYTE_OF.__getitem__, token)): i for token, i in vocabulary.items()}
     except KeyError:  # a token that is no spelling of bytes
         return reference
-    if any(bytes([byte]) not in ranks for byte in range(256)) or not _merges_by_id(backend, vocabulary):
+    if any(bytes([byte]) not in ranks for byte in range(256)) or not _merges_by_id(parts, vocabulary):
         return reference
     quick = RankEncoder(
-        CoreBPE(ranks, {}, _grouped(pattern)),
+        ranks_of(ranks, _grouped(pattern)),
         normalize=backend.normalizer is not None,
         reference=reload or (lambda: backend),
     )
@@ -153,18 +152,9 @@ def _byte_spelling() -> dict[str, int]:
 BYTE_OF = _byte_spelling()
 
 
-def stages(component: Any) -> list[dict[str, Any]]:
-    """A component's parts. Its pickled state is its JSON; the whole tokenizer's would be ten megabytes."""
-    if component is None:
-        return []
-    description = json.loads(component.__getstate__())
-    found: list[dict[str, Any]] = description.get("pretokenizers") or description.get("decoders") or [description]
-    return found
-
-
-def _only_pattern(backend: tokenizers.Tokenizer) -> str | None:
+def _only_pattern(backend: tokenizers.Tokenizer, parts: Parts) -> str | None:
     """The expression that cuts words, where cutting, NFC and plain merges are all that the tokenizer does."""
-    model, before = backend.model, stages(backend.pre_tokenizer)
+    model, before = backend.model, parts.pre_tokenizers()
     plain_model = (
         not model.ignore_merges
         and not model.byte_fallback
@@ -172,7 +162,7 @@ def _only_pattern(backend: tokenizers.Tokenizer) -> str | None:
         and not model.continuing_subword_prefix
         and not model.end_of_word_suffix
     )
-    plain_normalizer = all(stage["type"] == "NFC" for stage in stages(backend.normalizer))
+    plain_normalizer = all(stage["type"] == "NFC" for stage in parts.normalizers())
     if not plain_model or not plain_normalizer or [stage["type"] for stage in before] != ["Split", "ByteLevel"]:
         return None
     split, byte_level = before
@@ -189,12 +179,12 @@ def _grouped(pattern: str) -> str:
     return pattern if before == pattern else f"(?:{before}){_LOOKING_AHEAD}"
 
 
-def _merges_by_id(backend: tokenizers.Tokenizer, vocabulary: Mapping[str, int]) -> bool:
+def _merges_by_id(parts: Parts, vocabulary: Mapping[str, int]) -> bool:
     """Whether every token but the bytes has one merge, and the merges come in the order of the ids they make."""
-    merges = json.loads(backend.model.__getstate__())["merges"]
+    merges = parts.merges()
     if len(merges) + 256 != len(vocabulary):
         return False
-    made = [vocabulary["".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1)] for pair in merges]
+    made = [vocabulary[first + second] for first, second in merges]
     return all(first < second for first, second in itertools.pairwise(made))
 
 

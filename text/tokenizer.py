@@ -23,7 +23,8 @@ from types import MappingProxyType
 
 import tokenizers
 
-from qwenserve.text.bpe import Encoder, ReferenceEncoder, encoder_for, stages
+from qwenserve.text.bpe import Encoder, ReferenceEncoder, encoder_for
+from qwenserve.text.tokenizers_parts import Parts
 
 # The library spreads a batch over a pool of threads unless told otherwise. The batches here are the segments of one
 # prompt: the pool's waiting costs more than it gains (0.03 ms a call, and 10 to 20 % of a long prompt's CPU time).
@@ -243,7 +244,8 @@ def _segment_pattern(added: Iterable[tokenizers.AddedToken]) -> re.Pattern[str] 
 
 
 def _require_byte_level(backend: tokenizers.Tokenizer) -> None:
-    before, after = stages(backend.pre_tokenizer), stages(backend.decoder)
+    parts = Parts(backend)
+    before, after = parts.pre_tokenizers(), parts.decoders()
     if not isinstance(backend.model, tokenizers.models.BPE):
         raise UnsupportedTokenizer("its model is not byte-pair encoding")
     if not all(any(stage["type"] == "ByteLevel" for stage in stages) for stages in (before, after)):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http import parts
+from qwenserve.runtime.json_text import quoted
 from qwenserve.type.v1 import sampling_pb2
 
 DONE = "data: [DONE]\n\n"

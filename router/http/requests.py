@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import Required, TypedDict
 
 from qwenserve.router.http.draft import ChatDraft, CompletionDraft, Draft
@@ -23,9 +23,8 @@ class BodyModel:
         if required:
             optional[required] = Required[optional[required]]
         make: Any = TypedDict  # built from the table: no static type to give
-        body = make(name, optional, total=False)
         # Strict: "0.5" is no number and true is no count.
-        body.__pydantic_config__ = ConfigDict(extra="allow", strict=True)
+        body = with_config(ConfigDict(extra="allow", strict=True))(make(name, optional, total=False))
         self._names = optional.keys()
         self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(body)
         # The adapter's own method costs a quarter more: it offers every option that a validator may have.

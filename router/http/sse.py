@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.chunks import Chunks, Frame
 from qwenserve.router.http.errors import defect, error_body
 from qwenserve.runtime.errors import ServiceError, SlowReader
+from qwenserve.runtime.json_text import quoted  # with quotation marks; non-ASCII text as it is
 from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("http")

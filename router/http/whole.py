@@ -6,7 +6,6 @@ Making the API's whole message first, and reading every field of it again, cost 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from json.encoder import encode_basestring as quoted  # with quotation marks; non-ASCII text as it is
 from typing import Any
 
 import pydantic_core
@@ -14,6 +13,7 @@ import pydantic_core
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.fold import Fold, FoldedChoice
 from qwenserve.router.http import parts
+from qwenserve.runtime.json_text import quoted
 from qwenserve.type.v1 import sampling_pb2
 
 

@@ -75,3 +75,13 @@ def test_times_of_creation_follow_the_library_s_setting(disabled: str, expected:
     assert ("qwenserve_prompt_tokens_created" in shown.stdout) is expected
     assert ("qwenserve_request_seconds_created" in shown.stdout) is expected
     assert "qwenserve_prompt_tokens_total 0.0" in shown.stdout
+
+
+@pytest.mark.parametrize("bound", [0, 0.005, 1, 2.5, 1e5, 999_999, 1e6, 1_234_567.5, 120_000_000, 1e16, 1e20, 1e-7])
+def test_bounds_of_buckets(bound: float) -> None:
+    """As the library writes them: `le` is compared as a text by whoever sums over processes."""
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    ours.register(Histograms("wait_seconds", "Waiting.", (bound,)))
+    prometheus_client.Histogram("wait_seconds", "Waiting.", buckets=(bound,), registry=theirs)
+
+    assert text(ours) == text(theirs)

@@ -88,6 +88,11 @@ def test_outside_the_block_pairs_are_as_ever() -> None:
         ("with grpc_wakeups.one_loop(): asyncio.run(main())", "[True] 1 True"),
         # Where there may be a second loop nothing is changed: a closed one's events would keep others from coming.
         ("asyncio.run(main())", "[False] 0 True"),
+        # Nor in a release of grpcio that nobody has looked at.
+        (
+            "qwenserve.runtime.grpc_core.LOOKED_AT = False\nwith grpc_wakeups.one_loop(): asyncio.run(main())",
+            "[False] 0 True",
+        ),
     ],
 )
 def test_grpc_makes_its_thread_and_its_pair_as_is_expected_of_it(start: str, expected: str) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from qwenserve.text.bpe import BYTE_OF, Encoder, RankEncoder, ReferenceEncoder, encoder_for
+from qwenserve.text.tiktoken_core import core_of, public_of
+from qwenserve.text.tokenizers_parts import Parts
 from tests.fixtures.full_tokenizer import model_directories
 
 PAIRS: dict[str, tuple[RankEncoder, ReferenceEncoder, tokenizers.Tokenizer]] = {}
@@ -165,3 +167,39 @@ def test_a_vocabulary_that_is_not_in_the_order_of_its_merges_is_noticed() -> Non
     encoder = encoder_for(backend)
 
     check(encoder, ReferenceEncoder(backend), words)
+
+
+def test_the_public_class_of_a_library_does_what_its_core_does(trio) -> None:
+    """In releases whose inside is not known: the same ids, bytes and refusals."""
+    _, _, backend = trio
+    ranks = {bytes(map(BYTE_OF.__getitem__, t)): i for t, i in backend.get_vocab(with_added_tokens=False).items()}
+    pattern = next(stage["pattern"]["Regex"] for stage in Parts(backend).pre_tokenizers() if "pattern" in stage)
+    core, public = core_of(ranks, pattern), public_of(ranks, pattern)
+
+    for text in ("", "I'LL see  12 天气 🌦️\r\n\tx", " " * 1000, "def f():\n    return 'a'"):
+        assert core.encode_ordinary(text) == public.encode_ordinary(text)
+    encoders = [RankEncoder(each, normalize=True, reference=lambda: backend) for each in (core, public)]
+    lone = ["a\ud83db", "\udc00", "e\u0301\ud83d"]
+    assert encoders[0].encode(lone) == encoders[1].encode(lone)
+    for token_id in (0, len(ranks) - 1, len(ranks), -1, 2**40):
+        assert encoders[0].token_bytes(token_id) == encoders[1].token_bytes(token_id)
+    assert encoders[0].id_of("Ġthe") == encoders[1].id_of("Ġthe")
+    assert encoders[0].id_of("no such token") is encoders[1].id_of("no such token") is None
+
+
+def test_the_parts_of_a_tokenizer_are_the_same_from_their_state_and_from_the_whole(trio) -> None:
+    """In releases whose states are not known the whole is asked."""
+    by_state, by_whole = (Parts(trio[2], by_state=known) for known in (True, False))
+
+    assert by_state.normalizers() == by_whole.normalizers()
+    assert by_state.pre_tokenizers() == by_whole.pre_tokenizers()
+    assert by_state.decoders() == by_whole.decoders()
+    assert by_state.merges() == by_whole.merges()
+
+
+def test_parts_that_are_not_there() -> None:
+    """A bare tokenizer has none of them, either way."""
+    for known in (True, False):
+        parts = Parts(tokenizers.Tokenizer(models.BPE({}, [])), by_state=known)
+
+        assert parts.normalizers() == parts.pre_tokenizers() == parts.decoders() == parts.merges() == []
