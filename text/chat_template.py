@@ -9,8 +9,8 @@ sees the object.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, MutableMapping, Sequence
+from datetime import datetime, timezone
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -149,20 +149,23 @@ class _Generation(jinja2.ext.Extension):
         return str(caller())
 
 
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """The sandbox that templates run in."""
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        # Jinja's own makes a chain of two mappings, which every rendering walks through twice, slowly.
+        return {**self.globals, **(d or {})}
+
+
 def _compile(source: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     try:
-        template = environment.from_string(source)
+        return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"line {error.lineno} of the chat template: {error.message}") from error
-    # As it comes it is a chain of two mappings, which every rendering walks through twice, slowly.
-    template.globals = dict(template.globals)
-    return template
 
 
 def _to_json(
@@ -181,7 +184,8 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+    # In UTC, not in the zone of the machine: all routers and tokenizers of a deployment must write the same prompt.
+    return datetime.now(timezone.utc).strftime(form)
 
 
 def _prepared(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -172,7 +172,7 @@ def _hub_errors(what: str) -> Iterator[None]:
 def _watched(repository: str, total: int, progress: Progress, hub: Hub) -> Iterator[None]:
     """Reports how much of a download is on disk. The library's own progress bars are meant for terminals only."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     cache = hub.cache_directory or Path(constants.HF_HUB_CACHE)
     blobs = cache / f"models--{repository.replace('/', '--')}" / "blobs"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -142,12 +143,19 @@ def test_a_template_that_does_not_compile():
         ChatTemplate("a\n{% if %}")
 
 
-def test_the_current_date():
-    """Templates may print it."""
-    before = datetime.now().date()
-    text = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").render([USER])
+def test_the_current_date(monkeypatch):
+    """Templates may print it: in UTC, wherever the machine is."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # fourteen hours ahead
+    time.tzset()
+    try:
+        before = datetime.now(timezone.utc).replace(second=0, microsecond=0)
+        text = ChatTemplate("{{ strftime_now('%Y-%m-%d %H:%M') }}").render([USER])
+        after = datetime.now(timezone.utc)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
-    assert text in {before.isoformat(), datetime.now().date().isoformat()}
+    assert before <= datetime.strptime(text + "+0000", "%Y-%m-%d %H:%M%z") <= after
 
 
 def test_a_template_of_its_own_for_tools():
