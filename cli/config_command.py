@@ -9,6 +9,7 @@ from typing import Any
 from qwenserve.cli.options import SECRETS, config_file, overrides_of
 from qwenserve.cli.output import Output
 from qwenserve.runtime.config import Setting, annotated_yaml, load_config
+from qwenserve.store.redis_url import without_login
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
@@ -28,6 +29,8 @@ def run_template(arguments: argparse.Namespace) -> int:
 
 def shown(setting: Setting) -> str:
     """Returns a setting's value as people may see it."""
+    if setting.key == "store.url":
+        return json.dumps(without_login(setting.value))
     if setting.key in SECRETS and setting.value:
         return f"({len(setting.value)} hidden)"
     value: Any = list(setting.value) if isinstance(setting.value, tuple) else setting.value

@@ -12,7 +12,7 @@ from typing import Any
 from qwenserve.cli.errors import CommandError
 
 # Settings whose values are never shown, neither in a table nor in a list of processes.
-SECRETS = frozenset({"auth.keys"})
+SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "store.url"})
 
 # Short forms of settings that are often given.
 _SHORT = {

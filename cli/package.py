@@ -24,6 +24,7 @@ from qwenserve.cli.model import local_path
 from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output, ReportProgress
 from qwenserve.runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
+from qwenserve.store.redis_url import without_login
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.model_files import resolve_model
 
@@ -70,6 +71,10 @@ def run_pack(arguments: argparse.Namespace) -> int:
     loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments))
     if loaded.config.auth.keys:
         output.line("note: auth.keys are left out; set them, or auth.key_file, where the archive is started", "yellow")
+    if loaded.config.store.password or loaded.config.store.encryption_key or "@" in loaded.config.store.url:
+        output.line(
+            "note: passwords and keys of the store are left out; set them where the archive is started", "yellow"
+        )
     with output.progress("packing") as report:
         manifest = pack(loaded, arguments.output, with_model=arguments.with_model, report=report)
     included = "model included" if manifest.model_path else f"model by reference: {manifest.model_reference}"
@@ -153,8 +158,11 @@ def _model_members(model: Path) -> tuple[str, dict[str, Path]]:
 def _without_secrets(loaded: LoadedConfig, reference: str) -> str:
     config = loaded.config
     auth = AuthConfig(key_file=config.auth.key_file)
+    store = config.store.model_copy(
+        update={"url": without_login(config.store.url), "password": "", "encryption_key": ""}
+    )
     model = config.model.model_copy(update={"reference": reference, "name": config.model_name})
-    return annotated_yaml(LoadedConfig(config.model_copy(update={"auth": auth, "model": model}), {}))
+    return annotated_yaml(LoadedConfig(config.model_copy(update={"auth": auth, "model": model, "store": store}), {}))
 
 
 def _entry(path: Path) -> FileEntry:

@@ -28,6 +28,10 @@ RESERVED_VARIABLES = frozenset(
 )
 
 
+# What an error message must not repeat.
+_SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "store.url"})
+
+
 class ConfigError(Exception):
     """The configuration cannot be used. The text names the key, its source and the remedy."""
 
@@ -191,6 +195,40 @@ class AuthConfig(_Section):
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
 
 
+class StoreConfig(_Section):
+    """What processes share: leases of workers, answers to repeated prompts. Lost, it makes nothing fail."""
+
+    url: str = Field(
+        default="",
+        description="Redis or Valkey: redis://host:6379, redis+sentinel://…/service, redis+cluster://…, rediss:// for "
+        "TLS, unix:///socket. Empty: kept in each process for itself.",
+        repr=False,
+    )
+    username: str = Field(default="", description="User at the store. Empty: the URL's, or the default user.")
+    password: str = Field(default="", description="Password at the store. Empty: the URL's, or none.", repr=False)
+    password_file: str = Field(
+        default="", description="File that holds the password, read at every new connection: it may change."
+    )
+    ca_file: str = Field(default="", description="Certificates to trust for TLS. Empty: the system's.")
+    prefix: str = Field(
+        default="qwenserve",
+        pattern=r"^[A-Za-z0-9_.\-]{1,64}$",
+        description="Begins every key, so that deployments can share a store.",
+    )
+    timeout_s: float = Field(
+        default=0.05, gt=0, le=5, description="Longest time that anything waits for the store; it then goes on without."
+    )
+    connections: int = Field(default=16, ge=1, le=1024, description="Most connections of one process.")
+    memory_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, description="Most bytes of values kept in a process, where there is no URL."
+    )
+    encryption_key: str = Field(
+        default="",
+        description="32 bytes in hexadecimal or base64: values are encrypted with it, and others are not believed.",
+        repr=False,
+    )
+
+
 class LogConfig(_Section):
     """Logs on standard error: one event a line. Prompt text is never logged."""
 
@@ -214,6 +252,7 @@ class Config(_Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="Worker tier.")
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
+    store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
     log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
     cache_dir: str = Field(
         default="",
@@ -311,7 +350,8 @@ def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
         source = sources.get(key, "configuration")
-        raise ConfigError(f"{source}: {key}: {first['msg']} (got {first['input']!r})") from None
+        got = "not shown; digits alone need quotes" if key in _SECRETS else f"got {first['input']!r}"
+        raise ConfigError(f"{source}: {key}: {first['msg']} ({got})") from None
 
 
 def _keep_section_defaults(tree: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bench", "cli", "router", "runtime", "text", "tokenizer_svc", "worker")
+PACKAGES = ("bench", "cli", "router", "runtime", "store", "text", "tokenizer_svc", "worker")
 TIERS = frozenset({"router", "tokenizer_svc", "worker"})
 # Whatever is ours in an import statement. The folders' bare names are here too: nothing may be imported by them.
 OURS = frozenset({*PACKAGES, "qwenserve", "models", "tests"})
@@ -38,8 +38,9 @@ RULES = (
     Rule("text", ("text",), stubs=False),
     Rule("runtime", ("runtime",)),
     Rule("tokenizer_svc", ("tokenizer_svc", "text", "runtime")),
-    Rule("router", ("router", "text", "runtime")),
-    Rule("worker", ("worker", "runtime")),
+    Rule("store", ("store", "runtime"), stubs=False),
+    Rule("router", ("router", "text", "runtime", "store")),
+    Rule("worker", ("worker", "runtime", "store")),
     Rule("router.http", ("router.http", "router.chat.call", "router.chat.fold", "runtime")),
     Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),
 )

@@ -59,6 +59,15 @@ def test_secrets_are_hidden(capsys):
     assert "(2 hidden)" in output
 
 
+def test_a_stores_url_is_shown_without_its_password(capsys):
+    """Where the store is may be known, how to get in may not."""
+    assert main(["config", "explain", "--set", "store.url=redis://me:topsecret@kv:6379/1"]) == 0
+
+    output = capsys.readouterr().out
+    assert "topsecret" not in output
+    assert "redis://kv:6379/1" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

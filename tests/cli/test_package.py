@@ -93,10 +93,15 @@ def test_same_content_gives_the_same_archive(archive: Path, model: Path, tmp_pat
 
 
 def test_keys_stay_at_home(model: Path, tmp_path: Path):
-    """API keys are not packed."""
-    pack(loaded(model, **{"auth.keys": ["topsecret"]}), tmp_path / "a.tar", with_model=False, report=nothing)
+    """API keys and the store's secrets are not packed."""
+    secrets = {"auth.keys": ["topsecret"], "store.password": "topsecret", "store.encryption_key": "topsecret"}
+    given = loaded(model, **secrets, **{"store.url": "redis://me:topsecret@kv:6379/1"})
 
-    assert b"topsecret" not in (tmp_path / "a.tar").read_bytes()
+    pack(given, tmp_path / "a.tar", with_model=False, report=nothing)
+
+    packed = (tmp_path / "a.tar").read_bytes()
+    assert b"topsecret" not in packed
+    assert b"redis://kv:6379/1" in packed
 
 
 def alter_weights(members: Members) -> None:

@@ -129,7 +129,7 @@ def test_the_model_is_named_after_its_reference(reference: str, name: str) -> No
 def test_every_setting_is_read_somewhere() -> None:
     """A key that nothing reads would be accepted and ignored."""
     root = Path(__file__).parents[2]
-    tiers = ("bench", "cli", "router", "runtime", "tokenizer_svc", "worker")
+    tiers = ("bench", "cli", "router", "runtime", "store", "tokenizer_svc", "worker")
     files = [file for tier in tiers for file in (root / tier).rglob("*.py") if file.name != "config.py"]
     source = "\n".join(file.read_text(encoding="utf-8") for file in files)
     # Sampling defaults are read as a whole.

@@ -1,0 +1,42 @@
+"""When to stop asking a store that does not answer. Pure: time is handed in."""
+
+from __future__ import annotations
+
+# One slow answer is chance; three in a row, with none good between them, are a state.
+_FAILURES = 3
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 2.0
+
+
+class Breaker:
+    """Closed: everybody asks. Open: nobody does but the probe, which closes it again once the store answers.
+
+    Without it a store that hangs would cost every request the whole time limit.
+    """
+
+    __slots__ = ("_failed", "_pause_s", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._failed = 0
+        self._pause_s = _FIRST_PAUSE_S
+
+    def failed(self) -> bool:
+        """Notes a call that got no answer. Returns whether this opened it."""
+        self._failed += 1
+        if self.is_open or self._failed < _FAILURES:
+            return False
+        self.is_open = True
+        self._pause_s = _FIRST_PAUSE_S
+        return True
+
+    def answered(self) -> None:
+        """Notes that the store answers."""
+        self.is_open = False
+        self._failed = 0
+
+    def next_pause_s(self) -> float:
+        """How long the probe waits before it asks (again): doubling, up to two seconds."""
+        pause = self._pause_s
+        self._pause_s = min(_LONGEST_PAUSE_S, 2 * pause)
+        return pause

@@ -1,0 +1,71 @@
+"""What a store must do, and how it fails. Both implementations keep this contract; tests/store holds them to it.
+
+A key is printable text without spaces. Values are bytes here; what they mean, and whether they can be believed, is
+decided above (`store.values`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class StoreUnreachable(Exception):
+    """The store cannot be talked to: no connection, no answer in time, or it does not let us in."""
+
+
+class StoreRefused(Exception):
+    """The store answered that it will not do this one thing: it is full, read-only, or holds something else there."""
+
+
+class Bucket(NamedTuple):
+    """Takes `cost` from a bucket that holds `capacity` at most and gains `per_s` a second; it begins full.
+
+    A negative cost gives back. `cost` must not be above `capacity`: it could never be had.
+    """
+
+    name: str
+    cost: float
+    capacity: float
+    per_s: float
+
+
+class Taken(NamedTuple):
+    """Whether all buckets had what was asked. If not, nothing was taken; after `retry_after_s` they will have it."""
+
+    allowed: bool
+    retry_after_s: float
+
+
+class Backend(Protocol):
+    """One store. Every method may raise StoreUnreachable or StoreRefused, and none limits its own time."""
+
+    remote: bool
+    """Whether calls leave this process, and so can be slow or fail."""
+
+    async def ping(self) -> None:
+        """Returns if the store answers."""
+
+    async def get(self, key: str, max_bytes: int) -> bytes | None:
+        """Returns the value, or None. Of a longer value only `max_bytes` + 1 bytes are read: the length shows."""
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""
+
+    async def delete(self, key: str) -> None:
+        """Forgets a value."""
+
+    async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
+        """Announces a member of a group, or again: the lease lasts `ttl_s` seconds from now."""
+
+    async def withdraw(self, group: str, member: str) -> None:
+        """Ends a lease early."""
+
+    async def members(self, group: str) -> Mapping[str, bytes]:
+        """Returns the values of a group's leases that have not expired."""
+
+    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
+        """Takes from all buckets of a scope, or from none, in one round trip."""
+
+    async def close(self) -> None:
+        """Lets go of connections. Nothing may be called afterwards."""

@@ -1,0 +1,112 @@
+"""The store of a single process: nothing to install, nothing shared. Bounded in bytes; the oldest use goes first."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from qwenserve.store.interface import Bucket, Taken
+
+# What a dictionary entry takes besides its key and its value.
+_ENTRY_BYTES = 200
+# A bucket that nobody has touched for long is full again in any sane configuration.
+_MAX_SCOPES = 100_000
+
+
+class _Kept(NamedTuple):
+    value: bytes
+    until: float
+
+
+class MemoryBackend:
+    """Keeps everything in dictionaries. `clock` is in seconds."""
+
+    remote = False
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._values: OrderedDict[str, _Kept] = OrderedDict()
+        self._groups: dict[str, dict[str, _Kept]] = {}
+        self._levels: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
+        self.bytes_used = 0
+
+    async def ping(self) -> None:
+        """Is always there."""
+
+    async def get(self, key: str, max_bytes: int) -> bytes | None:
+        """See Backend."""
+        kept = self._values.get(key)
+        if kept is None:
+            return None
+        if kept.until <= self._clock():
+            self._forget(key)
+            return None
+        self._values.move_to_end(key)
+        return kept.value[: max_bytes + 1]
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """See Backend. A value larger than the whole store is not kept."""
+        self._forget(key)
+        size = _size(key, value)
+        if size > self._max_bytes:
+            return
+        self._values[key] = _Kept(value, self._clock() + ttl_s)
+        self.bytes_used += size
+        while self.bytes_used > self._max_bytes:
+            self._forget(next(iter(self._values)))
+
+    async def delete(self, key: str) -> None:
+        """See Backend."""
+        self._forget(key)
+
+    async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
+        """See Backend."""
+        self._groups.setdefault(group, {})[member] = _Kept(value, self._clock() + ttl_s)
+
+    async def withdraw(self, group: str, member: str) -> None:
+        """See Backend."""
+        self._groups.get(group, {}).pop(member, None)
+
+    async def members(self, group: str) -> Mapping[str, bytes]:
+        """See Backend."""
+        now = self._clock()
+        living = {member: kept for member, kept in self._groups.get(group, {}).items() if kept.until > now}
+        self._groups[group] = living
+        return {member: kept.value for member, kept in living.items()}
+
+    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
+        """See Backend."""
+        now = self._clock()
+        levels = self._levels.setdefault(scope, {})
+        self._levels.move_to_end(scope)
+        if len(self._levels) > _MAX_SCOPES:
+            self._levels.popitem(last=False)
+        wait = 0.0
+        left = {}
+        for name, cost, capacity, per_s in buckets:
+            level, since = levels.get(name, (capacity, now))
+            level = min(capacity, level + (now - since) * per_s)
+            if level < cost:
+                wait = max(wait, (cost - level) / per_s)
+            left[name] = (min(capacity, level - cost), now)
+        if wait > 0:
+            return Taken(False, wait)
+        levels.update(left)
+        return Taken(True, 0.0)
+
+    async def close(self) -> None:
+        """See Backend."""
+        self._values.clear()
+        self.bytes_used = 0
+
+    def _forget(self, key: str) -> None:
+        kept = self._values.pop(key, None)
+        if kept is not None:
+            self.bytes_used -= _size(key, kept.value)
+
+
+def _size(key: str, value: bytes) -> int:
+    return len(key) + len(value) + _ENTRY_BYTES

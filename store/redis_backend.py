@@ -1,0 +1,250 @@
+"""The store in Redis or Valkey, 6.2 and later. Needs the `redis` package, which is imported when one is opened.
+
+Where several values must change together a script does it, in one round trip, with the server's clock: those of routers
+and workers may differ. All keys of a script carry the same hash tag, so that a cluster has them on one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qwenserve.store.interface import Bucket, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.redis_url import Place
+
+# Members of one group that are looked at, and expired ones that a renewal clears away.
+_MAX_MEMBERS = 10_000
+_CLEARED = 500
+
+# KEYS: values by member (hash), time of expiry by member (sorted set).
+# ARGV: member, value, milliseconds the lease lasts, most expired members cleared away. Returns nothing.
+_RENEW = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[1])
+local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[4])
+for _, member in ipairs(gone) do
+  redis.call('HDEL', KEYS[1], member)
+  redis.call('ZREM', KEYS[2], member)
+end
+for _, key in ipairs(KEYS) do
+  if redis.call('PTTL', key) < tonumber(ARGV[3]) then redis.call('PEXPIRE', key, ARGV[3] + 1000) end
+end
+"""
+
+# KEYS: as above. ARGV: member. Returns nothing.
+_WITHDRAW = """
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+"""
+
+# KEYS: as above. ARGV: most members. Returns members that have not expired and their values, one after the other.
+# Writes nothing: a read-only replica can answer.
+_MEMBERS = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local found = {}
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf', 'LIMIT', 0, ARGV[1])) do
+  local value = redis.call('HGET', KEYS[1], member)
+  if value then
+    found[#found + 1] = member
+    found[#found + 1] = value
+  end
+end
+return found
+"""
+
+# KEYS: level and its time by bucket (hash, "level:milliseconds").
+# ARGV: for each bucket its name, cost, capacity and gain a second.
+# Returns the milliseconds to wait; 0 where all has been taken.
+_TAKE = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + t[2] / 1000
+local wait, keep, left = 0, 1000, {}
+for i = 1, #ARGV, 4 do
+  local cost, capacity, per_s = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local level = capacity
+  local kept = redis.call('HGET', KEYS[1], ARGV[i])
+  if kept then
+    local was, since = string.match(kept, '^(%-?[%d.e+-]+):([%d.e+-]+)$')
+    was, since = tonumber(was), tonumber(since)
+    if was and since then level = math.min(capacity, was + math.max(0, now - since) / 1000 * per_s) end
+  end
+  if level < cost then wait = math.max(wait, math.ceil((cost - level) / per_s * 1000)) end
+  level = math.min(capacity, level - cost)
+  left[#left + 1] = ARGV[i]
+  left[#left + 1] = string.format('%.6f:%.3f', level, now)
+  keep = math.max(keep, math.ceil((capacity - level) / per_s * 1000))
+end
+if wait > 0 then return wait end
+redis.call('HSET', KEYS[1], unpack(left))
+redis.call('PEXPIRE', KEYS[1], keep + 1000)
+return 0
+"""
+
+
+class RedisBackend:
+    """Talks to one deployment. `password_file` is read at every new connection, so that a password can change."""
+
+    remote = True
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        prefix: str,
+        password_file: str = "",
+        ca_file: str = "",
+        connections: int = 16,
+    ) -> None:
+        """Connects to nothing yet. Raises ImportError where the `redis` package is missing."""
+        self._prefix = prefix
+        self._client = _client(place, password_file, ca_file)
+        # Bounds connections: a client opens another one where all of its own are busy.
+        self._turns = asyncio.Semaphore(connections)
+
+    async def ping(self) -> None:
+        """See Backend."""
+        # Not PING: a server that is loading its data or waits for a password answers that it does, in a cluster any
+        # node would, and this asks for what every call asks for.
+        await self._call(self._client.get(self._key("v", "ping")))
+
+    async def get(self, key: str, max_bytes: int) -> bytes | None:
+        """See Backend."""
+        # A range of nothing is empty, and so is no value that is ours.
+        return await self._call(self._client.getrange(self._key("v", key), 0, max_bytes)) or None
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """See Backend."""
+        await self._call(self._client.set(self._key("v", key), value, px=_ms(ttl_s)))
+
+    async def delete(self, key: str) -> None:
+        """See Backend."""
+        await self._call(self._client.delete(self._key("v", key)))
+
+    async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
+        """See Backend."""
+        await self._call(self._client.eval(_RENEW, 2, *self._group(group), member, value, _ms(ttl_s), _CLEARED))
+
+    async def withdraw(self, group: str, member: str) -> None:
+        """See Backend."""
+        await self._call(self._client.eval(_WITHDRAW, 2, *self._group(group), member))
+
+    async def members(self, group: str) -> Mapping[str, bytes]:
+        """See Backend."""
+        found = await self._call(self._client.eval(_MEMBERS, 2, *self._group(group), _MAX_MEMBERS))
+        pairs = iter(found)
+        return {member.decode(errors="replace"): value for member, value in zip(pairs, pairs, strict=True)}
+
+    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
+        """See Backend."""
+        arguments = [part for bucket in buckets for part in bucket]
+        wait_ms = await self._call(self._client.eval(_TAKE, 1, self._key("b", scope), *arguments))
+        return Taken(wait_ms == 0, wait_ms / 1000)
+
+    async def close(self) -> None:
+        """See Backend."""
+        with contextlib.suppress(Exception):  # nothing is asked of it any more; how it goes is no matter
+            await self._client.aclose()
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}:{kind}:{name}"
+
+    def _group(self, group: str) -> tuple[str, str]:
+        tagged = f"{self._prefix}:l:{{{group}}}"
+        return f"{tagged}:values", f"{tagged}:until"
+
+    async def _call(self, command: Awaitable[Any]) -> Any:
+        try:
+            async with self._turns:
+                with _translated():
+                    return await command
+        finally:
+            # Where no turn came in time, the command was never begun.
+            close = getattr(command, "close", None)
+            if close is not None:
+                close()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    from redis import exceptions
+
+    try:
+        yield
+    except (exceptions.ConnectionError, exceptions.TimeoutError, OSError, asyncio.TimeoutError) as error:
+        # Wrong passwords and servers that are still loading are among the first kind.
+        raise StoreUnreachable(_reason(error)) from None
+    except exceptions.ResponseError as error:
+        if isinstance(error, exceptions.NoPermissionError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
+            raise StoreUnreachable(_reason(error)) from None
+        raise StoreRefused(_reason(error)) from None
+    except exceptions.RedisError as error:
+        # What a cluster's client says when no node is to be had.
+        raise StoreUnreachable(_reason(error)) from None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _client(place: Place, password_file: str, ca_file: str) -> Any:
+    from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio.cluster import ClusterNode
+    from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import Sentinel
+    from redis.backoff import NoBackoff
+
+    options: dict[str, Any] = {
+        # Our own limits hold: a second set below them would only make two errors of one.
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "protocol": 2,
+        # Once more at once, for a connection that the server closed meanwhile; never waiting in between.
+        "retry": Retry(NoBackoff(), 1),
+    }
+    if place.tls:
+        options.update(ssl=True, ssl_ca_certs=ca_file or None)
+    if password_file:
+        options["credential_provider"] = _password_of(place.username, Path(password_file).expanduser())
+    elif place.password:
+        options["password"] = place.password
+        options["username"] = place.username or None
+    if place.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in place.hosts]
+        return RedisCluster(startup_nodes=nodes, cluster_error_retry_attempts=1, **_without(options, "retry"))
+    if place.kind == "sentinel":
+        # Sentinels have passwords of their own; what is configured is the servers'.
+        asked = {key: value for key, value in options.items() if key not in ("password", "username")}
+        sentinel = Sentinel(list(place.hosts), sentinel_kwargs=_without(asked, "credential_provider"), db=place.db)
+        return sentinel.master_for(place.service, **options)
+    if place.socket:
+        return Redis(unix_socket_path=place.socket, db=place.db, **options)
+    [(host, port)] = place.hosts
+    return Redis(host=host, port=port, db=place.db, **options)
+
+
+def _without(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != name}
+
+
+def _password_of(username: str, file: Path) -> Any:
+    from redis.credentials import CredentialProvider
+
+    class FromFile(CredentialProvider):
+        def get_credentials(self) -> tuple[str] | tuple[str, str]:
+            try:
+                password = file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise StoreUnreachable(f"store.password_file: cannot read {file}: {error}") from None
+            return (username, password) if username else (password,)
+
+    return FromFile()

@@ -1,0 +1,203 @@
+"""The store as the rest of the code sees it: every call has a time limit, and none ever fails.
+
+A call that did not work returns what "unknown" is for it (None, or False), within `timeout_s`; the caller goes on
+without. A counter says how calls went, a log line when a trouble begins and when it is over. Values are wrapped and
+checked by `store.values`: what somebody else wrote, or what was damaged, is as good as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from qwenserve.runtime.counting import Counters
+from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.logs import EventLog
+from qwenserve.store.breaker import Breaker
+from qwenserve.store.interface import Backend, Bucket, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.values import BadValue, Envelope
+
+_log = EventLog("store")
+
+T = TypeVar("T")
+
+# A trouble is over once it has not been seen for so long: one that comes and goes writes one line.
+_QUIET_S = 30.0
+# Longest value of a lease: a description of a worker has a few hundred bytes.
+MAX_LEASE_BYTES = 16 * 1024
+
+
+class SharedStore:
+    """One store, guarded. `close` ends it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        timeout_s: float,
+        where: str,
+        envelope: Envelope | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`where` names the store in logs."""
+        self._backend = backend
+        self._timeout_s = timeout_s
+        self._envelope = envelope or Envelope()
+        self._breaker = Breaker()
+        self._tasks = TaskOwner()
+        self._log = _log.bind(store=where)
+        self._clock = clock
+        self._troubles: dict[str, float] = {}
+        self.calls = Counters(
+            "qwenserve_store_calls",
+            "Calls of the store by outcome: ok, refused, unreachable, timeout, or skipped while it is down.",
+            ["call", "outcome"],
+        )
+        self.bad_values = Counters(
+            "qwenserve_store_bad_values", "Values of the store that were not believed, by reason.", ["reason"]
+        )
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see what is put here."""
+        return self._backend.remote
+
+    @property
+    def answering(self) -> bool:
+        """Whether the last calls were answered."""
+        return not self._breaker.is_open
+
+    async def get(self, key: str, *, max_bytes: int) -> bytes | None:
+        """Returns a value of at most `max_bytes`; None where there is none, or none that can be had or believed."""
+        longest = max_bytes + self._envelope.overhead_bytes
+        value = await self._call("get", lambda: self._backend.get(key, longest), None)
+        return None if value is None else self._opened(key, value, max_bytes)
+
+    async def put(self, key: str, payload: bytes, *, ttl_s: float) -> bool:
+        """Keeps a value for at most `ttl_s` seconds. Returns whether it was taken."""
+        sealed = self._envelope.seal(key, payload)
+        return await self._call("put", lambda: _done(self._backend.put(key, sealed, ttl_s)), False)
+
+    async def delete(self, key: str) -> bool:
+        """Forgets a value. Returns whether the store was told."""
+        return await self._call("delete", lambda: _done(self._backend.delete(key)), False)
+
+    async def renew(self, group: str, member: str, payload: bytes, *, ttl_s: float) -> bool:
+        """Announces a member, or again. Returns whether the lease stands."""
+        sealed = self._envelope.seal(_place(group, member), payload)
+        return await self._call("renew", lambda: _done(self._backend.renew(group, member, sealed, ttl_s)), False)
+
+    async def withdraw(self, group: str, member: str) -> bool:
+        """Ends a lease early. Returns whether the store was told."""
+        return await self._call("withdraw", lambda: _done(self._backend.withdraw(group, member)), False)
+
+    async def members(self, group: str) -> Mapping[str, bytes] | None:
+        """Returns the living members of a group; None where that cannot be known now."""
+        values = await self._call("members", lambda: self._known_members(group), None)
+        if values is None:
+            return None
+        opened = ((m, self._opened(_place(group, m), value, MAX_LEASE_BYTES)) for m, value in values.items())
+        return {member: payload for member, payload in opened if payload is not None}
+
+    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken | None:
+        """Takes from all buckets or none; None where the store cannot say, and the caller must count by itself."""
+        return await self._call("take", lambda: self._known_take(scope, buckets), None)
+
+    async def close(self) -> None:
+        """Ends the probe and lets go of connections."""
+        await self._tasks.close()
+        try:
+            await asyncio.wait_for(self._backend.close(), self._timeout_s)
+        except asyncio.TimeoutError:
+            self._log.warning("store_not_closed")
+
+    async def _known_members(self, group: str) -> Mapping[str, bytes] | None:
+        return await self._backend.members(group)
+
+    async def _known_take(self, scope: str, buckets: Sequence[Bucket]) -> Taken | None:
+        return await self._backend.take(scope, buckets)
+
+    async def _call(self, call: str, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if not self._backend.remote:
+            result = await work()
+            self._count(call, "ok")
+            return result
+        if self._breaker.is_open:
+            self._count(call, "skipped")
+            return otherwise
+        try:
+            result = await asyncio.wait_for(work(), self._timeout_s)
+        except asyncio.TimeoutError:
+            self._count(call, "timeout")
+            self._unanswered(f"no answer within {self._timeout_s:g} s")
+        except StoreUnreachable as error:
+            self._count(call, "unreachable")
+            self._unanswered(str(error))
+        except StoreRefused as error:
+            # It answers, and at once: nobody is kept waiting.
+            self._breaker.answered()
+            self._count(call, "refused")
+            self._trouble(call, str(error))
+        else:
+            self._breaker.answered()
+            self._count(call, "ok")
+            if self._troubles:
+                self._over(call)
+            return result
+        return otherwise
+
+    def _unanswered(self, reason: str) -> None:
+        if self._breaker.failed():
+            self._log.warning("store_down", reason=reason, meanwhile="requests go on without it")
+            self._tasks.start(self._probe(), name="store probe")
+
+    async def _probe(self) -> None:
+        """Asks until the store answers: that costs no request anything."""
+        while self._breaker.is_open:
+            await asyncio.sleep(self._breaker.next_pause_s())
+            try:
+                await asyncio.wait_for(self._backend.ping(), self._timeout_s)
+            except (asyncio.TimeoutError, StoreUnreachable):
+                self._count("ping", "unreachable")
+                continue
+            except StoreRefused:
+                pass  # an answer
+            self._count("ping", "ok")
+            self._breaker.answered()
+            self._log.info("store_back")
+
+    def _opened(self, place: str, value: bytes, max_bytes: int) -> bytes | None:
+        try:
+            payload = self._envelope.open(place, value, max_bytes)
+        except BadValue as error:
+            self.bad_values.labels(str(error)).inc()
+            self._trouble("value", f"a stored value is not believed: {error}")
+            return None
+        if self._troubles:
+            self._over("value")
+        return payload
+
+    def _trouble(self, kind: str, reason: str) -> None:
+        if kind not in self._troubles:
+            self._log.warning("store_trouble", call=kind, reason=reason)
+        self._troubles[kind] = self._clock()
+
+    def _over(self, kind: str) -> None:
+        last = self._troubles.get(kind)
+        if last is not None and self._clock() - last >= _QUIET_S:
+            del self._troubles[kind]
+            self._log.info("store_trouble_over", call=kind)
+
+    def _count(self, call: str, outcome: str) -> None:
+        self.calls.labels(call, outcome).inc()
+
+
+async def _done(work: Awaitable[None]) -> bool:
+    await work
+    return True
+
+
+def _place(group: str, member: str) -> str:
+    return f"{group}/{member}"

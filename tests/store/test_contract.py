@@ -1,0 +1,152 @@
+"""What every store must do; the in-process one and a real server go through the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from qwenserve.store.interface import Backend, Bucket
+from qwenserve.store.memory import MemoryBackend
+from tests.store.servers import backend_of, running_redis, why_none
+
+LONG_S = 60.0
+SOON_S = 0.05
+LIMIT_S = 20.0
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request):
+    """One store of each kind, empty."""
+    if request.param == "memory":
+        yield MemoryBackend(1 << 20)
+        return
+    if why_none():
+        pytest.skip(why_none())
+    async with running_redis() as server:
+        backend = backend_of(server.url)
+        yield backend
+        await backend.close()
+
+
+async def until_none(look: Callable[[], Awaitable[object]]) -> None:
+    """Waits until `look` finds nothing any more."""
+
+    async def wait() -> None:
+        while await look():  # noqa: ASYNC110  # a server elsewhere offers no event
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), LIMIT_S)
+
+
+async def test_values(store: Backend):
+    """What was put is there, byte for byte; what was not, or was deleted, is not."""
+    await store.ping()
+    value = bytes(range(256)) * 10
+
+    assert await store.get("a", 10_000) is None
+    await store.put("a", value, LONG_S)
+    assert await store.get("a", 10_000) == value
+    await store.put("a", b"new", LONG_S)
+    assert await store.get("a", 10_000) == b"new"
+    await store.delete("a")
+    assert await store.get("a", 10_000) is None
+    await store.delete("a")
+
+
+async def test_long_values_are_read_to_the_limit_only(store: Backend):
+    """A value beyond the limit shows by its length, and costs no more than the limit."""
+    await store.put("a", b"x" * 1000, LONG_S)
+
+    assert await store.get("a", 1000) == b"x" * 1000
+    assert await store.get("a", 999) == b"x" * 1000
+    assert await store.get("a", 10) == b"x" * 11
+
+
+async def test_values_expire(store: Backend):
+    """A value lives for its time; putting it again gives it a new one."""
+    await store.put("short", b"1", SOON_S)
+    await store.put("renewed", b"1", SOON_S)
+    await store.put("renewed", b"2", LONG_S)
+
+    await until_none(lambda: store.get("short", 10))
+    assert await store.get("renewed", 10) == b"2"
+
+
+async def test_leases(store: Backend):
+    """Members of a group are those with a lease that stands; groups do not mix."""
+    assert await store.members("workers") == {}
+
+    await store.renew("workers", "a", b"1", LONG_S)
+    await store.renew("workers", "b", b"2", LONG_S)
+    await store.renew("workers", "b", b"3", LONG_S)
+    await store.renew("routers", "c", b"4", LONG_S)
+
+    assert await store.members("workers") == {"a": b"1", "b": b"3"}
+    assert await store.members("routers") == {"c": b"4"}
+    await store.withdraw("workers", "a")
+    await store.withdraw("workers", "nobody")
+    assert await store.members("workers") == {"b": b"3"}
+
+
+async def test_leases_expire(store: Backend):
+    """A lease that is not renewed ends; its neighbours stay, whoever's is the shortest."""
+    await store.renew("workers", "long", b"1", LONG_S)
+    await store.renew("workers", "short", b"2", SOON_S)
+
+    async def short() -> bool:
+        return "short" in await store.members("workers")
+
+    await until_none(short)
+    assert await store.members("workers") == {"long": b"1"}
+    await store.renew("workers", "new", b"3", LONG_S)
+    assert await store.members("workers") == {"long": b"1", "new": b"3"}
+
+
+async def test_buckets(store: Backend):
+    """A bucket gives what it holds, all of them or none; what is given back can be taken again."""
+    requests, tokens = Bucket("requests", 1, 2, 0.001), Bucket("tokens", 60, 100, 0.001)
+
+    assert (await store.take("key", [requests, tokens])).allowed
+    refused = await store.take("key", [requests, tokens])
+    assert not refused.allowed
+    assert refused.retry_after_s == pytest.approx(20_000, rel=0.01)
+    # The refusal took no request either.
+    assert (await store.take("key", [requests, tokens._replace(cost=40)])).allowed
+    assert not (await store.take("key", [requests])).allowed
+    assert (await store.take("another key", [requests])).allowed
+    assert (await store.take("key", [tokens._replace(cost=-100)])).allowed
+    assert (await store.take("key", [tokens._replace(cost=100)])).allowed
+
+
+async def test_buckets_fill_again(store: Backend):
+    """A bucket gains with time, up to its capacity."""
+    bucket = Bucket("requests", 2, 2, 50.0)
+    assert (await store.take("key", [bucket])).allowed
+
+    async def empty() -> bool:
+        return not (await store.take("key", [bucket])).allowed
+
+    await until_none(empty)
+
+
+async def test_many_at_a_time(store: Backend):
+    """More calls than connections: all are answered, each with its own."""
+
+    async def round_trip(index: int) -> bytes | None:
+        await store.put(f"k{index}", b"%d" % index, LONG_S)
+        return await store.get(f"k{index}", 100)
+
+    answers = await asyncio.gather(*(round_trip(index) for index in range(100)))
+
+    assert answers == [b"%d" % index for index in range(100)]
+
+
+async def test_a_bucket_for_many_is_exact(store: Backend):
+    """Of many who ask at once, as many get something as there is."""
+    bucket = Bucket("requests", 1, 10, 0.0001)
+
+    taken = await asyncio.gather(*(store.take("key", [bucket]) for _ in range(50)))
+
+    assert sum(each.allowed for each in taken) == 10
