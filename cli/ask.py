@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwenserve.cli.chat.answer import AnswerPrinter, AnswerText, stream_answer
-from qwenserve.cli.chat.conversation import ChatMemory
+from qwenserve.cli.chat.memory import ChatMemory
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
 from qwenserve.runtime.config import GrpcConfig

@@ -17,12 +17,12 @@ from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
-from qwenserve.router.clients.session import WorkerSession
 from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, TextService
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
-from qwenserve.router.http.app import Shim
-from qwenserve.router.http.server import HttpServer
+from qwenserve.router.http.shim import make_shim
+from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.router.outcomes import OutcomeRecorder
 from qwenserve.router.worker_metrics import WorkerCollector
 from qwenserve.runtime.auth import KeyRing
@@ -73,7 +73,7 @@ class Router:
         self._health = Health(self._server, SERVICES)
         self._http = (
             HttpServer(
-                Shim(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
+                make_shim(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
                 config.http,
                 share_port=share_ports,
             )

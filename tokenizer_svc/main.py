@@ -15,8 +15,8 @@ from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.process import run_tier
 from qwenserve.text.assets import AssetError, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.service import SERVICE, TokenizerServicer
-from qwenserve.tokenizer_svc.session import PROMPT_SERVICE, PromptServicer
+from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptServicer
+from qwenserve.tokenizer_svc.tokenizer_servicer import SERVICE, TokenizerServicer
 
 _log = EventLog("tokenizer")
 

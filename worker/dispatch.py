@@ -36,7 +36,7 @@ from qwenserve.worker.engine_interface import (
     Finish,
 )
 from qwenserve.worker.load import LoadMeter
-from qwenserve.worker.session import Flight, Session
+from qwenserve.worker.router_session import Flight, Session
 from qwenserve.worker.v1 import worker_pb2
 
 _log = EventLog("worker")

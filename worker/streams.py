@@ -15,7 +15,7 @@ import grpc
 from qwenserve.runtime.errors import ServiceError, SlowReader, by_reason
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.dispatch import Dispatcher
-from qwenserve.worker.session import Session
+from qwenserve.worker.router_session import Session
 from qwenserve.worker.v1 import worker_pb2
 
 # Checking this many prompt ids takes about a millisecond: then it is somebody else's turn.

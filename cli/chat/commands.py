@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qwenserve.cli.chat.conversation import ChatMemory
+from qwenserve.cli.chat.memory import ChatMemory
 from qwenserve.cli.errors import CommandError
 
 HELP = """\

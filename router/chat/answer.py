@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import Choice, ChoicePlan, Placing
-from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.chat.interface import EventSink
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.tokenizer import Tokenizer
@@ -23,19 +24,6 @@ from qwenserve.type.v1 import sampling_pb2
 _log = EventLog("answer")
 
 ChatEvent = chat_pb2.ChatEvent
-
-
-class Sink(Protocol):
-    """Receives one answer; see `router.http.backend.EventSink`."""
-
-    def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
-        """Takes new events."""
-
-    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
-        """Returns what takes deltas of plain text without events, or None where there is no such thing yet."""
-
-    def failed(self, error: ServiceError) -> None:
-        """The answer ended early."""
 
 
 class AnswerOutcome(NamedTuple):
@@ -68,7 +56,7 @@ class Answer:
         kind: str,
         call: Call,
         start: chat_pb2.StreamStart,
-        sink: Sink,
+        sink: EventSink,
         tokenizer: Tokenizer,
         *,
         began: float,
@@ -81,7 +69,7 @@ class Answer:
         self.want_token_ids = want_token_ids
         self._start: chat_pb2.StreamStart | None = start
         # None once the answer has ended.
-        self._sink: Sink | None = sink
+        self._sink: EventSink | None = sink
         self._began = began
         self._on_end = on_end
         self._choices: list[Choice] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
-from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.runtime.errors import InternalError, ServiceError, by_reason
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog

@@ -36,7 +36,7 @@ class FoldedChoice:
 
 
 class Fold:
-    """A sink that keeps everything; see `router.http.backend.EventSink`. `start` and `usage` are there in the end."""
+    """A sink that keeps everything; see `router.chat.interface.EventSink`. `start` and `usage` are there in the end."""
 
     __slots__ = ("_choices", "_ended", "_error", "start", "usage")
 

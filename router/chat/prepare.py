@@ -22,9 +22,9 @@ from qwenserve.router.chat.sampling import (
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.runtime.config import RouterConfig
-from qwenserve.runtime.conversation import TemplateInput, conversation_to_template
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
+from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.text.tool_calls import tool_schemas
@@ -162,8 +162,11 @@ class Preparation:
         )
 
     def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
-        """Converts a conversation, with the deployment's thinking default filled in."""
-        given = conversation_to_template(conversation)
+        """Converts a conversation, with the deployment's thinking default filled in. Raises InvalidRequest."""
+        try:
+            given = conversation_to_template(conversation)
+        except ConversationError as error:
+            raise InvalidRequest(error.message, param=error.path) from None
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         return given
 

@@ -11,17 +11,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.chat.answer import Answer, AnswerOutcome, Sink, refused
+from qwenserve.router.chat.answer import Answer, AnswerOutcome, refused
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.interface import EventSink
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.prepare import Preparation, Prepared
 from qwenserve.router.chat.sampling import check_prompt_ids, filled_fields, seeds
 from qwenserve.router.chat.whole import chat_completion, completion
 from qwenserve.router.clients.directory import WorkerDirectory
-from qwenserve.router.clients.session import WorkerSession
 from qwenserve.router.clients.text_service import TextService
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
 from qwenserve.runtime.ids import new_id
@@ -32,7 +33,7 @@ from qwenserve.type.v1 import sampling_pb2
 
 
 class ChatCore:
-    """What a router does, behind both faces. Implements `router.http.backend.Backend`."""
+    """What a router does, behind both faces. Implements `router.chat.interface.Backend`."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class ChatCore:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink) -> Answer:
+    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
         return await self._recorded("chat", call, began, self._chat(request, call, sink, began))
@@ -72,7 +73,7 @@ class ChatCore:
         await _until_complete(await self.stream_chat(request, call, fold), fold)
         return chat_completion(fold)
 
-    async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink) -> Answer:
+    async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
         return await self._recorded("completion", call, began, self._completion(request, call, sink, began))
@@ -187,14 +188,16 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
-    async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Sink, began: float) -> Answer:
+    async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
         self._check_open()
         prepared = await self._prepare.chat(request, call)
         start = self._start("chatcmpl", prepared, request.return_token_ids)
         answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
         return self._begin(answer, prepared)
 
-    async def _completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Sink, began: float) -> Answer:
+    async def _completion(
+        self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
+    ) -> Answer:
         self._check_open()
         prepared = await self._prepare.completion(request, call)
         start = self._start("cmpl", prepared, request.return_token_ids)
@@ -219,7 +222,7 @@ class ChatCore:
         return start
 
     def _answer(
-        self, kind: str, call: Call, start: chat_pb2.StreamStart, sink: Sink, began: float, want_ids: bool
+        self, kind: str, call: Call, start: chat_pb2.StreamStart, sink: EventSink, began: float, want_ids: bool
     ) -> Answer:
         return Answer(
             kind,

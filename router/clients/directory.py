@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, make_policy
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig

@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from qwenserve.runtime.config import GrpcConfig
-from qwenserve.runtime.conversation import TemplateInput
 from qwenserve.runtime.errors import InvalidRequest, Unavailable
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
+from qwenserve.text.conversation import TemplateInput
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _RETRY_AFTER_S = 2.0

@@ -9,8 +9,8 @@ from rich.console import Console
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.cli.chat.answer import AnswerPrinter, AnswerText
 from qwenserve.cli.chat.commands import COMMANDS, HELP, ChatSettings, is_command, run_command
-from qwenserve.cli.chat.conversation import ChatMemory
 from qwenserve.cli.chat.lines import PipedQuestions
+from qwenserve.cli.chat.memory import ChatMemory
 from qwenserve.cli.errors import CommandError
 from qwenserve.type.v1 import sampling_pb2
 

@@ -19,7 +19,7 @@ from qwenserve.runtime.grpc_setup import make_channel, make_server
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.text.assets import load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.session import PromptServicer
+from qwenserve.tokenizer_svc.prompt_session import PromptServicer
 from qwenserve.worker.engine_choice import BuiltEngine
 from qwenserve.worker.engine_interface import EngineInfo
 from tests.system.processes import free_port, start

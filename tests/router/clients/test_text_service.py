@@ -14,13 +14,13 @@ import pytest
 
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, RenderedChat, TextService
-from qwenserve.runtime.conversation import conversation_to_template
 from qwenserve.runtime.errors import InvalidRequest, ModelNotFound, RequestTooLarge, Unavailable
 from qwenserve.runtime.grpc_setup import make_server
 from qwenserve.text.assets import load_assets
+from qwenserve.text.conversation import conversation_to_template
 from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.session import PromptServicer
+from qwenserve.tokenizer_svc.prompt_session import PromptServicer
 from tests.system.processes import free_port
 from tests.system.stack import TINY, stack_config, until
 

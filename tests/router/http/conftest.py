@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from qwenserve.router.http.app import Shim
-from qwenserve.router.http.server import HttpServer
+from qwenserve.router.http.shim import make_shim
+from qwenserve.router.http.transport.dispatcher import Dispatcher
+from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.metrics import RouterMetrics
@@ -24,7 +25,7 @@ class Served(NamedTuple):
     backend: FakeBackend
     metrics: RouterMetrics
     server: HttpServer
-    shim: Shim
+    shim: Dispatcher
 
 
 @contextlib.asynccontextmanager
@@ -36,7 +37,7 @@ async def serve(
     config = HttpConfig(**{"port": 0, **settings})
     metrics = RouterMetrics()
     before = asyncio.all_tasks()
-    shim = Shim(backend, config, strict=strict, keys=KeyRing(keys), metrics=metrics)
+    shim = make_shim(backend, config, strict=strict, keys=KeyRing(keys), metrics=metrics)
     server = HttpServer(shim, config)
     port = await server.start()
     try:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.router.chat.call import Call
-from qwenserve.router.http.backend import EventSink
+from qwenserve.router.chat.interface import EventSink
 from qwenserve.runtime.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -90,7 +90,7 @@ def _send(sink: EventSink, events: list[chat_pb2.ChatEvent]) -> None:
 
 
 class FakeBackend:
-    """Implements `router.http.backend.Backend`."""
+    """Implements `router.chat.interface.Backend`."""
 
     def __init__(self, script: Callable[[Request], Script] = echo) -> None:
         self.script = script

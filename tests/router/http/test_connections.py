@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from qwenserve.router.http.app import Shim
-from qwenserve.router.http.server import HttpServer
+from qwenserve.router.http.shim import make_shim
+from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.metrics import RouterMetrics
@@ -191,7 +191,7 @@ def test_draining_ends_idle_connections_and_lets_answers_end(run: Run) -> None:
 
 
 def test_closing_ends_what_still_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.http.server._CLOSE_S", 0.05)
+    monkeypatch.setattr("router.http.transport.server._CLOSE_S", 0.05)
 
     async def check() -> None:
         backend = FakeBackend()
@@ -210,7 +210,7 @@ def test_two_servers_share_a_port(run: Run) -> None:
     async def check() -> None:
         def server(port: int, *, share_port: bool = True) -> HttpServer:
             config = HttpConfig(port=port)
-            shim = Shim(FakeBackend(), config, strict=False, keys=KeyRing(()), metrics=RouterMetrics())
+            shim = make_shim(FakeBackend(), config, strict=False, keys=KeyRing(()), metrics=RouterMetrics())
             return HttpServer(shim, config, share_port=share_port)
 
         first = server(0)

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from qwenserve.router.http.fields import TABLE, Effect, Face, Field
+from qwenserve.router.http.openai.fields import TABLE
+from qwenserve.router.http.transport.field_rows import Effect, Face, Field
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import Request
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from qwenserve.router.http.fields import TABLE, Face
+from qwenserve.router.http.openai.fields import TABLE
+from qwenserve.router.http.transport.field_rows import Face
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import FakeBackend
 

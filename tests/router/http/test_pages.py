@@ -7,7 +7,8 @@ import re
 import aiohttp
 import pytest
 
-from qwenserve.router.http.fields import TABLE, Face
+from qwenserve.router.http.openai.fields import TABLE
+from qwenserve.router.http.transport.field_rows import Face
 from tests.router.http.conftest import Served
 from tests.router.http.fake_backend import MAX_MODEL_LEN
 

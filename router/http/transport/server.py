@@ -1,4 +1,4 @@
-"""The listening side of the shim: start, drain, close."""
+"""The listening side: start, drain, close."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from qwenserve.router.http.app import Shim
+from qwenserve.router.http.transport.dispatcher import Dispatcher
 from qwenserve.runtime.config import HttpConfig
 
 # A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
@@ -17,12 +17,12 @@ _BACKLOG = 1024
 
 
 class HttpServer:
-    """Serves one shim on one address. `share_port` lets several processes listen on the same port; the
+    """Serves one table of endpoints on one address. `share_port` lets several processes listen on the same port; the
     kernel spreads connections over them.
     """
 
-    def __init__(self, shim: Shim, config: HttpConfig, *, share_port: bool = False) -> None:
-        self._shim = shim
+    def __init__(self, dispatcher: Dispatcher, config: HttpConfig, *, share_port: bool = False) -> None:
+        self._dispatcher = dispatcher
         self._config = config
         self._share_port = share_port
         self._server: web.Server | None = None
@@ -38,9 +38,9 @@ class HttpServer:
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError where the address cannot be had."""
         self._server = web.Server(
-            self._shim,
+            self._dispatcher,
             handler_cancellation=True,  # a client that goes away ends its request
-            access_log=None,  # the shim writes its own line
+            access_log=None,  # the dispatcher writes its own line
             logger=_parser_log(),
             keepalive_timeout=self._config.keepalive_timeout_s,
             lingering_time=_LINGER_S,
@@ -68,10 +68,10 @@ class HttpServer:
         site, self._site = self._site, None
         if site is not None:
             await site.stop()
-        self._shim.drain()
+        self._dispatcher.drain()
         if self._server is not None:
             for connection in self._server.connections:
-                if not self._shim.is_busy(connection):
+                if not self._dispatcher.is_busy(connection):
                     connection.force_close()
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from qwenserve.runtime.grpc_setup import make_channel, make_server
 from qwenserve.text.assets import load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2 as pb
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.session import PromptServicer
+from qwenserve.tokenizer_svc.prompt_session import PromptServicer
 
 MODEL = Path(__file__).parents[2] / "models" / "qwen3-tiny"
 CONFIG = load_config(environment={}, overrides={"model.reference": str(MODEL)}).config

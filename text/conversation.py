@@ -1,7 +1,8 @@
 """A conversation as it arrives (protobuf) → what a chat template is given (plain dicts).
 
 Routers and the tokenizer tier share this, so that both render the same prompt for the same request. Errors
-name the field by its path from the conversation: `messages[2].role`, `tools[0].function.name`.
+name the field by its path from the conversation: `messages[2].role`, `tools[0].function.name`. Nothing but the message
+types is needed here; each tier turns the error into what its callers are told.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import message_pb2
-from qwenserve.runtime.errors import InvalidRequest
 
 Conversation = message_pb2.Conversation
 
@@ -34,9 +34,16 @@ _KEPT_CHARACTERS = 4096
 _parsed_before = lru_cache(maxsize=_KEPT_TOOLS)(json.loads)
 
 # The variables of most requests that have any, as JSON; nothing has to be parsed for them.
-THINKING_ON = '{"enable_thinking": true}'
-THINKING_OFF = '{"enable_thinking": false}'
-_THINKING = {THINKING_ON: True, THINKING_OFF: False}
+_THINKING = {'{"enable_thinking": true}': True, '{"enable_thinking": false}': False}
+
+
+class ConversationError(ValueError):
+    """A conversation that no template can be given. `path` is that of the field at fault, from the conversation."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
 
 
 class TemplateInput(NamedTuple):
@@ -55,9 +62,9 @@ class TemplateInput(NamedTuple):
 
 
 def conversation_to_template(conversation: Conversation) -> TemplateInput:
-    """Returns the template's input. Raises InvalidRequest naming the field."""
+    """Returns the template's input. Raises ConversationError."""
     if not conversation.messages:
-        raise InvalidRequest("messages is empty; send at least one", param="messages")
+        raise ConversationError("messages is empty; send at least one", "messages")
     messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)
@@ -68,7 +75,7 @@ def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
     role = _ROLES.get(message.role)
     if role is None:
         known = ", ".join(_ROLES.values())
-        raise InvalidRequest(f"messages[{index}].role must be one of {known}", param=f"messages[{index}].role")
+        raise ConversationError(f"messages[{index}].role must be one of {known}", f"messages[{index}].role")
     # Unset content becomes an empty text for assistants too: some Qwen3 templates search in it without asking.
     plain: dict[str, Any] = {"role": role, "content": message.content}
     if role == "assistant":
@@ -80,7 +87,7 @@ def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
     elif message.tool_calls or message.reasoning_content:
         name = "tool_calls" if message.tool_calls else "reasoning_content"
         path = f"messages[{index}].{name}"
-        raise InvalidRequest(f"{path}: only assistant messages have {name}", param=path)
+        raise ConversationError(f"{path}: only assistant messages have {name}", path)
     if message.tool_call_id:
         plain["tool_call_id"] = message.tool_call_id
     if message.name:
@@ -90,7 +97,7 @@ def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
 
 def _tool_call(call: message_pb2.ToolCall, path: str) -> dict[str, Any]:
     if not call.name:
-        raise InvalidRequest(f"{path}.name is missing", param=f"{path}.name")
+        raise ConversationError(f"{path}.name is missing", f"{path}.name")
     arguments = _arguments(call.arguments_json, f"{path}.arguments")
     plain: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
     if call.id:
@@ -107,7 +114,7 @@ def _arguments(text: str, path: str) -> dict[str, Any] | str:
     except ValueError:
         return text
     except RecursionError:
-        raise InvalidRequest(f"{path} is nested too deeply", param=path) from None
+        raise ConversationError(f"{path} is nested too deeply", path) from None
     return parsed if isinstance(parsed, dict) else text
 
 
@@ -116,13 +123,13 @@ def _tool(tool: message_pb2.Tool, index: int) -> dict[str, Any]:
     definition = _json_object(tool.definition_json, path, comes_again=True)
     kind = definition.get("type", "function")
     if kind != "function":
-        raise InvalidRequest(f"{path}.type must be 'function', not {kind!r}", param=f"{path}.type")
+        raise ConversationError(f"{path}.type must be 'function', not {kind!r}", f"{path}.type")
     function = definition.get("function")
     if not isinstance(function, dict):
-        raise InvalidRequest(f"{path}.function must be an object with name and parameters", param=f"{path}.function")
+        raise ConversationError(f"{path}.function must be an object with name and parameters", f"{path}.function")
     name = function.get("name")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest(f"{path}.function.name must be a non-empty text", param=f"{path}.function.name")
+        raise ConversationError(f"{path}.function.name must be a non-empty text", f"{path}.function.name")
     return definition
 
 
@@ -134,16 +141,16 @@ def _variables(conversation: Conversation) -> dict[str, Any]:
     variables = _json_object(text, _KWARGS) if thinking is None else {"enable_thinking": thinking}
     for name in sorted(_RESERVED_VARIABLES & variables.keys()):
         path = f"{_KWARGS}.{name}"
-        raise InvalidRequest(f"{path}: set {name} as a field of the request instead", param=path)
+        raise ConversationError(f"{path}: set {name} as a field of the request instead", path)
     path = f"{_KWARGS}.enable_thinking"
     if variables.get("enable_thinking", False) is None:
         del variables["enable_thinking"]
     if not isinstance(variables.get("enable_thinking", False), bool):
-        raise InvalidRequest(f"{path} must be true or false", param=path)
+        raise ConversationError(f"{path} must be true or false", path)
     if conversation.HasField("enable_thinking"):
         field = conversation.enable_thinking
         if variables.setdefault("enable_thinking", field) != field:
-            raise InvalidRequest(f"enable_thinking is {field}, but {path} says otherwise; send one", param=path)
+            raise ConversationError(f"enable_thinking is {field}, but {path} says otherwise; send one", path)
     return variables
 
 
@@ -152,9 +159,9 @@ def _ending(conversation: Conversation) -> tuple[bool, bool]:
     if not conversation.HasField("add_generation_prompt"):
         return not continue_final, continue_final
     if conversation.add_generation_prompt and continue_final:
-        raise InvalidRequest(
+        raise ConversationError(
             "continue_final_message and add_generation_prompt exclude each other; leave one out",
-            param="continue_final_message",
+            "continue_final_message",
         )
     return conversation.add_generation_prompt, continue_final
 
@@ -164,9 +171,9 @@ def _json_object(text: str, path: str, *, comes_again: bool = False) -> dict[str
     try:
         parsed = loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"{path} is no valid JSON: {error}", param=path) from None
+        raise ConversationError(f"{path} is no valid JSON: {error}", path) from None
     except RecursionError:
-        raise InvalidRequest(f"{path} is nested too deeply", param=path) from None
+        raise ConversationError(f"{path} is nested too deeply", path) from None
     if not isinstance(parsed, dict):
-        raise InvalidRequest(f"{path} must be a JSON object, not {type(parsed).__name__}", param=path)
+        raise ConversationError(f"{path} must be a JSON object, not {type(parsed).__name__}", path)
     return parsed

@@ -7,14 +7,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.http.backend import Backend
-from qwenserve.router.http.body import read_body
-from qwenserve.router.http.draft import ChatDraft
-from qwenserve.router.http.exchange import Exchange
-from qwenserve.router.http.fields import Face, Int32, Objects, fields_of
-from qwenserve.router.http.reply import Reply
-from qwenserve.router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel, read_chat, read_completion
-from qwenserve.router.http.whole import to_json
+from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.openai.drafts import ChatDraft
+from qwenserve.router.http.openai.errors import OPENAI_ERRORS
+from qwenserve.router.http.openai.fields import fields_of
+from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
+from qwenserve.router.http.transport.body import read_body
+from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
+from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.field_rows import Face, Int32, Objects
+from qwenserve.router.http.transport.json_body import BodyModel, to_json
+from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.tokenizer.v1 import tokenizer_pb2
@@ -54,6 +57,19 @@ class TextEndpoints:
     def __init__(self, backend: Backend, config: HttpConfig) -> None:
         self._backend = backend
         self._config = config
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns their rows of the table."""
+        chat = BodySchema("ChatCompletionRequest", CHAT_BODY, _CHAT_FIELDS)
+        tokenize = BodySchema("TokenizeRequest", TOKENIZE_BODY, {})
+        detokenize = BodySchema("DetokenizeRequest", DETOKENIZE_BODY, {})
+        return (
+            Endpoint("GET", "/v1/models", "models", self.list_models, OPENAI_ERRORS),
+            Endpoint("GET", f"/v1/models/{NAME}", "models", self.get_model, OPENAI_ERRORS),
+            Endpoint("POST", "/tokenize", "tokenize", self.tokenize, OPENAI_ERRORS, body=tokenize),
+            Endpoint("POST", "/detokenize", "detokenize", self.detokenize, OPENAI_ERRORS, body=detokenize),
+            Endpoint("POST", "/explain", "explain", self.explain, OPENAI_ERRORS, body=chat),
+        )
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""

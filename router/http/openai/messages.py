@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from qwenserve.router.http.draft import ChatDraft
-from qwenserve.runtime.conversation import THINKING_OFF, THINKING_ON
+from qwenserve.router.http.openai.drafts import ChatDraft
 from qwenserve.runtime.errors import InvalidRequest, Unsupported
 
 _ROLES = {
@@ -20,6 +19,8 @@ _ROLES = {
 }
 # `json.dumps` would make an encoder in every call.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+# What nearly all who send template variables send.
+_THINKING = {thinks: _encode({"enable_thinking": thinks}) for thinks in (True, False)}
 _KNOWN = frozenset({"role", "content", "name", "tool_call_id", "tool_calls", "reasoning", "reasoning_content"})
 _NOT_TEXT = frozenset({"image_url", "input_image", "image", "input_audio", "audio", "video_url", "video", "file"})
 
@@ -163,8 +164,7 @@ def write_tool_choice(draft: ChatDraft, value: Any) -> None:
 def write_template_kwargs(draft: ChatDraft, value: Mapping[str, Any]) -> None:
     """Variables for the template, as JSON."""
     if len(value) == 1 and isinstance(thinking := value.get("enable_thinking"), bool):
-        # What nearly all who send any send.
-        draft.conversation.chat_template_kwargs_json = THINKING_ON if thinking else THINKING_OFF
+        draft.conversation.chat_template_kwargs_json = _THINKING[thinking]
         return
     draft.conversation.chat_template_kwargs_json = _json(value, "chat_template_kwargs")
 

@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from qwenserve.router.http.backend import Backend
-from qwenserve.router.http.exchange import Exchange
-from qwenserve.router.http.fields import Face, Field, fields_of
-from qwenserve.router.http.reply import Reply
-from qwenserve.router.http.requests import CHAT_BODY, COMPLETION_BODY, BodyModel
-from qwenserve.router.http.texts import DETOKENIZE_BODY, TOKENIZE_BODY
-from qwenserve.router.http.whole import to_json
+from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
+from qwenserve.router.http.transport.errors import ErrorFormat
+from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.field_rows import Field
+from qwenserve.router.http.transport.json_body import to_json
+from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.metrics import RouterMetrics
 
 _HTML = "text/html; charset=utf-8"
 
 
-class Operation(NamedTuple):
-    """One endpoint as its description shows it."""
+class ServicePages:
+    """Health, readiness, metrics, the OpenAPI document and a page that shows it. `faces` is what they describe besides
+    themselves.
+    """
 
-    method: str
-    path: str
-    summary: str
-    guarded: bool
-
-
-class PageEndpoints:
-    """Health, readiness, metrics, the OpenAPI document and a page that shows it."""
-
-    def __init__(self, backend: Backend, metrics: RouterMetrics, operations: Sequence[Operation]) -> None:
+    def __init__(
+        self, backend: Backend, metrics: RouterMetrics, faces: Sequence[Endpoint], errors: ErrorFormat
+    ) -> None:
         self._backend = backend
         self._metrics = metrics
-        self._operations = operations
+        self._faces = faces
+        self._error_format = errors
         self._document = b""
         self._page = b""
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns the pages' rows of the table. What a probe or a scrape asks for wants no key."""
+        errors = self._error_format
+        return (
+            Endpoint("GET", "/openapi.json", "pages", self.openapi, errors),
+            Endpoint("GET", "/docs", "pages", self.docs, errors),
+            Endpoint("GET", "/", "pages", self.root, errors),
+            Endpoint("GET", "/healthz", "pages", self.healthz, errors, guarded=False, quiet=True),
+            Endpoint("GET", "/readyz", "pages", self.readyz, errors, guarded=False, quiet=True),
+            Endpoint("GET", "/metrics", "pages", self.metrics, errors, guarded=False, quiet=True),
+        )
 
     async def root(self, exchange: Exchange) -> Reply:
         """Where everything is."""
@@ -60,22 +68,13 @@ class PageEndpoints:
     async def openapi(self, exchange: Exchange) -> Reply:
         """The OpenAPI document."""
         # Made once, at the first look: start-up need not wait for it.
-        self._document = self._document or to_json(document(self._operations))
+        self._document = self._document or to_json(document((*self._faces, *self.endpoints())))
         return exchange.reply(self._document)
 
     async def docs(self, exchange: Exchange) -> Reply:
         """The OpenAPI document as a page that loads nothing from elsewhere."""
-        self._page = self._page or page(self._operations).encode()
+        self._page = self._page or page((*self._faces, *self.endpoints())).encode()
         return exchange.reply(self._page, content_type=_HTML)
-
-
-_BODIES: dict[str, tuple[str, BodyModel, Face | None]] = {
-    "/v1/chat/completions": ("ChatCompletionRequest", CHAT_BODY, Face.CHAT),
-    "/v1/completions": ("CompletionRequest", COMPLETION_BODY, Face.COMPLETION),
-    "/tokenize": ("TokenizeRequest", TOKENIZE_BODY, None),
-    "/detokenize": ("DetokenizeRequest", DETOKENIZE_BODY, None),
-    "/explain": ("ChatCompletionRequest", CHAT_BODY, Face.CHAT),
-}
 
 
 _HEADERS = (
@@ -86,19 +85,18 @@ _HEADERS = (
 )
 
 
-def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """Returns the OpenAPI 3.1 document; field descriptions come from the field table."""
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document; field descriptions come from the tables of fields."""
     schemas: dict[str, Any] = {"Error": _error_schema()}
-    for name, model, face in _BODIES.values():
-        schema = model.json_schema()
+    for body in _bodies(endpoints):
+        schema = body.model.json_schema()
         schemas.update(schema.pop("$defs", {}))
-        if face is not None:
-            for field in fields_of(face).values():
-                schema["properties"][field.name]["description"] = _meaning(field)
-        schemas[name] = schema
+        for field in body.fields.values():
+            schema["properties"][field.name]["description"] = _meaning(field)
+        schemas[body.name] = schema
     paths: dict[str, Any] = {}
-    for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Qwenserve", "version": "1", "description": "OpenAI-compatible API of a Qwenserve router."},
@@ -110,17 +108,17 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def page(operations: Sequence[Operation]) -> str:
+def page(endpoints: Sequence[Endpoint]) -> str:
     """Returns the documentation page."""
-    endpoints = "".join(
-        f"<tr><td>{operation.method}</td><td><code>{html.escape(operation.path)}</code></td>"
-        f"<td>{html.escape(operation.summary)}</td></tr>"
-        for operation in operations
+    rows = "".join(
+        f"<tr><td>{endpoint.method}</td><td><code>{html.escape(endpoint.path)}</code></td>"
+        f"<td>{html.escape(endpoint.summary)}</td></tr>"
+        for endpoint in endpoints
     )
     sections = "".join(
-        f"<h2><code>{path}</code></h2><table><tr><th>field</th><th></th><th>meaning</th></tr>{_rows(face)}</table>"
-        for path, (_, _, face) in _BODIES.items()
-        if face is not None and path.startswith("/v1")
+        f"<h2><code>{body.name}</code></h2><table><tr><th>field</th><th></th><th>meaning</th></tr>{_rows(body)}</table>"
+        for body in _bodies(endpoints)
+        if body.fields
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Qwenserve API</title><style>'
@@ -128,14 +126,19 @@ def page(operations: Sequence[Operation]) -> str:
         "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
         "</style></head><body><h1>Qwenserve API</h1>"
         '<p>The same as data: <a href="/openapi.json">/openapi.json</a></p>'
-        f"<table>{endpoints}</table>{sections}</body></html>"
+        f"<table>{rows}</table>{sections}</body></html>"
     )
 
 
-def _rows(face: Face) -> str:
+def _bodies(endpoints: Sequence[Endpoint]) -> list[BodySchema]:
+    """Returns the bodies, each once."""
+    return list({endpoint.body.name: endpoint.body for endpoint in endpoints if endpoint.body is not None}.values())
+
+
+def _rows(body: BodySchema) -> str:
     return "".join(
         f"<tr><td><code>{field.name}</code></td><td>{field.effect.value}</td><td>{html.escape(field.note)}</td></tr>"
-        for field in fields_of(face).values()
+        for field in body.fields.values()
     )
 
 
@@ -143,9 +146,9 @@ def _meaning(field: Field) -> str:
     return f"{field.effect.value.capitalize()}. {field.note}"
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "summary": operation.summary,
+        "summary": endpoint.summary,
         "responses": {
             "200": {"description": "The answer."},
             "default": {
@@ -154,16 +157,16 @@ def _operation(operation: Operation) -> dict[str, Any]:
             },
         },
     }
-    if operation.guarded:
+    if endpoint.guarded:
         described["security"] = [{"bearer": []}, {}]
-    if "{name}" in operation.path:
+    if NAME in endpoint.path:
         described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
-    if operation.path in _BODIES:
+    if endpoint.body is not None:
         described["parameters"] = [
             {"name": name, "in": "header", "required": False, "schema": {"type": kind}, "description": meaning}
             for name, kind, meaning in _HEADERS
         ]
-        schema = {"$ref": f"#/components/schemas/{_BODIES[operation.path][0]}"}
+        schema = {"$ref": f"#/components/schemas/{endpoint.body.name}"}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described
 

@@ -1,28 +1,21 @@
-"""ServiceError as OpenAI's error object: status, headers and body. The only place that maps errors for HTTP."""
+"""What every face does with an error besides telling it in its own form."""
 
 from __future__ import annotations
 
-import json
 import math
+from typing import Protocol
 
 from qwenserve.runtime.errors import InternalError, ServiceError, Unauthenticated
 
 
-def error_object(error: ServiceError) -> dict[str, dict[str, str | None]]:
-    """Returns `{"error": {…}}` with message, type, param and code."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.openai_type,
-            "param": error.param,
-            "code": error.code,
-        }
-    }
+class ErrorFormat(Protocol):
+    """How a face tells errors. The status is the error's own, in every face."""
 
+    def body(self, error: ServiceError, request_id: str) -> bytes:
+        """Returns the body of the reply that stands for an error."""
 
-def error_body(error: ServiceError) -> bytes:
-    """Returns the error object as JSON."""
-    return json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", "replace")
+    def event(self, error: ServiceError, request_id: str) -> bytes:
+        """Returns the last event of a stream that an error ends."""
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:

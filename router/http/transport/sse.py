@@ -8,18 +8,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.http.chunks import Chunks, Frame
-from qwenserve.router.http.errors import defect, error_body
+from qwenserve.router.http.transport.errors import ErrorFormat, defect
 from qwenserve.runtime.errors import ServiceError, SlowReader
 from qwenserve.runtime.json_text import quoted  # with quotation marks; non-ASCII text as it is
 from qwenserve.runtime.logs import EventLog
+from qwenserve.type.v1 import sampling_pb2
 
 _log = EventLog("http")
 
-
 _LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Frame(NamedTuple):
+    """What stands around the text, as JSON, in a chunk of one delta of plain text. Where the text has a second name,
+    `between` and the text again stand before the tail; else `between` is empty.
+    """
+
+    head: str
+    between: str
+    tail: str
+
+    def chunk(self, text: str) -> str:
+        """Returns the chunk."""
+        shown = quoted(text)
+        return f"{self.head}{shown}{self.between}{shown}{self.tail}" if self.between else self.head + shown + self.tail
+
+
+class StreamFormat(Protocol):
+    """How a face writes an answer as it comes: events in, text ready to send out. The first event is `start`, the last
+    one `usage`.
+    """
+
+    @property
+    def started(self) -> chat_pb2.StreamStart | None:
+        """The answer's start, once it was rendered."""
+
+    @property
+    def usage(self) -> sampling_pb2.Usage | None:
+        """The token counts, once the last event was rendered."""
+
+    def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
+        """Returns what is sent for these events; empty where they have nothing."""
+
+    def text_frame(self, choice_index: int, reasoning: bool) -> Frame:
+        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events."""
 
 
 class SseSink:
@@ -32,8 +67,9 @@ class SseSink:
 
     __slots__ = (
         "_chunked",
-        "_chunks",
         "_closed",
+        "_errors",
+        "_format",
         "_head",
         "_limit",
         "_request_id",
@@ -45,7 +81,8 @@ class SseSink:
 
     def __init__(
         self,
-        chunks: Chunks,
+        form: StreamFormat,
+        errors: ErrorFormat,
         transport: asyncio.Transport,
         head: Callable[[], bytes],
         *,
@@ -56,7 +93,8 @@ class SseSink:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = False
         self.error: ServiceError | None = None
-        self._chunks = chunks
+        self._format = form
+        self._errors = errors
         self._transport = transport
         self._head = head
         self._chunked = chunked
@@ -65,18 +103,18 @@ class SseSink:
         self._closed = False
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
-        """Writes the chunks of these events."""
+        """Writes what the face makes of these events."""
         if self._closed:
             return
         try:
-            data = self._chunks.render(events).encode()
+            data = self._format.render(events).encode()
             head = b"" if self.began else self._head()
         except Exception as fault:  # a sink must not raise: its neighbours' events come from the same loop
             _log.error("render_failed", request_id=self._request_id, exc_info=fault)
             self.failed(defect())
             return
         self.began = True
-        last = self._chunks.ended
+        last = self._format.usage is not None
         self._write(data, head=head, last=last)
         if last:
             self._end()
@@ -85,7 +123,7 @@ class SseSink:
         """Returns what writes deltas of plain text straight to the socket; None before the first event."""
         if not self.began:
             return None
-        frame = self._chunks.text_frame(choice_index, reasoning)
+        frame = self._format.text_frame(choice_index, reasoning)
         if not self._chunked:
             return lambda text: self._write(frame.chunk(text).encode())
         writer = _DeltaWriter(self, frame, self._transport, self._limit)
@@ -97,7 +135,7 @@ class SseSink:
             return
         self.error = error
         if self.began:
-            self._write(b"data: %b\n\n" % error_body(error), last=True)
+            self._write(self._errors.event(error, self._request_id), last=True)
         self._end()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""What the shim needs from the router: the public API, without the network in between.
+"""The use case as its faces see it: the public API, without the network in between.
 
-Implemented by `router.chat.service.ChatCore`. Messages are those of `protos/qwenserve/chat/v1`, so that the shim
-could as well sit in front of a gRPC channel.
+Implemented by `router.chat.service.ChatCore`. Messages are those of `protos/qwenserve/chat/v1`, so that a face could as
+well sit in front of a gRPC channel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RunningAnswer(Protocol):
 
 
 class Backend(Protocol):
-    """The router as the shim sees it. All methods raise ServiceError, and only before the first event."""
+    """The router as a face sees it. All methods raise ServiceError, and only before the first event."""
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> RunningAnswer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`."""

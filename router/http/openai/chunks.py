@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.http import parts
+from qwenserve.router.http.openai import parts
+from qwenserve.router.http.transport.sse import Frame
 from qwenserve.runtime.json_text import quoted
 from qwenserve.type.v1 import sampling_pb2
 
@@ -26,21 +27,6 @@ class ChunkPlan(NamedTuple):
     include_usage: bool
     logprobs: bool
     token_ids: bool
-
-
-class Frame(NamedTuple):
-    """What stands around the text, as JSON, in a chunk of one delta of plain text. Where the text has a second name,
-    `between` and the text again stand before the tail; else `between` is empty.
-    """
-
-    head: str
-    between: str
-    tail: str
-
-    def chunk(self, text: str) -> str:
-        """Returns the chunk."""
-        shown = quoted(text)
-        return f"{self.head}{shown}{self.between}{shown}{self.tail}" if self.between else self.head + shown + self.tail
 
 
 class Chunks:
@@ -60,11 +46,6 @@ class Chunks:
         self._choice_tail = '}],"usage":null}\n\n' if plan.include_usage else "}]}\n\n"
         self.started: chat_pb2.StreamStart | None = None
         self.usage: sampling_pb2.Usage | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last event was rendered."""
-        return self.usage is not None
 
     def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
         """Returns the chunks of these events; empty where they have none."""

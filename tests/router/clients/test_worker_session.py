@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from qwenserve.router.clients import session as session_module
+from qwenserve.router.clients import worker_session as session_module
 from qwenserve.router.clients.directory import Expectation
-from qwenserve.router.clients.session import WorkerSession
+from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.type.v1 import sampling_pb2

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from qwenserve.router.chat.call import Call, request_id
-from qwenserve.router.http.errors import error_body, error_headers
-from qwenserve.router.http.reply import Reply
+from qwenserve.router.http.transport.errors import ErrorFormat, error_headers
+from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.errors import InvalidRequest, ServiceError
 from qwenserve.type.v1 import sampling_pb2
 
@@ -24,13 +24,14 @@ _MAX_LISTED = 32
 class Exchange:
     """The state of one request while it is served.
 
-    `handed_over` says that the router has the request: it logs and counts its outcome, for all faces alike. `name` is
-    what stands for `{name}` in the endpoint's path.
+    `errors` is how its face tells errors. `handed_over` says that the router has the request: it logs and counts its
+    outcome, for all faces alike. `name` is what stands for `{name}` in the endpoint's path.
     """
 
     __slots__ = (
         "began",
         "error",
+        "errors",
         "handed_over",
         "ignored",
         "key_id",
@@ -45,9 +46,12 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, request: web.BaseRequest, kind: str, *, strict: bool, name: str = "") -> None:
+    def __init__(
+        self, request: web.BaseRequest, kind: str, errors: ErrorFormat, *, strict: bool, name: str = ""
+    ) -> None:
         headers = request.headers
         self.request = request
+        self.errors = errors
         self.kind = kind
         self.name = name
         self.began = time.monotonic()
@@ -113,7 +117,7 @@ class Exchange:
         # Its frames hold on to this exchange, which holds on to it.
         self.error = error.with_traceback(None)
         headers = {**self.headers(), **error_headers(error), **(more or {})}
-        return Reply(error.http_status, headers, error_body(error))
+        return Reply(error.http_status, headers, self.errors.body(error, self.request_id))
 
 
 def _flag(text: str) -> bool:

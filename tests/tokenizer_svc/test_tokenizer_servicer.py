@@ -14,7 +14,7 @@ from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, make_serv
 from qwenserve.text.assets import ModelAssets, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2 as pb
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.service import TokenizerServicer
+from qwenserve.tokenizer_svc.tokenizer_servicer import TokenizerServicer
 
 MODEL = Path(__file__).parents[2] / "models" / "qwen3-tiny"
 CONFIG = load_config(environment={}, overrides={"model.reference": str(MODEL)}).config

@@ -1,4 +1,4 @@
-"""The shim: its table of endpoints, and the one wrapper around all of them.
+"""The one wrapper around all endpoints: key, headers, the face's error form, log line, count.
 
 It is a handler for aiohttp's low-level server. An `Application` would bring its own router, signals and middlewares, of
 which nothing is needed here: a tenth of what a small request costs there.
@@ -7,48 +7,36 @@ which nothing is needed here: a tenth of what a small request costs there.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from qwenserve.router.http.backend import Backend
-from qwenserve.router.http.errors import defect
-from qwenserve.router.http.exchange import Exchange
-from qwenserve.router.http.generation import GenerationEndpoints
-from qwenserve.router.http.pages import Operation, PageEndpoints
-from qwenserve.router.http.reply import Reply
-from qwenserve.router.http.texts import TextEndpoints
+from qwenserve.router.http.transport.endpoint import NAME, Endpoint
+from qwenserve.router.http.transport.errors import ErrorFormat, defect
+from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.auth import KeyRing
-from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import MethodNotAllowed, NotFound, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 
 _log = EventLog("http")
 
-_NAME = "{name}"
 
-
-class _Endpoint(NamedTuple):
-    """One endpoint. `quiet` ones are logged for developers only: probes and scrapes come every few seconds."""
-
-    method: str
-    path: str
-    kind: str
-    answer: Callable[[Exchange], Awaitable[Reply]]
-    guarded: bool
-    quiet: bool
-
-
-class Shim:
-    """Serves every request: key, headers, endpoint, error shape, log line, count. All endpoints but health, readiness
-    and metrics want a key where keys are set.
-    """
+class Dispatcher:
+    """Serves every request from one table of endpoints. `elsewhere` is the error form of paths that belong to none."""
 
     def __init__(
-        self, backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
+        self,
+        endpoints: Sequence[Endpoint],
+        elsewhere: ErrorFormat,
+        *,
+        strict: bool,
+        keys: KeyRing,
+        metrics: RouterMetrics,
     ) -> None:
+        self.endpoints = tuple(endpoints)
+        self._elsewhere = elsewhere
         self._strict = strict
         self._keys = keys
         self._errors = metrics.errors
@@ -59,31 +47,8 @@ class Shim:
         )
         self._draining = False
         self._busy: set[web.RequestHandler] = set()
-        operations: list[Operation] = []
-        generation = GenerationEndpoints(backend, config)
-        texts = TextEndpoints(backend, config)
-        pages = PageEndpoints(backend, metrics, operations)
-        self.endpoints = (
-            _guarded("POST", "/v1/chat/completions", "chat", generation.chat),
-            _guarded("POST", "/v1/completions", "completion", generation.completion),
-            _guarded("GET", "/v1/models", "models", texts.list_models),
-            _guarded("GET", "/v1/models/{name}", "models", texts.get_model),
-            _guarded("POST", "/tokenize", "tokenize", texts.tokenize),
-            _guarded("POST", "/detokenize", "detokenize", texts.detokenize),
-            _guarded("POST", "/explain", "explain", texts.explain),
-            _guarded("GET", "/openapi.json", "pages", pages.openapi),
-            _guarded("GET", "/docs", "pages", pages.docs),
-            _guarded("GET", "/", "pages", pages.root),
-            _open("/healthz", pages.healthz),
-            _open("/readyz", pages.readyz),
-            _open("/metrics", pages.metrics),
-        )
-        operations += [
-            Operation(e.method, e.path, (e.answer.__doc__ or "").partition("\n")[0], e.guarded) for e in self.endpoints
-        ]
-        self._by_path = {(verb, e.path): e for e in self.endpoints if _NAME not in e.path for verb in _verbs(e)}
-        self._by_stem = [(verb, e) for e in self.endpoints if _NAME in e.path for verb in _verbs(e)]
-        self._elsewhere = _Endpoint("*", "", "other", self._no_such_endpoint, guarded=False, quiet=False)
+        self._by_path = {(verb, e.path): e for e in self.endpoints if NAME not in e.path for verb in e.verbs}
+        self._by_stem = [(verb, e) for e in self.endpoints if NAME in e.path for verb in e.verbs]
 
     def drain(self) -> None:
         """From now on every reply closes its connection."""
@@ -96,7 +61,7 @@ class Shim:
     async def __call__(self, request: web.BaseRequest) -> Reply:
         """Answers one request. Raises ConnectionError where the client has gone."""
         endpoint, name = self._find(request.method, request.path)
-        exchange = Exchange(request, endpoint.kind, strict=self._strict, name=name)
+        exchange = Exchange(request, endpoint.kind, endpoint.errors, strict=self._strict, name=name)
         status = 499  # the client went away, unless something better is known
         connection = request.protocol
         self._busy.add(connection)
@@ -108,18 +73,23 @@ class Shim:
             self._busy.discard(connection)
             self._record(endpoint, exchange, status)
 
-    def _find(self, verb: str, path: str) -> tuple[_Endpoint, str]:
+    def _find(self, verb: str, path: str) -> tuple[Endpoint, str]:
         """Returns the endpoint and what its path leaves open."""
         endpoint = self._by_path.get((verb, path))
         if endpoint is not None:
             return endpoint, ""
         for known, endpoint in self._by_stem:
-            if known == verb and _matches(endpoint, path):
+            if known == verb and endpoint.matches(path):
                 # Model names contain slashes, and a path may contain anything, line breaks included.
-                return endpoint, path[len(_stem(endpoint)) :]
-        return self._elsewhere, ""
+                return endpoint, path[len(endpoint.stem) :]
+        return Endpoint("*", "", "other", self._no_such_endpoint, self._errors_at(path), guarded=False), ""
 
-    async def _answer(self, endpoint: _Endpoint, exchange: Exchange) -> Reply:
+    def _errors_at(self, path: str) -> ErrorFormat:
+        """Returns the error form of the face that a path without endpoint belongs to: who calls it reads that one."""
+        near = [endpoint for endpoint in self.endpoints if endpoint.matches(path) or _is_under(path, endpoint)]
+        return near[0].errors if near else self._elsewhere
+
+    async def _answer(self, endpoint: Endpoint, exchange: Exchange) -> Reply:
         try:
             if endpoint.guarded:
                 exchange.key_id = self._keys.check(exchange.request.headers.get("Authorization"))
@@ -140,7 +110,7 @@ class Shim:
     async def _no_such_endpoint(self, exchange: Exchange) -> Reply:
         """404, 405 with the allowed verbs, or the verbs alone for OPTIONS. No CORS headers: browsers stay out."""
         path = exchange.request.path
-        allowed = sorted({verb for endpoint in self.endpoints if _matches(endpoint, path) for verb in _verbs(endpoint)})
+        allowed = sorted({verb for endpoint in self.endpoints if endpoint.matches(path) for verb in endpoint.verbs})
         if not allowed:
             raise NotFound(f"no such path: {path[:200]}")
         if exchange.request.method == "OPTIONS":
@@ -150,7 +120,7 @@ class Shim:
             metadata={"allow": ", ".join([*allowed, "OPTIONS"])},
         )
 
-    def _record(self, endpoint: _Endpoint, exchange: Exchange, status: int) -> None:
+    def _record(self, endpoint: Endpoint, exchange: Exchange, status: int) -> None:
         error = exchange.error
         reason = "" if error is None else error.reason
         self._replies.labels(endpoint.kind, str(status), reason).inc()
@@ -168,7 +138,7 @@ class Shim:
             "status": status,
             "duration_ms": round((time.monotonic() - exchange.began) * 1000, 3),
         }
-        if endpoint.kind in ("chat", "completion"):
+        if endpoint.generates:
             fields |= {"model": exchange.model[:200], "stream": exchange.stream}
         if exchange.usage is not None:
             fields["prompt_tokens"] = exchange.usage.prompt_tokens
@@ -183,25 +153,8 @@ class Shim:
         write("request", **fields)
 
 
-def _guarded(method: str, path: str, kind: str, answer: Callable[[Exchange], Awaitable[Reply]]) -> _Endpoint:
-    return _Endpoint(method, path, kind, answer, guarded=True, quiet=False)
-
-
-def _open(path: str, answer: Callable[[Exchange], Awaitable[Reply]]) -> _Endpoint:
-    return _Endpoint("GET", path, "pages", answer, guarded=False, quiet=True)
-
-
-def _verbs(endpoint: _Endpoint) -> tuple[str, ...]:
-    return ("GET", "HEAD") if endpoint.method == "GET" else (endpoint.method,)
-
-
-def _stem(endpoint: _Endpoint) -> str:
-    return endpoint.path.partition(_NAME)[0]
-
-
-def _matches(endpoint: _Endpoint, path: str) -> bool:
-    stem = _stem(endpoint)
-    return path.startswith(stem) and len(path) > len(stem) if _NAME in endpoint.path else path == endpoint.path
+def _is_under(path: str, endpoint: Endpoint) -> bool:
+    return path.startswith(f"{endpoint.path}/") and endpoint.path != "/"
 
 
 def _allow(error: ServiceError) -> dict[str, str]:

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import message_pb2 as pb
-from qwenserve.runtime.conversation import conversation_to_template
-from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.text.conversation import ConversationError, conversation_to_template
 
 USER = pb.Message(role=pb.ROLE_USER, content="hi")
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"z": 1, "a": 2}}}
@@ -86,7 +85,7 @@ def test_tools_that_come_again_are_parsed_once_and_errors_name_their_own_place()
     assert again is not None
     assert again[0] is again[1] is first[0]
     for before in ([], [weather], [weather, weather]):
-        with pytest.raises(InvalidRequest, match=rf"tools\[{len(before)}\] must be a JSON object"):
+        with pytest.raises(ConversationError, match=rf"tools\[{len(before)}\] must be a JSON object"):
             tools(*before, number)
 
 
@@ -149,7 +148,7 @@ def _kwargs(text: str) -> pb.Conversation:
 
 
 @pytest.mark.parametrize(
-    ("conversation", "param"),
+    ("conversation", "path"),
     [
         (pb.Conversation(), "messages"),
         (pb.Conversation(messages=[USER, pb.Message(content="x")]), "messages[1].role"),
@@ -177,9 +176,9 @@ def _kwargs(text: str) -> pb.Conversation:
          "continue_final_message"),
     ],
 )  # fmt: skip
-def test_errors_name_the_field(conversation: pb.Conversation, param: str) -> None:
+def test_errors_name_the_field(conversation: pb.Conversation, path: str) -> None:
     """What cannot be rendered is refused with the path of the field at fault."""
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(ConversationError) as refusal:
         conversation_to_template(conversation)
 
-    assert param == refusal.value.param
+    assert path == refusal.value.path

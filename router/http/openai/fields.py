@@ -1,0 +1,299 @@
+"""What happens to each field of an OpenAI request: the one table of this face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field as Limits
+from pydantic import WithJsonSchema
+
+from qwenserve.router.http.openai import drafts, messages
+from qwenserve.router.http.transport.field_rows import (
+    Face,
+    Field,
+    Int32,
+    Int64,
+    Number,
+    Objects,
+    applied,
+    ignored,
+    refused,
+)
+
+_GRAMMAR = "needs grammars, which are not supported yet"
+_BEAMS = "beam search is not supported; use n with sampling"
+
+_SAMPLING = (
+    applied("temperature", Number, "sampling.temperature", 0.5, "0 to 2; 0 is greedy."),
+    applied("top_p", Number, "sampling.top_p", 0.75, "Above 0 to 1; 1 is off."),
+    applied(
+        "top_k", Int32, "sampling.top_k", 20, "0 or more; 0 is off, and so is -1, as elsewhere.", drafts.write_top_k
+    ),
+    applied("min_p", Number, "sampling.min_p", 0.25, "0 to 1; 0 is off."),
+    applied("seed", Int64, "sampling.seed", 7, "Seed of the random numbers; unset: a fresh one."),
+    applied("presence_penalty", Number, "sampling.presence_penalty", 0.5, "-2 to 2."),
+    applied("frequency_penalty", Number, "sampling.frequency_penalty", -0.5, "-2 to 2."),
+    applied("repetition_penalty", Number, "sampling.repetition_penalty", 1.25, "Above 0 to 2; 1 is off."),
+    applied(
+        "logit_bias",
+        dict[str, Number],
+        "sampling.logit_bias",
+        {"11": -5.0},
+        "Token id, as a string, to a bias of -100 to 100.",
+        drafts.write_logit_bias,
+    ),
+    applied("max_tokens", Int32, "sampling.max_tokens", 9, "Most tokens to generate.", drafts.write_max_tokens),
+    applied(
+        "max_completion_tokens",
+        Int32,
+        "sampling.max_tokens",
+        8,
+        "The newer name of max_tokens; wins over it.",
+        drafts.write_max_completion_tokens,
+        faces=Face.CHAT,
+    ),
+    applied("min_tokens", Int32, "sampling.min_tokens", 2, "Fewest tokens to generate."),
+    applied("ignore_eos", bool, "sampling.ignore_eos", True, "Goes on past the model's end tokens."),
+    applied(
+        "stop_token_ids",
+        list[Int32],
+        "sampling.stop_token_ids",
+        [5, 6],
+        "Ids that end it.",
+        drafts.write_stop_token_ids,
+    ),
+    applied(
+        "stop",
+        Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})],
+        "request.stop_strings",
+        ["END"],
+        "A string, or up to 16, that end the answer and are not returned.",
+        drafts.write_stop,
+    ),
+    applied("n", Annotated[Int32, Limits(ge=1)], "request.n", 2, "Number of choices, 1 to 16."),
+)
+
+_CHAT_ONLY = (
+    applied(
+        "messages",
+        Annotated[Objects, Limits(min_length=1)],
+        "conversation.messages",
+        [{"role": "user", "content": "hi"}],
+        "The conversation: roles system, developer, user, assistant, tool; text content, or text parts, which are "
+        "joined by line breaks.",
+        messages.write_messages,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "tools",
+        Objects,
+        "conversation.tools",
+        [{"type": "function", "function": {"name": "look"}}],
+        "Functions that the model may call.",
+        messages.write_tools,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "tool_choice",
+        Any,
+        "request.tool_choice",
+        "auto",
+        "none or auto. Others need grammars, which are not supported yet.",
+        messages.write_tool_choice,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "parallel_tool_calls",
+        bool,
+        "request.parallel_tool_calls",
+        False,
+        "False: one call at most.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "logprobs",
+        bool,
+        "sampling.top_logprobs",
+        True,
+        "Log-probabilities.",
+        drafts.write_chat_logprobs,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "top_logprobs",
+        Int32,
+        "sampling.top_logprobs",
+        3,
+        "Alternatives per token, 0 to 20; needs logprobs.",
+        drafts.write_top_logprobs,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "enable_thinking",
+        bool,
+        "conversation.enable_thinking",
+        False,
+        "Thinking on or off; also as chat_template_kwargs.enable_thinking.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "chat_template_kwargs",
+        dict[str, Any],
+        "conversation.chat_template_kwargs_json",
+        {"enable_thinking": False},
+        "Variables of the chat template.",
+        messages.write_template_kwargs,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "add_generation_prompt",
+        bool,
+        "conversation.add_generation_prompt",
+        True,
+        "Ends the prompt with the opening of an answer.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "continue_final_message",
+        bool,
+        "conversation.continue_final_message",
+        True,
+        "Lets the model continue the last message.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "separate_reasoning",
+        bool,
+        "request.separate_reasoning",
+        False,
+        "False leaves thought text in the content as <think>…</think>.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "metadata",
+        dict[str, str],
+        "request.metadata",
+        {"team": "a"},
+        "Labels, kept for logs.",
+        drafts.write_metadata,
+        faces=Face.CHAT,
+    ),
+    refused("functions", [{"name": "f"}], "deprecated; send tools instead", harmless=([],), faces=Face.CHAT),
+    refused("function_call", "auto", "deprecated; send tool_choice instead", faces=Face.CHAT),
+    refused("audio", {"voice": "a", "format": "wav"}, "the model answers with text only", faces=Face.CHAT),
+    refused(
+        "modalities", ["text", "audio"], "the model answers with text only", harmless=(["text"], []), faces=Face.CHAT
+    ),
+    refused("web_search_options", {}, "there is no web search here", faces=Face.CHAT),
+    refused("response_format", {"type": "json_object"}, _GRAMMAR, harmless=({"type": "text"},)),
+    refused("chat_template", "{{ x }}", "the model's own template is used", faces=Face.CHAT),
+    refused("documents", [{"text": "x"}], "the model's template takes none", harmless=([],), faces=Face.CHAT),
+    refused("thinking_budget", 100, "not supported yet; use max_tokens", faces=Face.CHAT),
+    refused("thinking_token_budget", 100, "not supported yet; use max_tokens", faces=Face.CHAT),
+    ignored("reasoning_effort", "low", "the model thinks or does not; see enable_thinking", faces=Face.CHAT),
+    ignored("include_reasoning", False, "reasoning is always returned", harmless=(True,), faces=Face.CHAT),
+    ignored("prediction", {"type": "content", "content": "x"}, "a hint about speed only", faces=Face.CHAT),
+    ignored("verbosity", "low", "ask for it in the prompt", faces=Face.CHAT),
+    ignored("mm_processor_kwargs", {"a": 1}, "text only", harmless=({},), faces=Face.CHAT),
+)
+
+_COMPLETION_ONLY = (
+    applied(
+        "prompt",
+        Annotated[
+            Any,
+            WithJsonSchema(
+                {
+                    "anyOf": [
+                        {"type": "string"},
+                        {"type": "array", "items": {"type": "string"}},
+                        {"type": "array", "items": {"type": "integer"}},
+                        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                    ]
+                }
+            ),
+        ],
+        "request.prompts",
+        "once",
+        "A text, texts, token ids, or lists of token ids.",
+        drafts.write_prompts,
+        faces=Face.COMPLETION,
+    ),
+    applied(
+        "logprobs",
+        Annotated[Int32, Limits(ge=0)],
+        "sampling.top_logprobs",
+        2,
+        "Alternatives per token.",
+        drafts.write_completion_logprobs,
+        faces=Face.COMPLETION,
+    ),
+    applied("echo", bool, "request.echo", True, "Puts the prompt before the answer.", faces=Face.COMPLETION),
+    refused("suffix", "end", "the model does not fill in the middle", harmless=("",), faces=Face.COMPLETION),
+    refused("best_of", 4, "only the n answers themselves are generated", harmless=(1,), faces=Face.COMPLETION),
+    ignored("metadata", {"team": "a"}, "kept for chats only", harmless=({},), faces=Face.COMPLETION),
+)
+
+_COMMON = (
+    applied("model", str, "request.model", "fake-model", "Name of the model; empty: the only one."),
+    applied("stream", bool, "shim.stream", False, "Answers with server-sent events.", drafts.write_stream),
+    applied(
+        "stream_options",
+        dict[str, Any],
+        "shim.include_usage",
+        {"include_usage": True},
+        "include_usage adds a last chunk with the token counts.",
+        drafts.write_stream_options,
+    ),
+    applied("return_token_ids", bool, "request.return_token_ids", True, "Also returns token ids."),
+    applied("user", str, "request.user", "u-1", "Name of the end user, kept for logs."),
+    applied("priority", Int32, "request.priority", 3, "Higher is sooner among queued requests."),
+    applied(
+        "cache_salt", str, "request.cache_salt", "tenant-a", "Cached prefixes are shared under an equal salt only."
+    ),
+    applied(
+        "request_id",
+        str,
+        "shim.request_id",
+        "r-1",
+        "Like the header x-request-id, which wins.",
+        drafts.write_request_id,
+    ),
+    refused("guided_json", {"type": "object"}, _GRAMMAR),
+    refused("guided_regex", "a+", _GRAMMAR),
+    refused("guided_choice", ["a"], _GRAMMAR),
+    refused("guided_grammar", "root ::= 'a'", _GRAMMAR),
+    refused("structured_outputs", {"regex": "a+"}, _GRAMMAR, harmless=({},)),
+    refused("regex", "a+", _GRAMMAR),
+    refused("ebnf", "root ::= 'a'", _GRAMMAR),
+    refused("json_schema", "{}", _GRAMMAR),
+    refused("use_beam_search", True, _BEAMS, harmless=(False,)),
+    refused("logits_processors", ["x"], "not supported; use logit_bias", harmless=([],)),
+    refused("allowed_token_ids", [1], "not supported; use logit_bias", harmless=([],)),
+    refused("bad_words", ["x"], "not supported; use logit_bias", harmless=([],)),
+    refused("truncate_prompt_tokens", 5, "prompts are never cut; shorten it"),
+    refused("prompt_logprobs", 1, "log-probabilities of prompt tokens are not computed"),
+    refused("include_stop_str_in_output", True, "stop strings are never returned", harmless=(False,)),
+    refused("prompt_embeds", "x", "prompts are text or token ids"),
+    ignored("store", True, "nothing is stored", harmless=(False,)),
+    ignored("service_tier", "flex", "there is one tier", harmless=("auto", "default")),
+    ignored("safety_identifier", "x", "not used"),
+    ignored("prompt_cache_key", "x", "prefixes are reused without it"),
+    ignored("prompt_cache_retention", "24h", "prefixes are reused without it"),
+    ignored("skip_special_tokens", False, "special tokens are never text", harmless=(True,)),
+    ignored("spaces_between_special_tokens", False, "special tokens are never text", harmless=(True,)),
+    ignored("add_special_tokens", True, "Qwen3 has none to add", harmless=(False,)),
+    ignored("return_tokens_as_token_ids", True, "use return_token_ids", harmless=(False,)),
+    ignored("length_penalty", 1.5, "belongs to beam search", harmless=(1.0,)),
+    ignored("early_stopping", True, "belongs to beam search", harmless=(False,)),
+    ignored("kv_transfer_params", {"a": 1}, "the router decides", harmless=({},)),
+    ignored("vllm_xargs", {"a": 1}, "belongs to another server", harmless=({},)),
+)
+
+TABLE: tuple[Field, ...] = _COMMON + _SAMPLING + _CHAT_ONLY + _COMPLETION_ONLY
+
+
+def fields_of(face: Face) -> Mapping[str, Field]:
+    """Returns the rows of one endpoint by name."""
+    return {field.name: field for field in TABLE if face in field.faces}

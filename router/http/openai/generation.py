@@ -1,0 +1,111 @@
+"""`/v1/chat/completions` and `/v1/completions`, whole and streamed."""
+
+from __future__ import annotations
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.call import request_id
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.openai.chunks import ChatChunks, ChunkPlan, CompletionChunks
+from qwenserve.router.http.openai.drafts import Draft
+from qwenserve.router.http.openai.errors import OPENAI_ERRORS
+from qwenserve.router.http.openai.fields import fields_of
+from qwenserve.router.http.openai.json_answers import chat_body, completion_body
+from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
+from qwenserve.router.http.transport.answering import stream, until_complete
+from qwenserve.router.http.transport.body import read_body
+from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
+from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.field_rows import Face
+from qwenserve.router.http.transport.reply import Reply
+from qwenserve.runtime.config import HttpConfig
+
+
+class GenerationEndpoints:
+    """The two endpoints that generate."""
+
+    def __init__(self, backend: Backend, config: HttpConfig) -> None:
+        self._backend = backend
+        self._config = config
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Returns their rows of the table."""
+        chat = BodySchema("ChatCompletionRequest", CHAT_BODY, fields_of(Face.CHAT))
+        completion = BodySchema("CompletionRequest", COMPLETION_BODY, fields_of(Face.COMPLETION))
+        return (
+            Endpoint("POST", "/v1/chat/completions", "chat", self.chat, OPENAI_ERRORS, generates=True, body=chat),
+            Endpoint(
+                "POST", "/v1/completions", "completion", self.completion, OPENAI_ERRORS, generates=True, body=completion
+            ),
+        )
+
+    async def chat(self, exchange: Exchange) -> Reply:
+        """Answers a conversation."""
+        body = await read_body(exchange.request, self._config)
+        draft = read_chat(CHAT_BODY.read(body))
+        message = draft.request
+        _note(exchange, draft)
+        call = exchange.call()
+        exchange.handed_over = True
+        if draft.stream:
+            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.has_logprobs, message.return_token_ids)
+            return await stream(
+                exchange, ChatChunks(plan), self._config, lambda sink: self._backend.stream_chat(message, call, sink)
+            )
+        fold = Fold()
+        await until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
+        return exchange.reply(chat_body(fold, logprobs=draft.has_logprobs, token_ids=message.return_token_ids))
+
+    async def completion(self, exchange: Exchange) -> Reply:
+        """Continues texts or token ids."""
+        body = await read_body(exchange.request, self._config)
+        draft = read_completion(COMPLETION_BODY.read(body))
+        message = draft.request
+        _note(exchange, draft)
+        call = exchange.call()
+        exchange.handed_over = True
+        if draft.stream:
+            prompts = len(message.prompts)
+            plan = ChunkPlan(
+                (message.n or 1) * prompts, prompts, draft.include_usage, draft.has_logprobs, message.return_token_ids
+            )
+            return await stream(
+                exchange,
+                CompletionChunks(plan),
+                self._config,
+                lambda sink: self._backend.stream_completion(message, call, sink),
+            )
+        fold = Fold()
+        await until_complete(exchange, fold, await self._backend.stream_completion(message, call, fold))
+        return exchange.reply(
+            completion_body(
+                fold,
+                _leads(message, fold),
+                max(1, message.n),
+                logprobs=draft.has_logprobs,
+                token_ids=message.return_token_ids,
+            )
+        )
+
+
+def _note(exchange: Exchange, draft: Draft) -> None:
+    message = draft.request
+    exchange.model = message.model
+    if draft.request_id and "x-request-id" not in exchange.request.headers:
+        exchange.request_id = request_id(draft.request_id)
+    message.request_id = exchange.request_id
+    exchange.ignore(draft.ignored)
+
+
+def _leads(request: chat_pb2.CompletionRequest, fold: Fold) -> list[int]:
+    """Returns the length of the echoed prompt at the beginning of each choice's text, in characters."""
+    if not request.echo:
+        return [0] * len(fold.choices())
+    leads = []
+    for index, choice in fold.choices():
+        prompt = request.prompts[index // max(1, request.n)]
+        if prompt.WhichOneof("prompt") == "text":
+            leads.append(len(prompt.text))
+        else:
+            leads.append(max(0, len(choice.text) - sum(len(item.token) for item in choice.logprobs)))
+    return leads

@@ -1,0 +1,38 @@
+"""From the checked fields of a body to a request message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwenserve.router.http.openai.drafts import ChatDraft, CompletionDraft
+from qwenserve.router.http.openai.fields import fields_of
+from qwenserve.router.http.transport.field_rows import Face, fill
+from qwenserve.router.http.transport.json_body import BodyModel
+
+
+def _kinds(face: Face) -> dict[str, Any]:
+    return {name: field.kind for name, field in fields_of(face).items()}
+
+
+CHAT_BODY = BodyModel("ChatCompletionRequest", _kinds(Face.CHAT), required="messages")
+COMPLETION_BODY = BodyModel("CompletionRequest", _kinds(Face.COMPLETION), required="prompt")
+
+_CHAT_TAKERS = {name: field.taker for name, field in fields_of(Face.CHAT).items()}
+_COMPLETION_TAKERS = {name: field.taker for name, field in fields_of(Face.COMPLETION).items()}
+
+
+def read_chat(values: Mapping[str, Any]) -> ChatDraft:
+    """Turns the checked fields of a chat into its message. Raises InvalidRequest or Unsupported naming the field."""
+    draft = ChatDraft()
+    fill(draft, _CHAT_TAKERS, values)
+    draft.finish()
+    return draft
+
+
+def read_completion(values: Mapping[str, Any]) -> CompletionDraft:
+    """Like `read_chat`, for a completion."""
+    draft = CompletionDraft()
+    fill(draft, _COMPLETION_TAKERS, values)
+    draft.finish()
+    return draft

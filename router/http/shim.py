@@ -1,0 +1,22 @@
+"""The shim: every face that a router has over HTTP, behind one dispatcher."""
+
+from __future__ import annotations
+
+from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.openai.errors import OPENAI_ERRORS
+from qwenserve.router.http.openai.generation import GenerationEndpoints
+from qwenserve.router.http.openai.texts import TextEndpoints
+from qwenserve.router.http.service_pages import ServicePages
+from qwenserve.router.http.transport.dispatcher import Dispatcher
+from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.metrics import RouterMetrics
+
+
+def make_shim(
+    backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
+) -> Dispatcher:
+    """Returns what serves all faces. A new face adds its endpoints here."""
+    faces = (*GenerationEndpoints(backend, config).endpoints(), *TextEndpoints(backend, config).endpoints())
+    pages = ServicePages(backend, metrics, faces, OPENAI_ERRORS)
+    return Dispatcher((*faces, *pages.endpoints()), OPENAI_ERRORS, strict=strict, keys=keys, metrics=metrics)

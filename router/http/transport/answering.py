@@ -1,0 +1,70 @@
+"""Answers on their way to a client: streamed as they come, or whole."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.interface import EventSink, RunningAnswer
+from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.reply import Reply, StreamedReply
+from qwenserve.router.http.transport.sse import SseSink, StreamFormat
+from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import InternalError, SlowReader
+
+_EVENT_STREAM = "text/event-stream; charset=utf-8"
+# Neither caches nor proxies may keep events back.
+_NOT_HELD = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def stream(
+    exchange: Exchange, form: StreamFormat, config: HttpConfig, start: Callable[[EventSink], Awaitable[RunningAnswer]]
+) -> Reply:
+    """Streams one answer. The router ends every answer in time, so the waits here have its limits."""
+    request = exchange.request
+    exchange.stream = True
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client went away")
+    reply = StreamedReply(request)
+
+    def head() -> bytes:
+        if form.started is None:
+            raise ValueError("an answer begins with its start")
+        exchange.note_ignored(form.started.ignored_params)
+        return reply.head({**exchange.headers(_EVENT_STREAM), **_NOT_HELD})
+
+    sink = SseSink(
+        form,
+        exchange.errors,
+        transport,
+        head,
+        chunked=reply.is_chunked,
+        write_buffer_bytes=config.write_buffer_bytes,
+        request_id=exchange.request_id,
+    )
+    answer = await start(sink)
+    try:
+        await sink.ended
+        if not sink.began:
+            raise sink.error or InternalError("the answer ended before it began")
+        if isinstance(sink.error, SlowReader):
+            raise ConnectionResetError("the client was cut off")
+        return reply
+    finally:
+        sink.close()
+        answer.cancel()
+        exchange.error = sink.error
+        exchange.usage = form.usage
+        exchange.model = form.started.model if form.started is not None else exchange.model
+
+
+async def until_complete(exchange: Exchange, fold: Fold, answer: RunningAnswer) -> None:
+    """Waits for the end of an answer. Raises what ended it early."""
+    try:
+        await fold.complete()
+    finally:
+        answer.cancel()
+    exchange.model = fold.start.model
+    exchange.usage = fold.usage
+    exchange.note_ignored(fold.start.ignored_params)
