@@ -130,13 +130,12 @@ class Preparation:
                 f"{len(request.prompts)} prompts with n={request.n} are more than {_MAX_CHOICES_IN_ALL} answers",
                 param="n",
             )
+        is_text = [prompt.WhichOneof("prompt") != "token_ids" for prompt in request.prompts]
+        texts = [prompt.text for prompt, known in zip(request.prompts, is_text, strict=True) if known]
+        tokenized = iter(await _in_time(self._text.tokenize_batch(texts), call) if texts else ())
         prompts: list[Sequence[int]] = []
         for index, prompt in enumerate(request.prompts):
-            ids: Sequence[int]
-            if prompt.WhichOneof("prompt") == "token_ids":
-                ids = prompt.token_ids.ids
-            else:
-                ids = await _in_time(self._text.tokenize(prompt.text), call)
+            ids: Sequence[int] = next(tokenized) if is_text[index] else prompt.token_ids.ids
             param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
             check_prompt_ids(ids, self._tokenizer.vocab_size, param)
             prompts.append(ids)

@@ -120,10 +120,8 @@ class ChatCore:
     async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._model.check_name(request.model)
-        results = [
-            self._token_ids(await self._text.tokenize(text), with_tokens=request.return_tokens)
-            for text in request.texts
-        ]
+        batch = await self._text.tokenize_batch(request.texts)
+        results = [self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
     async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:

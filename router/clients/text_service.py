@@ -38,6 +38,9 @@ class TextService(Protocol):
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes a text as it stands."""
 
+    async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Tokenizes several texts at once. The caller bounds how many."""
+
     async def close(self) -> None:
         """Releases connections."""
 
@@ -69,6 +72,10 @@ class LocalTextService:
         """Tokenizes; long texts off the event loop."""
         return await self._assets.tokenizer.encode_async(text)
 
+    async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Tokenizes; what is long in all, off the event loop."""
+        return await self._assets.tokenizer.encode_batch_async(texts)
+
     async def close(self) -> None:
         """Nothing to release."""
 
@@ -95,6 +102,10 @@ class RemoteTextService:
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes in the tier."""
         return (await self._ask(tokenizer_pb2.Prompt(text=text))).token_ids
+
+    async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Tokenizes in the tier: the texts travel together, spread over its processes."""
+        return await asyncio.gather(*map(self.tokenize, texts))
 
     async def close(self) -> None:
         """Ends the streams; whoever still waits is told."""

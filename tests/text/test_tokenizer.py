@@ -74,6 +74,29 @@ async def test_encode_async_gives_the_same_ids():
         assert reference(text) == await tokenizer.encode_async(text)
 
 
+@DERANDOMIZED
+@given(st.lists(PIECES, max_size=5))
+def test_a_batch_gives_the_ids_of_each_text(texts):
+    """Whatever the texts share, and whatever is cached already."""
+    tokenizer = Tokenizer(BACKEND)
+    for _ in range(2):
+        assert [reference(text) for text in texts] == asyncio.run(tokenizer.encode_batch_async(texts))
+
+
+async def test_a_large_batch_lets_the_loop_run():
+    """Other tasks go on while a thousand texts are tokenized."""
+    tokenizer = Tokenizer(BACKEND)
+    texts = [f"Text {n}: words and more words. " * 20 for n in range(1_000)]
+    task = asyncio.create_task(tokenizer.encode_batch_async(texts))
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+
+    assert turns > 10
+    assert [tokenizer.encode(text) for text in texts] == await task
+
+
 async def test_a_long_text_lets_the_loop_run():
     """Other tasks go on while a long prompt is tokenized."""
     tokenizer = Tokenizer(BACKEND)

@@ -128,6 +128,10 @@ async def test_both_give_the_same_ids_and_texts() -> None:
             assert list(here.token_ids) == list(there.token_ids)
             assert here.prompt == there.prompt
             assert list(await local.tokenize(text)) == list(await service.tokenize(text))
+        texts = ["Hello", "", "long " * 3000, "Hello"]
+        batches = [await each.tokenize_batch(texts) for each in (local, service)]
+        assert [list(ids) for ids in batches[0]] == [list(ids) for ids in batches[1]]
+        assert [list(await local.tokenize(text)) for text in texts] == [list(ids) for ids in batches[0]]
 
 
 async def test_what_comes_at_once_travels_together_on_one_stream() -> None:
