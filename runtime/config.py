@@ -170,6 +170,11 @@ class WorkerConfig(_Section):
     name: str = Field(default="worker-0", description="Unique name.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=50061, ge=0, le=65535, description="Port; 0 takes a free one.")
+    advertise: str = Field(
+        default="",
+        description="Host or HOST:PORT by which routers reach it, told through the store. Empty: worker.host, or this "
+        "machine's name where that means all addresses.",
+    )
     engine: Literal["llamacpp", "simulated"] = Field(default="llamacpp", description="Which engine computes.")
     max_running: int = Field(default=8, ge=1, le=1024, description="Most requests computed at a time.")
     max_queued: int = Field(default=256, ge=0, description="Most requests waiting; more are refused with QUEUE_FULL.")
@@ -219,6 +224,9 @@ class StoreConfig(_Section):
         default=0.05, gt=0, le=5, description="Longest time that anything waits for the store; it then goes on without."
     )
     connections: int = Field(default=16, ge=1, le=1024, description="Most connections of one process.")
+    lease_s: float = Field(
+        default=10.0, ge=0.5, le=3600, description="How long a process counts as there after its last word."
+    )
     memory_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, description="Most bytes of values kept in a process, where there is no URL."
     )

@@ -26,7 +26,7 @@ class Rule(NamedTuple):
     where: str
     allowed: tuple[str, ...]
     forbidden: tuple[str, ...] = ()
-    stubs: tuple[str, ...] = ("chat", "tokenizer", "type", "worker")
+    stubs: tuple[str, ...] = ("chat", "cluster", "tokenizer", "type", "worker")
 
     def allows(self, module: str) -> bool:
         if any(is_below(module, package) for package in self.forbidden):

@@ -21,6 +21,8 @@ from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.process import run_tier
+from qwenserve.store.opening import open_store
+from qwenserve.worker.announce import announced
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
@@ -67,6 +69,8 @@ class _Worker:
         self._server: grpc.aio.Server = make_server(config.grpc)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, self._server)
         self._health = Health(self._server, [SERVICE_NAME])
+        # What only this process would see need not be told.
+        self._store = open_store(config.store) if config.store.url else None
         self._log = _log.bind(worker=config.worker.name)
 
     async def run(self, built: BuiltEngine | None, on_ready: Callable[[int], None] | None) -> int:
@@ -86,6 +90,8 @@ class _Worker:
             return 1
         finally:
             await self._server.stop(None)
+            if self._store is not None:
+                await self._store.close()
 
     async def _with_engine(self, built: BuiltEngine | None, port: int, on_ready: Callable[[int], None] | None) -> int:
         settings = self._config.worker
@@ -125,12 +131,14 @@ class _Worker:
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
         if on_ready is not None:
             on_ready(port)
-        await self._shutdown.drain.wait()
-        await self._health.set(False)
-        if not dispatcher.draining:  # an engine that died takes nothing more anyway
-            await self._shutdown.notice(self._config.drain_notice_s)
-        dispatcher.drain()
-        drained = await self._shutdown.drained(dispatcher.idle(), self._config.drain_timeout_s)
+        async with announced(self._store, self._config, port, self._service.describe) as told_anew:
+            await self._shutdown.drain.wait()
+            await self._health.set(False)
+            if not dispatcher.draining:  # an engine that died takes nothing more anyway
+                await self._shutdown.notice(self._config.drain_notice_s)
+            dispatcher.drain()
+            told_anew()
+            drained = await self._shutdown.drained(dispatcher.idle(), self._config.drain_timeout_s)
         if not drained:
             self._log.warning("drain_cut_short")
             dispatcher.abort_all()

@@ -44,25 +44,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Serves from now on."""
         self._ready = _Ready(dispatcher, info, identity)
 
-    async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802  # named by the proto
-        """Carries one router's requests, packed."""
-        await serve_session(self._parts().dispatcher, context)
-
-    async def Generate(  # noqa: N802
-        self, request: worker_pb2.GenerateRequest, context: Context
-    ) -> AsyncIterator[worker_pb2.GenerateResponse]:
-        """Generates for one prompt."""
-        stream = serve_generate(self._parts().dispatcher, request)
-        try:
-            async for response in stream:
-                yield response
-        finally:
-            await stream.aclose()
-
-    async def GetWorkerInfo(  # noqa: N802
-        self, request: worker_pb2.GetWorkerInfoRequest, context: Context
-    ) -> worker_pb2.WorkerInfo:
-        """Describes the worker."""
+    def describe(self) -> worker_pb2.WorkerInfo:
+        """Says what the worker is, can do and does now."""
         dispatcher, info, identity = self._parts()
         return worker_pb2.WorkerInfo(
             name=identity.name,
@@ -83,6 +66,27 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             approximate_fields=info.approximate_fields,
             guide_kinds=[int(kind) for kind in sorted(info.guide_kinds)],  # type: ignore[misc]  # equal numbers by contract
         )
+
+    async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802  # named by the proto
+        """Carries one router's requests, packed."""
+        await serve_session(self._parts().dispatcher, context)
+
+    async def Generate(  # noqa: N802
+        self, request: worker_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[worker_pb2.GenerateResponse]:
+        """Generates for one prompt."""
+        stream = serve_generate(self._parts().dispatcher, request)
+        try:
+            async for response in stream:
+                yield response
+        finally:
+            await stream.aclose()
+
+    async def GetWorkerInfo(  # noqa: N802
+        self, request: worker_pb2.GetWorkerInfoRequest, context: Context
+    ) -> worker_pb2.WorkerInfo:
+        """Describes the worker."""
+        return self.describe()
 
     async def GetLoad(self, request: worker_pb2.GetLoadRequest, context: Context) -> worker_pb2.Load:  # noqa: N802
         """Returns the load right now."""

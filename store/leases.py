@@ -1,0 +1,56 @@
+"""Leases: a process says that it is there, again and again, and others see who is.
+
+A lease is renewed three times in its life, so that two renewals in a row may fail. Whoever follows a group asks for it
+at intervals: a question that always gives the whole truth needs no repair after a restart of the store or a lost
+message, and a hundred routers that ask once a second are no load for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from qwenserve.store.shared import SharedStore
+
+_RENEWALS = 3
+# After a renewal that failed: soon, so that a store that is back knows everybody again.
+_AGAIN_S = 1.0
+
+
+class Lease:
+    """One process's announcement. `payload` is asked for what to say at every renewal."""
+
+    def __init__(
+        self, store: SharedStore, group: str, member: str, payload: Callable[[], bytes], *, ttl_s: float
+    ) -> None:
+        self._store = store
+        self._group = group
+        self._member = member
+        self._payload = payload
+        self._ttl_s = ttl_s
+        self._changed = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Renews until cancelled. A store that is away is asked until it is back."""
+        while True:
+            self._changed.clear()
+            stands = await self._store.renew(self._group, self._member, self._payload(), ttl_s=self._ttl_s)
+            pause = self._ttl_s / _RENEWALS
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause if stands else min(pause, _AGAIN_S))
+
+    def changed(self) -> None:
+        """What is to be said is another: it is said at once, by whoever runs `keep`."""
+        self._changed.set()
+
+    async def end(self) -> None:
+        """Says that the process is going. Called when `keep` has ended."""
+        await self._store.withdraw(self._group, self._member)
+
+
+async def follow(store: SharedStore, group: str, *, every_s: float) -> AsyncIterator[Mapping[str, bytes] | None]:
+    """Yields who is there, at intervals, for ever; None whenever that cannot be known."""
+    while True:
+        yield await store.members(group)
+        await asyncio.sleep(every_s)

@@ -1,0 +1,56 @@
+"""What a worker tells the store of itself, so that routers find it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+from qwenserve.cluster.v1 import announcement_pb2
+from qwenserve.runtime.addresses import reachable_address
+from qwenserve.runtime.config import Config
+from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.store.leases import Lease
+from qwenserve.store.shared import SharedStore
+from qwenserve.worker.v1 import worker_pb2
+
+GROUP = "workers"
+
+
+@contextlib.asynccontextmanager
+async def announced(
+    store: SharedStore | None, config: Config, port: int, describe: Callable[[], worker_pb2.WorkerInfo]
+) -> AsyncIterator[Callable[[], None]]:
+    """Keeps a lease inside the block, and ends it after. Yields what is called when `describe` has something new.
+
+    Without a store nothing is told.
+    """
+    if store is None:
+        yield lambda: None
+        return
+    settings, host, started = config.worker, socket.gethostname(), int(time.time() * 1000)
+
+    def announcement() -> bytes:
+        info = describe()
+        return announcement_pb2.Announcement(
+            tier=announcement_pb2.TIER_WORKER,
+            name=settings.name,
+            address=reachable_address(settings.host, port, settings.advertise),
+            model=info.model,
+            state=announcement_pb2.STATE_DRAINING if info.draining else announcement_pb2.STATE_READY,
+            host=host,
+            pid=os.getpid(),
+            started_ms=started,
+            worker=info,
+        ).SerializeToString()
+
+    lease = Lease(store, GROUP, f"{settings.name}@{host}:{os.getpid()}", announcement, ttl_s=config.store.lease_s)
+    tasks = TaskOwner()
+    tasks.start(lease.keep(), name="lease")
+    try:
+        yield lease.changed
+    finally:
+        await tasks.close()
+        await lease.end()
