@@ -178,8 +178,15 @@ class WorkerConfig(_Section):
     engine: Literal["llamacpp", "simulated"] = Field(default="llamacpp", description="Which engine computes.")
     max_running: int = Field(default=8, ge=1, le=1024, description="Most requests computed at a time.")
     max_queued: int = Field(default=256, ge=0, description="Most requests waiting; more are refused with QUEUE_FULL.")
-    session_buffer: int = Field(
-        1024, ge=8, description="Messages kept for a router that reads slowly, before its requests are aborted."
+    request_buffer_bytes: int = Field(
+        default=4 << 20,
+        ge=4096,
+        description="Unread answer bytes kept of a request for a router that reads slowly; beyond, it alone is ended.",
+    )
+    session_buffer_bytes: int = Field(
+        default=64 << 20,
+        ge=4096,
+        description="The same over all requests of one router; beyond, those with most unread bytes are ended.",
     )
     llamacpp: LlamaCppSettings = Field(default_factory=LlamaCppSettings, description="Embedded engine.")
     simulated: SimulatedSettings = Field(default_factory=SimulatedSettings, description="Simulated engine.")

@@ -23,7 +23,6 @@ from qwenserve.worker.engine_interface import (
     Guide,
     GuideKind,
     Sampling,
-    TokenLogprob,
 )
 from qwenserve.worker.v1 import worker_pb2
 
@@ -159,26 +158,6 @@ def failure_to_wire(handle: int, error: ServiceError | None, queue_us: int = 0) 
         error_reason=error.reason if error is not None else "",
         error_message=error.message if error is not None else "",
         queue_us=queue_us,
-    )
-
-
-def logprob_to_wire(logprob: TokenLogprob) -> sampling_pb2.TokenLogprob:
-    """Returns one token's log-probability; no text exists here."""
-    return sampling_pb2.TokenLogprob(
-        token_id=logprob.token_id,
-        logprob=logprob.logprob,
-        top_logprobs=[sampling_pb2.TopLogprob(token_id=token, logprob=value) for token, value in logprob.top],
-    )
-
-
-def prompt_logprobs_to_wire(handle: int, start: int, logprobs: Sequence[TokenLogprob]) -> worker_pb2.PromptLogprobRun:
-    """Returns consecutive log-probabilities of a prompt, packed; `start` is the place of the first one's id."""
-    return worker_pb2.PromptLogprobRun(
-        handle=handle,
-        start=start,
-        logprobs=[entry.logprob for entry in logprobs],
-        top_token_ids=[token for entry in logprobs for token, _ in entry.top],
-        top_logprobs=[value for entry in logprobs for _, value in entry.top],
     )
 
 

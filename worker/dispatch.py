@@ -44,18 +44,21 @@ _log = EventLog("worker")
 # An engine that costs nothing may be this many steps ahead of the writers; more would only merge messages.
 _LEAD_STEPS = 4
 _ROOM_LIMIT_S = 0.01
+# Ends, refusals among them, that a caller may leave unread before the worker stops reading what it submits.
+_UNREAD_ENDS = 4096
 
 
 class DispatchLimits(NamedTuple):
     """Sizes of one worker.
 
-    `session_buffer` is the number of messages kept for a slow reader, `write_limit_s` how long one message may
-    wait to be taken, however little is waiting behind it.
+    `request_buffer_bytes` is what may wait for a slow reader of one request, `session_buffer_bytes` of all requests of
+    a session; `write_limit_s` is how long one message may wait to be taken, however little is waiting behind it.
     """
 
     max_running: int
     max_queued: int
-    session_buffer: int
+    request_buffer_bytes: int = 4 << 20
+    session_buffer_bytes: int = 64 << 20
     write_limit_s: float = 30.0
 
 
@@ -101,7 +104,7 @@ class Dispatcher:
     def open_session(self) -> Session:
         """Returns a new session. Raises Unavailable when no requests are taken."""
         self._check_open()
-        session = Session(next(self._numbers), self._limits.session_buffer)
+        session = Session(next(self._numbers), self._limits.request_buffer_bytes)
         self._sessions[session.number] = session
         return session
 
@@ -148,6 +151,8 @@ class Dispatcher:
         """Ends a request at its caller's wish. Unknown handles are ignored: the abort crossed a finish."""
         flight = session.flights.get(handle)
         if flight is not None:
+            # Nobody wants what has not been sent.
+            session.packer.drop(handle)
             self._give_up(flight, None)
             self._start_waiting()
 
@@ -176,8 +181,9 @@ class Dispatcher:
         for session in touched:
             session.steps += 1
             session.changed.set()
-            if session.overrun:
-                self._cut_off(session)
+            packer = session.packer
+            if packer.overfull or packer.waiting_bytes > self._limits.session_buffer_bytes:
+                self._relieve(session)
         if ended:
             self._start_waiting()
 
@@ -229,6 +235,12 @@ class Dispatcher:
             await asyncio.wait_for(self._progress.wait(), _ROOM_LIMIT_S)
         except asyncio.TimeoutError:
             return
+
+    async def fewer_ends(self, session: Session) -> None:
+        """Waits while the caller has left so many ends unread that it must not submit more."""
+        while session.packer.waiting_finishes > _UNREAD_ENDS and session.failure is None:
+            self._progress.clear()
+            await self._progress.wait()
 
     def take(self, session: Session) -> worker_pb2.SessionResponse | None:
         """Returns the session's next message, with the load of this moment, or None."""
@@ -327,11 +339,26 @@ class Dispatcher:
             flight.prefilling = False
             self.load.prefill_tokens -= len(flight.request.prompt_token_ids)
 
-    def _cut_off(self, session: Session) -> None:
-        _log.warning("slow_reader", session=session.number, requests=len(session.flights))
-        for flight in list(session.flights.values()):
-            self._detach(flight)
-        session.cut_off(SlowReader(f"more than {self._limits.session_buffer} messages were waiting to be read"))
+    def _relieve(self, session: Session) -> None:
+        """Ends the requests for which too much waits, alone; then those for which most waits, while it is too much for
+        the session.
+        """
+        packer, limits = session.packer, self._limits
+        for handle in list(packer.overfull):
+            self._end_unread(session, handle, limits.request_buffer_bytes)
+        while packer.waiting_bytes > limits.session_buffer_bytes and (largest := packer.largest()) is not None:
+            self._end_unread(session, largest, limits.session_buffer_bytes)
+
+    def _end_unread(self, session: Session, handle: int, limit: int) -> None:
+        flight = session.flights.get(handle)
+        request_id = flight.request_id if flight is not None else ""
+        _log.warning("slow_reader", session=session.number, request_id=request_id, limit_bytes=limit)
+        error = SlowReader(f"more than {limit} bytes were waiting to be read")
+        session.packer.drop(handle)
+        if flight is not None:
+            self._give_up(flight, error)
+        else:
+            session.packer.finish(failure_to_wire(handle, error))
 
     def _set_timer(self) -> None:
         deadline = self._admission.next_deadline()

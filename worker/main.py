@@ -99,7 +99,12 @@ class _Worker:
             built = await self._unless_told_to_stop(_in_thread(lambda: build_engine(self._config)))
             if built is None:
                 return self._shutdown.exit_code
-        limits = DispatchLimits(settings.max_running, settings.max_queued, settings.session_buffer)
+        limits = DispatchLimits(
+            settings.max_running,
+            settings.max_queued,
+            settings.request_buffer_bytes,
+            settings.session_buffer_bytes,
+        )
         dispatcher = Dispatcher(built.engine, limits)
         built.engine.pace_with(dispatcher.room)
 

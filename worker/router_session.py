@@ -32,7 +32,8 @@ class Flight:
 class Session:
     """One caller. `changed` is set when there is something to write, or the session has to end."""
 
-    def __init__(self, number: int, buffer: int) -> None:
+    def __init__(self, number: int, request_bytes: int) -> None:
+        """`request_bytes`: see `Packer`."""
         self.number = number
         self.changed = asyncio.Event()
         self.failure: ServiceError | None = None
@@ -40,18 +41,12 @@ class Session:
         self.steps = 0
         # By handle.
         self.flights: dict[int, Flight] = {}
-        self.packer = Packer()
-        self._buffer = buffer
+        self.packer = Packer(request_bytes)
         self._on_cut_off: Callable[[], object] = _nothing
 
     def when_cut_off(self, callback: Callable[[], object]) -> None:
         """Sets what is called by `cut_off`: a write that waits for the caller must be given up."""
         self._on_cut_off = callback
-
-    @property
-    def overrun(self) -> bool:
-        """Whether the caller is further behind than the worker keeps messages for."""
-        return self.packer.full_messages >= self._buffer
 
     def end(self, error: ServiceError) -> None:
         """Ends the session with an error once what is waiting has been written."""

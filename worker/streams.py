@@ -67,7 +67,8 @@ async def serve_generate(
             message = await _next_message(dispatcher, session)
             response = worker_pb2.GenerateResponse(token_ids=message.token_ids)
             for run in message.logprobs:
-                response.logprobs.extend(run.tokens)
+                run.handle = 0
+                response.logprobs.CopyFrom(run)
             for finish in message.finishes:
                 if finish.error_reason:
                     raise by_reason(finish.error_reason)(finish.error_message)
@@ -92,6 +93,7 @@ async def _next_message(dispatcher: Dispatcher, session: Session) -> worker_pb2.
 async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         checked = 0
+        await dispatcher.fewer_ends(session)
         for submit in message.submits:
             dispatcher.submit(session, submit)
             checked += len(submit.prompt_token_ids)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
@@ -270,7 +271,7 @@ class WorkerSession:
             self.submitted_requests = self.submitted_tokens = 0
 
     def _dispatch_runs(self, message: worker_pb2.SessionResponse, now: float) -> None:
-        logprobs = {run.handle: run.tokens for run in message.logprobs}
+        logprobs = {run.handle: run for run in message.logprobs}
         token_ids = message.token_ids
         position = 0
         counts = message.counts or [1] * len(token_ids)
@@ -278,7 +279,8 @@ class WorkerSession:
             end = position + count
             stream = self._streams.get(handle)
             if stream is not None:
-                stream.tokens(token_ids[position:end], logprobs.get(handle, ()), now)
+                ids, run = token_ids[position:end], logprobs.get(handle)
+                stream.tokens(ids, unpacked(ids, run) if run is not None else (), now)
             position = end
 
     def _drop(self, error: ServiceError) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
@@ -80,8 +81,9 @@ class Client:
         self.messages.append(message)
         for handle, token_ids in entries(message):
             self.answer(handle).token_ids.extend(token_ids)
+        ids = dict(entries(message))
         for run in message.logprobs:
-            self.answer(run.handle).logprobs.extend(run.tokens)
+            self.answer(run.handle).logprobs.extend(unpacked(ids[run.handle], run))
         for finish in message.finishes:
             assert self.answer(finish.handle).finish is None
             self.answer(finish.handle).finish = finish

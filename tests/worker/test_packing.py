@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.worker.engine_interface import TokenLogprob
-from qwenserve.worker.packing import MESSAGE_IDS, Packer
+from qwenserve.worker.packing import MESSAGE_IDS, MESSAGE_LOGPROBS, Packer
 from qwenserve.worker.v1 import worker_pb2
 from tests.worker.running import entries
+
+
+def with_alternatives(ids: Sequence[int], top: int) -> list[TokenLogprob]:
+    return [TokenLogprob(i, -0.5, [(i + rank, -0.5 - rank) for rank in range(top)]) for i in ids]
+
+
+def logprobs_of(
+    message: worker_pb2.SessionResponse | None,
+) -> dict[int, list[tuple[int, float, list[tuple[int, float]]]]]:
+    """What a router makes of a message's log-probabilities, by handle."""
+    assert message is not None
+    ids = dict(entries(message))
+    return {
+        run.handle: [
+            (item.token_id, item.logprob, [(top.token_id, top.logprob) for top in item.top_logprobs])
+            for item in unpacked(ids[run.handle], run)
+        ]
+        for run in message.logprobs
+    }
+
+
+def all_of(packer: Packer) -> list[worker_pb2.SessionResponse]:
+    """Every message that waits."""
+    return list(iter(packer.take, None))
 
 
 def test_nothing_is_no_message():
@@ -89,11 +120,17 @@ def test_logprobs_of_a_request_come_in_one_run():
     message = packer.take()
 
     assert message is not None
-    (run,) = message.logprobs
-    assert [(token.token_id, token.logprob, len(token.top_logprobs)) for token in run.tokens] == [
-        (5, -0.5, 2),
-        (7, -0.25, 0),
-    ]
+    assert logprobs_of(message) == {1: [(5, -0.5, [(5, -0.5), (6, -1.0)]), (7, -0.25, [])]}
+
+
+def test_as_many_alternatives_for_each_need_no_counts():
+    packer = Packer()
+    packer.tokens(1, (5, 7), with_alternatives((5, 7), 2))
+    message = packer.take()
+
+    assert message is not None
+    assert not message.logprobs[0].top_counts
+    assert [len(top) for _, _, top in logprobs_of(message)[1]] == [2, 2]
 
 
 def test_a_long_backlog_becomes_several_messages_with_finishes_last():
@@ -103,7 +140,6 @@ def test_a_long_backlog_becomes_several_messages_with_finishes_last():
     packer.tokens(1, (-1,), None)
     packer.finish(worker_pb2.Finish(handle=1))
 
-    assert packer.full_messages == 2
     messages = [packer.take() for _ in range(3)]
     assert [len(message.token_ids) for message in messages if message] == [MESSAGE_IDS, MESSAGE_IDS, 1]
     assert [len(message.finishes) for message in messages if message] == [0, 0, 1]
@@ -115,7 +151,129 @@ def test_many_rejections_become_several_messages():
     for handle in range(MESSAGE_IDS + 1):
         packer.finish(worker_pb2.Finish(handle=handle))
 
-    assert packer.full_messages == 1
+    assert [len(message.finishes) for message in all_of(packer)] == [MESSAGE_IDS, 1]
+
+
+def test_plain_tokens_do_not_wait_behind_logprobs():
+    """Each message brings all plain tokens, and its share of log-probabilities: the requests take turns."""
+    packer = Packer()
+    heavy = range(1, 9)
+    for _ in range(MESSAGE_LOGPROBS // 21):
+        for handle in heavy:
+            packer.tokens(handle, (handle,), with_alternatives((handle,), 20))
+    packer.tokens(100, (1, 2, 3), None)
+    packer.finish(worker_pb2.Finish(handle=100))
+    for handle in heavy:
+        packer.finish(worker_pb2.Finish(handle=handle))
+    first, *rest = all_of(packer)
+
+    assert entries(first)[0] == (100, [1, 2, 3])
+    assert first.finishes[0].handle == 100
+    assert len(rest) in (len(heavy) - 1, len(heavy))
+    for message in (first, *rest):
+        numbers = sum(len(run.logprobs) + len(run.top_logprobs) for run in message.logprobs)
+        assert 0 < numbers <= MESSAGE_LOGPROBS + 20
+
+
+def test_one_request_with_many_logprobs_is_split():
+    packer = Packer()
+    ids = tuple(range(1000))
+    packer.tokens(1, ids, with_alternatives(ids, 20))
+    packer.tokens(2, (7,), with_alternatives((7,), 20))
+    packer.finish(worker_pb2.Finish(handle=1))
+    messages = all_of(packer)
+
+    assert [handle for handle, _ in entries(messages[0])] == [1, 2]
+    told = [item for message in messages for item in logprobs_of(message).get(1, ())]
+    assert told == [(i, -0.5, [(i + rank, -0.5 - rank) for rank in range(20)]) for i in ids]
+    assert [len(message.finishes) for message in messages] == [0] * (len(messages) - 1) + [1]
+
+
+@pytest.mark.parametrize("top", [None, 0, 20])
+def test_a_request_for_which_too_much_waits_is_named_until_it_is_taken_or_dropped(top: int | None):
+    def add(packer: Packer, handle: int) -> None:
+        packer.tokens(handle, (1,), None if top is None else with_alternatives((1,), top))
+
+    for end in (Packer.take, lambda packer: packer.drop(1)):
+        packer = Packer(request_bytes=4096)
+        while not packer.overfull:
+            add(packer, 1)
+        add(packer, 2)
+        assert packer.overfull == {1}
+        assert packer.largest() == 1
+        assert 4096 < packer.waiting_bytes < 6000
+        while packer.overfull:
+            end(packer)
+        assert packer.waiting_bytes < 4096
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("tokens"), st.integers(1, 6), st.integers(1, 400)),
+            st.tuples(st.just("prompt"), st.integers(1, 6), st.integers(1, 400)),
+            st.tuples(st.just("finish"), st.integers(1, 6), st.just(0)),
+            st.tuples(st.just("take"), st.just(0), st.integers(1, 3)),
+            st.tuples(st.just("drop"), st.integers(1, 6), st.just(0)),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_is_taken_when_each_request_gets_all_of_its_own_in_order(script: list[tuple[str, int, int]]):
+    """Even handles have log-probabilities. After an end, or what was dropped, nothing of a handle comes."""
+    packer = Packer()
+    given_ids: dict[int, list[int]] = {}
+    prompts: dict[int, int] = {}
+    ended: set[int] = set()
+    dropped: set[int] = set()
+    messages: list[worker_pb2.SessionResponse] = []
+    for step, (what, handle, number) in enumerate(script):
+        if what == "take":
+            messages += [message for _ in range(number) if (message := packer.take()) is not None]
+        elif handle in ended | dropped:
+            continue
+        elif what == "prompt":
+            if handle not in given_ids:
+                packer.prompt_logprobs(handle, with_alternatives(range(number), handle))
+                prompts[handle] = prompts.get(handle, 0) + number
+        elif what == "tokens":
+            ids = [step * 1000 + i for i in range(number)]
+            if handle not in given_ids:
+                packer.first(handle)
+            given_ids.setdefault(handle, []).extend(ids)
+            packer.tokens(handle, ids, None if handle % 2 else with_alternatives(ids, handle % 3))
+        elif what == "finish":
+            ended.add(handle)
+            packer.finish(worker_pb2.Finish(handle=handle))
+        else:
+            dropped.add(handle)
+            packer.drop(handle)
+    messages += all_of(packer)
+
+    got: dict[int, list[int]] = {}
+    finished: list[int] = []
+    scored: dict[int, int] = {}
+    for message in messages:
+        numbers = len(message.token_ids)
+        assert numbers <= MESSAGE_IDS + MESSAGE_LOGPROBS + 2
+        for run in message.prompt_logprobs:
+            assert run.start == 1 + scored.get(run.handle, 0)
+            assert run.handle not in got
+            scored[run.handle] = scored.get(run.handle, 0) + len(run.logprobs)
+        for handle, ids in entries(message):
+            assert handle not in finished
+            assert handle in dropped or scored.get(handle, 0) == prompts.get(handle, 0)
+            got.setdefault(handle, []).extend(ids)
+            if handle % 2 == 0:
+                assert [token for token, _, _ in logprobs_of(message)[handle]] == ids
+        finished += [finish.handle for finish in message.finishes]
+    assert sorted(finished) == sorted(ended)
+    for handle, ids in given_ids.items():
+        taken = got.get(handle, [])
+        assert taken == (ids[: len(taken)] if handle in dropped else ids)
+    assert packer.waiting_bytes == 0
+    assert packer.overfull == set()
 
 
 def test_a_ping_is_an_empty_message_after_the_rest():
@@ -132,7 +290,7 @@ def test_a_ping_is_an_empty_message_after_the_rest():
 
 def test_a_prompts_logprobs_are_packed_in_order_over_as_many_messages_as_they_need():
     packer = Packer()
-    scores = [TokenLogprob(token, -token / 8, ((token, -0.5), (token + 1, -0.75))) for token in range(1, 500)]
+    scores = [TokenLogprob(token, -token / 8, ((token, -0.5), (token + 1, -0.75))) for token in range(1, 2500)]
     packer.prompt_logprobs(3, scores[:7])
     packer.prompt_logprobs(3, scores[7:])
     packer.first(3)
@@ -157,10 +315,10 @@ def test_a_prompts_logprobs_are_packed_in_order_over_as_many_messages_as_they_ne
 
 def test_a_handle_that_comes_again_starts_at_its_prompts_second_id():
     packer = Packer()
+    messages = []
     for _ in range(2):
         packer.prompt_logprobs(3, [TokenLogprob(5, -1.0, ())])
         packer.finish(worker_pb2.Finish(handle=3))
-    message = packer.take()
+        messages += all_of(packer)
 
-    assert message is not None
-    assert [run.start for run in message.prompt_logprobs] == [1, 1]
+    assert [run.start for message in messages for run in message.prompt_logprobs] == [1, 1]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_server
 from qwenserve.type.v1 import sampling_pb2
@@ -221,21 +222,46 @@ async def narrow_session(port: int) -> AsyncIterator[Client]:
         yield Client(worker_pb2_grpc.WorkerServiceStub(channel).Session())
 
 
-async def test_a_slow_reader_is_cut_off_and_its_requests_end():
+async def test_a_slow_readers_requests_end_one_by_one_and_its_session_goes_on():
     engine = SimulatedConfig(step_s=0.0005)
-    async with running(engine, session_buffer=8, max_running=64) as worker, narrow_session(worker.port) as client:
-        await client.send(*(submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 65)))
+    buffers = {"request_buffer_bytes": 1 << 14, "session_buffer_bytes": 1 << 18}
+    async with running(engine, **buffers, max_running=64) as worker, narrow_session(worker.port) as client:
+        await client.send(*(submit(handle, [handle + 100], sampling=ENDLESS) for handle in range(1, 65)))
         await worker.until_load(lambda load: load.running > 0)
         await worker.until_idle()
-        status = await client.status()
+        finishes = [await client.finish_of(handle) for handle in range(1, 65)]
+        await client.send(submit(65, [1], sampling={"max_tokens": 5}))
+        await client.finish_of(65)
 
-        assert status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert from_rpc_error(status).reason == "SLOW_READER"
+        assert {finish.error_reason for finish in finishes} == {"SLOW_READER"}
+        assert client.answer(65).token_ids == expected_answer([1], 5)
+        for handle in range(1, 65):
+            got = client.answer(handle).token_ids
+            assert got == expected_answer([handle + 100], len(got))
+
+
+async def test_a_request_that_overflows_ends_alone():
+    """Its log-probabilities are 40 times as heavy as its neighbours' tokens."""
+    engine = SimulatedConfig(step_s=0.0005)
+    buffers = {"request_buffer_bytes": 1 << 17}
+    heavy = submit(1, [1], sampling={**ENDLESS, "top_logprobs": 20})
+    plain = [submit(handle, [handle], sampling={"max_tokens": 2000}) for handle in range(2, 9)]
+    async with running(engine, **buffers, max_running=64) as worker, narrow_session(worker.port) as client:
+        await client.send(heavy, *plain)
+        await worker.until_load(lambda load: load.running == 8)
+        # Nothing is read until the heavy one is gone, and the plain ones have ended.
+        await worker.until_idle()
+        finish = await client.finish_of(1)
+        for handle in range(2, 9):
+            assert (await client.finish_of(handle)).error_reason == ""
+            assert client.answer(handle).token_ids == expected_answer([handle], 2000)
+
+        assert finish.error_reason == "SLOW_READER"
 
 
 async def test_a_reader_slower_than_a_free_engine_loses_nothing():
     prompts = {handle: [handle + 100] for handle in range(1, 65)}
-    async with running(FAST, session_buffer=8, max_running=64) as worker, narrow_session(worker.port) as client:
+    async with running(FAST, max_running=64) as worker, narrow_session(worker.port) as client:
         await client.send(*(submit(h, prompt, sampling={"max_tokens": 400}) for h, prompt in prompts.items()))
         for handle, prompt in prompts.items():
             await client.finish_of(handle)
@@ -244,7 +270,7 @@ async def test_a_reader_slower_than_a_free_engine_loses_nothing():
 
 async def test_a_message_that_is_not_taken_in_time_ends_the_session():
     engine = SimulatedEngine(SimulatedConfig(step_s=0.0005))
-    dispatcher = Dispatcher(engine, DispatchLimits(64, 64, session_buffer=100_000, write_limit_s=0.02))
+    dispatcher = Dispatcher(engine, DispatchLimits(64, 64, write_limit_s=0.02))
     info = await engine.start(dispatcher.deliver, dispatcher.fail)
     dispatcher.started(info)
     service = WorkerService()
@@ -277,7 +303,7 @@ async def test_long_prompts_in_one_message_are_all_taken():
 
 async def test_a_slow_reader_does_not_hold_up_another_session():
     many = [submit(handle, [handle], sampling=ENDLESS) for handle in range(1, 33)]
-    async with running(FAST, session_buffer=8, max_running=64) as worker, worker.session() as slow:
+    async with running(FAST, max_running=64) as worker, worker.session() as slow:
         await slow.send(*many)
         await worker.until_load(lambda load: load.running == 32)
         async with worker.session() as quick:
@@ -377,7 +403,12 @@ async def test_generate_says_what_a_session_says(prompt: list[int]):
         responses = [response async for response in worker.stub.Generate(request)]
 
         assert [token for response in responses for token in response.token_ids] == client.answer(1).token_ids
-        assert [logprob for response in responses for logprob in response.logprobs] == client.answer(1).logprobs
+        assert [
+            logprob
+            for response in responses
+            if response.HasField("logprobs")
+            for logprob in unpacked(response.token_ids, response.logprobs)
+        ] == client.answer(1).logprobs
         assert [response.HasField("finish") for response in responses] == [False] * (len(responses) - 1) + [True]
         last = responses[-1].finish
         assert (last.handle, last.reason, last.cached_tokens) == (0, finish.reason, finish.cached_tokens)

@@ -66,7 +66,7 @@ class WorkerServiceServicer(object):
         disconnect, deadline, or the worker's side) aborts every request that it submitted; a router that only stops
         sending still gets the rest of its answers.
 
-        Errors: UNAVAILABLE while draining; RESOURCE_EXHAUSTED when the router reads too slowly (see
+        Errors: UNAVAILABLE while draining; RESOURCE_EXHAUSTED when the router does not read (see
         `SessionResponse`); INVALID_ARGUMENT for a message that breaks the protocol.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
