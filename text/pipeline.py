@@ -99,8 +99,8 @@ class CompletionPipeline:
         self._stops = StopMatcher(stops, include=settings.include_stop_string) if stops else NO_STOPS
         self._plain_content = NO_TEXTS if hides_plain else self._stops.screened(tokenizer.plain_text)
         self._event: type[Content] | type[Reasoning] = Content
-        # The short way, for most tokens of most answers: ids whose text is certain as it stands, None for all others.
-        # Holds until the next `push` or `finish`. Who takes it tells `took`.
+        # The fast path's table, for most tokens of most answers: ids whose text is certain as it stands, None for all
+        # others. Holds until the next `push` or `finish`. Who uses it tells `count_plain`.
         self.plain_texts: Mapping[int, str | None] = NO_TEXTS
         self._settle()
 
@@ -109,8 +109,8 @@ class CompletionPipeline:
         """Whether `plain_texts` are texts of the reasoning."""
         return self._event is Reasoning
 
-    def took(self, count: int) -> None:
-        """Counts ids that took the short way."""
+    def count_plain(self, count: int) -> None:
+        """Counts ids that were not pushed, because `plain_texts` had their text."""
         self.completion_tokens += count
         if self._thinking:
             self.reasoning_tokens += count
@@ -384,7 +384,7 @@ class AnswerPipeline(CompletionPipeline):
 def _hidden_ids(tokenizer: Tokenizer, eos: frozenset[int], skip_special: bool) -> tuple[frozenset[int], bool]:
     """The ids without text, and whether that takes texts from ids that have a plain one.
 
-    Added tokens are never plain, so only ids hidden for one request alone rule the short way out.
+    Added tokens are never plain, so only ids hidden for one request alone rule the fast path out.
     """
     return eos | tokenizer.special_ids if skip_special else eos, not eos <= tokenizer.added_text.keys()
 

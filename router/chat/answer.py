@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
-from qwenserve.router.chat.choice import Choice, ChoicePlan, Placing
+from qwenserve.router.chat.choice import Choice, ChoicePlan
 from qwenserve.router.chat.interface import EventSink
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.generation.leg import Placement
 from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.tokenizer import Tokenizer
@@ -65,8 +66,8 @@ class Answer:
     ) -> None:
         self.kind = kind
         self.call = call
-        self.tokenizer = tokenizer
-        self.want_token_ids = want_token_ids
+        self._tokenizer = tokenizer
+        self._want_token_ids = want_token_ids
         self._start: chat_pb2.StreamStart | None = start
         # None once the answer has ended.
         self._sink: EventSink | None = sink
@@ -93,15 +94,18 @@ class Answer:
         if deadline <= now:
             self._sink = None
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
-        placing = Placing(choose, priority, cache_salt, deadline)
-        self._choices = [Choice(self, index, plan, placing) for index, plan in enumerate(plans)]
+        placement = Placement(choose, self.call.request_id, priority, cache_salt, deadline)
+        self._choices = [
+            Choice(self, index, plan, placement, self._tokenizer, want_token_ids=self._want_token_ids)
+            for index, plan in enumerate(plans)
+        ]
         self._open = len(plans)
         try:
             for choice in self._choices:
-                choice.submit()
+                choice.generation.begin()
         except BaseException:
-            self._abort_all()
-            self._let_go()
+            self._close_choices()
+            self._forget_parts()
             raise
         self._timer = asyncio.get_running_loop().call_later(deadline - now, self._on_deadline, deadline)
 
@@ -116,7 +120,7 @@ class Answer:
         if sink is None:
             return
         if self._start is not None:
-            self._start.worker = self._choices[0].worker
+            self._start.worker = self._choices[0].generation.worker
             events.insert(0, ChatEvent(start=self._start))
             self._start = None
         sink.events(events)
@@ -163,12 +167,12 @@ class Answer:
         self._sink = None
         if self._timer is not None:
             self._timer.cancel()
-        self._abort_all()
+        self._close_choices()
         last_token = queue_s = 0.0
         broken = 0
         for choice in self._choices:
-            last_token = max(last_token, choice.last_token)
-            queue_s = max(queue_s, choice.queue_s)
+            last_token = max(last_token, choice.generation.last_token)
+            queue_s = max(queue_s, choice.generation.queue_s)
             broken += choice.pipeline.broken_tool_calls
         self._on_end(
             self,
@@ -183,16 +187,16 @@ class Answer:
                 last_token=last_token,
                 queue_s=queue_s,
                 broken_tool_calls=broken,
-                workers=sorted({choice.worker for choice in self._choices}),
+                workers=sorted({choice.generation.worker for choice in self._choices}),
             ),
         )
-        self._let_go()
+        self._forget_parts()
 
-    def _abort_all(self) -> None:
+    def _close_choices(self) -> None:
         for choice in self._choices:
-            choice.abandon()
+            choice.close()
 
-    def _let_go(self) -> None:
+    def _forget_parts(self) -> None:
         """Breaks the circles with those who know this answer. In them it would stay until a collection, with thousands
         of others, and what lives long would be scattered over the memory that they take.
         """
@@ -205,7 +209,7 @@ class Answer:
             return sampling_pb2.Usage(
                 prompt_tokens=len(choice.plan.prompt_token_ids),
                 completion_tokens=choice.pipeline.completion_tokens,
-                cached_tokens=choice.cached_tokens,
+                cached_tokens=choice.generation.cached_tokens,
                 reasoning_tokens=choice.pipeline.reasoning_tokens,
             )
         # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
@@ -214,6 +218,6 @@ class Answer:
         return sampling_pb2.Usage(
             prompt_tokens=sum(len(choice.plan.prompt_token_ids) for choice in firsts),
             completion_tokens=sum(choice.pipeline.completion_tokens for choice in self._choices),
-            cached_tokens=sum(choice.cached_tokens for choice in firsts),
+            cached_tokens=sum(choice.generation.cached_tokens for choice in firsts),
             reasoning_tokens=sum(choice.pipeline.reasoning_tokens for choice in self._choices),
         )

@@ -1,15 +1,16 @@
-"""One choice of an answer: a submission to a worker, and the text pipeline that turns its ids into events."""
+"""One choice of an answer: the text side, which turns the ids of a generation into events."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
-from qwenserve.router.clients.worker_session import WorkerSession
-from qwenserve.runtime.errors import InternalError, ServiceError, by_reason
+from qwenserve.router.generation.generation import Generation
+from qwenserve.router.generation.leg import Placement
+from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallStart
@@ -17,9 +18,6 @@ from qwenserve.text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
-
-if TYPE_CHECKING:
-    from qwenserve.router.chat.answer import Answer
 
 _log = EventLog("answer")
 
@@ -30,181 +28,88 @@ ChatEvent = chat_pb2.ChatEvent
 
 
 class ChoicePlan(NamedTuple):
-    """What one choice needs: its prompt, complete sampling, and a fresh pipeline. `lead` is sent before its text."""
+    """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
+    `end_ids`. `lead` is sent before its text.
+    """
 
     prompt_token_ids: Sequence[int]
     sampling: sampling_pb2.SamplingParams
     pipeline: AnswerPipeline | CompletionPipeline
+    end_ids: frozenset[int] = frozenset()
     lead: str = ""
 
 
-class Placing(NamedTuple):
-    """How the choices of an answer reach workers. `choose` returns the best worker for a prompt, without those whose
-    addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock.
-    """
+class Listener(Protocol):
+    """The answer that a choice belongs to, as the choice sees it."""
 
-    choose: Callable[[Sequence[int], frozenset[str]], WorkerSession]
-    priority: int
-    cache_salt: str
-    deadline: float
+    # When the first token of any choice came; 0 before.
+    first_token: float
+
+    def emit(self, events: list[chat_pb2.ChatEvent]) -> None:
+        """Takes new events."""
+
+    def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
+        """Returns what takes deltas of plain text, or None where there is no such thing yet."""
+
+    def choice_ended(self, events: list[chat_pb2.ChatEvent]) -> None:
+        """Takes a choice's last events."""
+
+    def fail(self, error: ServiceError) -> None:
+        """Ends all choices with an error."""
 
 
 class Choice:
-    """One choice: a submission to a worker and the pipeline that turns its ids into events."""
+    """The text side of one choice. Implements `router.generation.generation.Receiver`."""
 
     __slots__ = (
-        "_answer",
-        "_handle",
         "_index",
         "_kept",
         "_lead",
-        "_placing",
-        "_session",
+        "_listener",
+        "_request_id",
         "_text_ended",
-        "_texts",
         "_tracked",
-        "_tried",
-        "_uncounted",
-        "_write",
-        "cached_tokens",
-        "last_token",
+        "generation",
         "pipeline",
         "plan",
-        "queue_s",
-        "worker",
     )
 
     def __init__(
         self,
-        answer: Answer,
+        listener: Listener,
         index: int,
         plan: ChoicePlan,
-        placing: Placing,
+        placement: Placement,
+        tokenizer: Tokenizer,
+        *,
+        want_token_ids: bool,
     ) -> None:
         self.plan = plan
         self.pipeline = plan.pipeline
-        self.cached_tokens = 0
-        self.queue_s = 0.0
-        self.last_token = 0.0
-        self._answer = answer
+        self.generation = Generation(plan.prompt_token_ids, plan.sampling, plan.end_ids, placement, self)
+        self._listener = listener
         self._index = index
-        self._placing = placing
+        self._request_id = placement.request_id
         self._lead = plan.lead
-        # Name of the worker that has it.
-        self.worker = ""
-        self._session: WorkerSession | None = None
-        self._handle = 0
-        self._tried: frozenset[str] = frozenset()
         self._text_ended = False
-        # The short way of a token to the sink, where it is open: texts of ids, and what takes such a text. The pipeline
-        # hears of the tokens that took it when it is next needed.
-        self._texts = NO_TEXTS
-        self._write: Callable[[str], None] = _nowhere
-        self._uncounted = 0
-        tracked = answer.want_token_ids or plan.sampling.HasField("top_logprobs")
-        self._tracked = _Tracked(answer.tokenizer, with_ids=answer.want_token_ids) if tracked else None
+        tracked = want_token_ids or plan.sampling.HasField("top_logprobs")
+        self._tracked = _Tracked(tokenizer, with_ids=want_token_ids) if tracked else None
         # Events of the message that ends the choice: they leave with the end, in one write.
         self._kept: list[chat_pb2.ChatEvent] | None = None
 
-    def submit(self) -> None:
-        """Sends the request to the best worker not tried yet. Raises Unavailable."""
-        placing = self._placing
-        session = placing.choose(self.plan.prompt_token_ids, self._tried)
-        self._tried |= {session.address}
-        self._session = session
-        self.worker = session.name
-        self._handle = session.submit(
-            self,
-            self.plan.prompt_token_ids,
-            self.plan.sampling,
-            request_id=self._answer.call.request_id,
-            priority=placing.priority,
-            deadline=placing.deadline,
-            cache_salt=placing.cache_salt,
-        )
+    def close(self) -> None:
+        """Stops the engine's work for this choice, and listening to it. Its counts stay."""
+        self._count_plain()
+        self.generation.close()
 
-    def abandon(self) -> None:
-        """Stops the engine's work for this choice, and listening to it."""
-        if self._handle and self._session is not None:
-            self._session.abort(self._handle)
-            self._session.forget(self._handle)
-            self._handle = 0
-        self._count()
-
-    def token(self, token_id: int, now: float) -> None:
-        """Turns one new id into a delta. The hot path of the whole tier."""
-        text = self._texts[token_id]
-        if text is None:
-            self.tokens((token_id,), (), now)
-            return
-        self._uncounted += 1
-        self.last_token = now
-        try:
-            self._write(text)
-        except Exception as defect:  # one stream's defect must not end its neighbours in the reader
-            self._defect(defect)
-
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
-        """Turns new ids into events."""
+    def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Sends ids through the pipeline, and its events to the answer."""
         if self._text_ended:
             return
-        self.last_token = now
-        try:
-            if self._texts is not NO_TEXTS:
-                plain = [text for token_id in ids if (text := self._texts[token_id]) is not None]
-                if len(plain) == len(ids):
-                    self._uncounted += len(plain)
-                    self._write("".join(plain))
-                    return
-            self._push(ids, logprobs)
-        except Exception as defect:  # as above
-            self._defect(defect)
-
-    def finishing(self) -> None:
-        """Keeps what comes until `finished`."""
-        self._kept = []
-        if self._texts is not NO_TEXTS:
-            self._write = self._keep_text
-
-    def finished(self, finish: worker_pb2.Finish) -> None:
-        """Takes the worker's end of the request."""
-        self._handle = 0
-        self._count()
-        events, self._kept = self._kept or [], None
-        self._texts, self._write = NO_TEXTS, _nowhere  # `_keep_text` is this object's own: a circle
-        try:
-            # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
-            if finish.error_reason and not self._text_ended:
-                if events:
-                    self._answer.emit(events)
-                self._failed(finish)
-                return
-            self.cached_tokens = max(0, finish.cached_tokens)
-            self.queue_s = finish.queue_us / 1e6
-            if not self._text_ended:
-                self._end_text(events, finish)
-            self._answer.choice_ended(events)
-        except Exception as defect:
-            self._defect(defect)
-
-    def lost(self, error: ServiceError) -> None:
-        """Goes to another worker where nothing was generated yet; else fails."""
-        self._handle = 0
-        self._count()
-        try:
-            if self._text_ended:
-                self._answer.choice_ended([])
-            else:
-                self._retry(error)
-        except Exception as defect:
-            self._defect(defect)
-
-    def _push(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
-        """Sends ids through the pipeline."""
-        answer, pipeline = self._answer, self.pipeline
-        if not answer.first_token:
-            answer.first_token = self.last_token
-        self._count()
+        listener, pipeline = self._listener, self.pipeline
+        if not listener.first_token:
+            listener.first_token = self.generation.last_token
+        self._count_plain(but=len(ids))
         before = pipeline.completion_tokens
         pushed = pipeline.push(ids)
         if self._tracked is not None:
@@ -217,58 +122,58 @@ class Choice:
         events += map(self._to_event, pushed)
         if pipeline.wants_stop:
             self._end_text(events, None)
-            if self._session is not None and self._kept is None:
-                self._session.abort(self._handle)
+            self.generation.stop()
         if self._kept is not None:
             self._kept += events
             return
         if events:
-            answer.emit(events)
-        self._open_short_way()
+            listener.emit(events)
+        self._set_fast_path()
+
+    def ending(self) -> None:
+        """Keeps what comes until `ended`."""
+        self._kept = []
+        if self.generation.fast_path_open:
+            self.generation.open_fast_path(self.pipeline.plain_texts, self._keep_text)
+
+    def ended(self, finish: worker_pb2.Finish) -> None:
+        """Ends the text, where it has not ended by itself, and the choice."""
+        events, self._kept = self._kept or [], None
+        self._count_plain()
+        if not self._text_ended:
+            self._end_text(events, finish)
+        self._listener.choice_ended(events)
+
+    def failed(self, error: ServiceError) -> None:
+        """Fails the answer."""
+        self._listener.fail(error)
+
+    def defect(self, error: Exception) -> None:
+        """Fails the answer for a defect of ours or of its sink."""
+        _log.error("answer_failed", request_id=self._request_id, exc_info=error)
+        self._listener.fail(InternalError("internal error; the router's log has the details"))
 
     def _keep_text(self, text: str) -> None:
         """Takes the place of the sink's writer while events are kept."""
         assert self._kept is not None
         self._kept.append(text_event(self._index, text, self.pipeline.plain_reasoning))
 
-    def _open_short_way(self) -> None:
-        """Opens the short way, or closes it, as the pipeline's state wants."""
-        self._texts = NO_TEXTS
+    def _set_fast_path(self) -> None:
+        """Opens the fast path of the generation, or closes it, as the pipeline's state wants."""
         texts = self.pipeline.plain_texts
-        if texts is NO_TEXTS or self._tracked is not None:
-            return
-        write = self._answer.text_writer(self._index, self.pipeline.plain_reasoning)
-        if write is not None:
-            self._texts, self._write = texts, write
+        if texts is not NO_TEXTS and self._tracked is None and not self._text_ended:
+            write = self._listener.text_writer(self._index, self.pipeline.plain_reasoning)
+            if write is not None:
+                self.generation.open_fast_path(texts, write)
+                return
+        self.generation.close_fast_path()
 
-    def _count(self) -> None:
-        """Tells the pipeline of the tokens that took the short way."""
-        if self._uncounted:
-            self.pipeline.took(self._uncounted)
-            self._uncounted = 0
-
-    def _failed(self, finish: worker_pb2.Finish) -> None:
-        error_class = by_reason(finish.error_reason)
-        error = error_class(finish.error_message, retry_after_s=1.0 if error_class.http_status in (429, 503) else None)
-        if finish.error_reason in ("DRAINING", "QUEUE_FULL", "WORKER_LOST"):
-            self._retry(error)
-        else:
-            self._answer.fail(error)
-
-    def _retry(self, error: ServiceError) -> None:
-        if self._answer.ended:
-            return
-        if self.pipeline.completion_tokens:
-            self._answer.fail(error)
-            return
-        try:
-            self.submit()
-        except ServiceError:
-            self._answer.fail(error)
-
-    def _defect(self, defect: Exception) -> None:
-        _log.error("answer_failed", request_id=self._answer.call.request_id, exc_info=defect)
-        self._answer.fail(InternalError("internal error; the router's log has the details"))
+    def _count_plain(self, but: int = 0) -> None:
+        """Tells the pipeline of the ids that went past it, on the fast path; the last `but` ids did not."""
+        if not self._text_ended:
+            passed = len(self.generation.ids) - but - self.pipeline.completion_tokens
+            if passed:
+                self.pipeline.count_plain(passed)
 
     def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
         events.append(text_event(self._index, self._lead, False))
@@ -276,7 +181,6 @@ class Choice:
 
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
-        self._texts = NO_TEXTS
         pipeline = self.pipeline
         if self._lead:
             self._say_lead(events)
@@ -343,7 +247,3 @@ class _Tracked:
     def attach_all(self, event: chat_pb2.ChatEvent) -> None:
         """Moves all tokens that are left."""
         self.attach(event, len(self._ids))
-
-
-def _nowhere(text: str) -> None:
-    """Stands for the sink's writer while the short way is closed."""

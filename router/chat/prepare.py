@@ -53,6 +53,8 @@ class Prepared(NamedTuple):
     priority: int
     cache_salt: str
     unsupported: frozenset[str]
+    # An engine gives no id after one of these.
+    end_ids: frozenset[int]
 
 
 class Preparation:
@@ -118,6 +120,7 @@ class Preparation:
             priority=request.priority,
             cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
             unsupported=unsupported,
+            end_ids=self._end_ids(sampling),
         )
 
     async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
@@ -158,6 +161,7 @@ class Preparation:
             priority=request.priority,
             cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
             unsupported=unsupported,
+            end_ids=self._end_ids(sampling),
         )
 
     def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
@@ -212,6 +216,9 @@ class Preparation:
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids
         return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
+
+    def _end_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
+        return frozenset(sampling.stop_token_ids) if sampling.ignore_eos else self._hidden_ids(sampling)
 
 
 async def _in_time(work: Awaitable[T], call: Call) -> T:

@@ -49,8 +49,8 @@ class TokenStream(Protocol):
     def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         """Takes new token ids, and their log-probabilities if asked for."""
 
-    def finishing(self) -> None:
-        """The message being read ends the request: `finished` follows what it brings now."""
+    def finishing(self, finish: worker_pb2.Finish) -> None:
+        """The message being read ends the request: `finished` follows, with the same finish, what it brings now."""
 
     def finished(self, finish: worker_pb2.Finish) -> None:
         """The worker ended the request; nothing follows."""
@@ -116,8 +116,12 @@ class WorkerSession:
         priority: int = 0,
         deadline: float | None = None,
         cache_salt: str = "",
+        answer_offset: int | None = None,
     ) -> int:
-        """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected."""
+        """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected.
+
+        `answer_offset`: where in the prompt's ids an answer that goes on began; None for one that begins.
+        """
         if not self._connected:
             raise WorkerLost(f"worker {self.name} is not connected")
         handle = self._next_handle
@@ -132,6 +136,7 @@ class WorkerSession:
             priority=priority,
             deadline_ms=min(left_ms, _MAX_UINT32),
             cache_salt=cache_salt,
+            answer_offset=answer_offset,
         )
         self._streams[handle] = stream
         self.submitted_requests += 1
@@ -250,7 +255,7 @@ class WorkerSession:
         for finish in finishes:
             stream = streams.get(finish.handle)
             if stream is not None:
-                stream.finishing()
+                stream.finishing(finish)
         if not counts and not message.logprobs:
             # One token for each: a step of a router that keeps up.
             for handle, token_id in zip(handles, token_ids):  # noqa: B905  # the lengths have been compared

@@ -22,18 +22,18 @@ class Answer(NamedTuple):
     broken: int = 0
 
 
-def run(pipeline: CompletionPipeline, pieces: Sequence[Sequence[int]], *, short_way: bool = False) -> list[TextEvent]:
-    """The events of all pieces; with `short_way`, ids that are plain skip `push`, as the router lets them."""
+def run(pipeline: CompletionPipeline, pieces: Sequence[Sequence[int]], *, fast_path: bool = False) -> list[TextEvent]:
+    """The events of all pieces; with `fast_path`, ids that are plain skip `push`, as the router lets them."""
     events: list[TextEvent] = []
     for piece in pieces:
-        texts = [pipeline.plain_texts[token_id] for token_id in piece] if short_way else [None]
+        texts = [pipeline.plain_texts[token_id] for token_id in piece] if fast_path else [None]
         if None in texts:
             events += pipeline.push(piece)
         elif texts:
             text = "".join(filter(None, texts))
             kind = Reasoning if pipeline.plain_reasoning else Content
             events.append(kind(text, len(texts)))
-            pipeline.took(len(texts))
+            pipeline.count_plain(len(texts))
     return events + pipeline.finish()
 
 
@@ -65,17 +65,17 @@ def splits(ids: Sequence[int]) -> Iterator[list[Sequence[int]]]:
 
 
 def every_way(new: Callable[[], CompletionPipeline], ids: Sequence[int]) -> Answer:
-    """The answer, having checked that no split or short way changes it, its events, their order or token counts."""
+    """The answer, having checked that no split or fast path changes it, its events, their order or token counts."""
     first: tuple[list[TextEvent], Answer, int, int] | None = None
     ways = [(pieces, False) for pieces in splits(ids)]
     half = len(ids) // 2
     ways += [([[token_id] for token_id in ids], True), ([ids[:half], ids[half:]], True)]
-    for pieces, short_way in ways:
+    for pieces, fast_path in ways:
         pipeline = new()
-        events = run(pipeline, pieces, short_way=short_way)
+        events = run(pipeline, pieces, fast_path=fast_path)
         assert sum(event.tokens for event in events) == pipeline.completion_tokens
         seen = (merged(events), fold(events, pipeline), pipeline.completion_tokens, pipeline.reasoning_tokens)
         first = first or seen
-        assert seen == first, (pieces, short_way)
+        assert seen == first, (pieces, fast_path)
     assert first is not None
     return first[1]

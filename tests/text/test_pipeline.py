@@ -378,7 +378,7 @@ def test_plain_content_is_never_held(assets):
         assert [Content(assets.tokenizer.token_text(token_id), 1)] == pipeline.push([token_id])
 
 
-def test_the_short_way_comes_back(assets):
+def test_the_fast_path_comes_back(assets):
     """After a token that needed care the next ones are plain again."""
     settings = PipelineSettings(stop_strings=("STOP",), parse_tools="hermes", eos_token_ids=assets.eos_token_ids)
     pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=True)

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.chat.choice import Choice
 from qwenserve.router.chat.events import text_event
+from qwenserve.router.clients.worker_session import TokenStream
 from qwenserve.runtime.errors import ServiceError, Unavailable, WorkerLost
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
@@ -18,8 +18,9 @@ from qwenserve.worker.v1 import worker_pb2
 class Submitted(NamedTuple):
     """One submission."""
 
-    stream: Choice
+    stream: TokenStream
     prompt: Sequence[int]
+    sampling: sampling_pb2.SamplingParams
     fields: dict[str, Any]
 
 
@@ -34,10 +35,10 @@ class ScriptedSession:
         self.forgotten: set[int] = set()
 
     def submit(
-        self, stream: Choice, prompt: Sequence[int], sampling: sampling_pb2.SamplingParams, **fields: Any
+        self, stream: TokenStream, prompt: Sequence[int], sampling: sampling_pb2.SamplingParams, **fields: Any
     ) -> int:
         handle = len(self.submitted) + 1
-        self.submitted[handle] = Submitted(stream, prompt, fields)
+        self.submitted[handle] = Submitted(stream, list(prompt), sampling, fields)
         return handle
 
     def abort(self, handle: int) -> None:
@@ -60,12 +61,11 @@ class ScriptedSession:
     def finish(self, handle: int, reason: int = sampling_pb2.FINISH_REASON_LENGTH, **fields: Any) -> None:
         """Delivers the worker's end of a request."""
         if handle not in self.forgotten:
-            finish = worker_pb2.Finish(handle=handle, reason=reason, **fields)  # type: ignore[arg-type]
-            self.submitted[handle].stream.finished(finish)
+            self.submitted[handle].stream.finished(finish_of(handle, reason, **fields))
 
     def end(self, handle: int, ids: Sequence[int], **fields: Any) -> None:
         """Delivers tokens and the worker's end in one message."""
-        self.submitted[handle].stream.finishing()
+        self.submitted[handle].stream.finishing(finish_of(handle, **fields))
         self.give(handle, ids)
         self.finish(handle, **fields)
 
@@ -77,6 +77,11 @@ class ScriptedSession:
         """Breaks the session."""
         if handle not in self.forgotten:
             self.submitted[handle].stream.lost(WorkerLost("gone"))
+
+
+def finish_of(handle: int, reason: int = sampling_pb2.FINISH_REASON_LENGTH, **fields: Any) -> worker_pb2.Finish:
+    """A worker's end of a request."""
+    return worker_pb2.Finish(handle=handle, reason=reason, **fields)  # type: ignore[arg-type]
 
 
 class Workers:

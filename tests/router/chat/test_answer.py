@@ -17,7 +17,7 @@ from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull,
 from qwenserve.text.assets import load_assets
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.type.v1 import sampling_pb2
-from tests.router.chat.scripted_session import Heard, ScriptedSession, Workers
+from tests.router.chat.scripted_session import Heard, ScriptedSession, Workers, finish_of
 from tests.system.stack import TINY, until
 
 ASSETS = load_assets(TINY)
@@ -31,7 +31,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 def plan(prompt: Sequence[int] = (1, 2, 3), *, lead: str = "", thinks: bool = False, **settings: Any) -> ChoicePlan:
     given = PipelineSettings(eos_token_ids=ASSETS.eos_token_ids, **settings)
     pipeline = AnswerPipeline(TOKENIZER, given, starts_in_reasoning=thinks)
-    return ChoicePlan(prompt, sampling_pb2.SamplingParams(), pipeline, lead)
+    return ChoicePlan(prompt, sampling_pb2.SamplingParams(), pipeline, ASSETS.eos_token_ids, lead)
 
 
 class Asked:
@@ -118,7 +118,7 @@ async def test_choices_that_end_in_one_message_keep_their_own_order() -> None:
         asked.worker.give(handle, ids("x"))
 
     for handle in (1, 2):
-        asked.worker.submitted[handle].stream.finishing()
+        asked.worker.submitted[handle].stream.finishing(finish_of(handle))
     for handle in (1, 2, 3):
         asked.worker.give(handle, ids(" y"))
     for handle in (1, 2):
@@ -421,7 +421,7 @@ async def test_two_tool_calls_have_two_ids() -> None:
 @pytest.mark.parametrize("answer", ["", " there"])
 async def test_the_echoed_prompt_comes_even_where_nothing_follows(answer: str) -> None:
     pipeline = CompletionPipeline(TOKENIZER, PipelineSettings())
-    asked = Asked(ChoicePlan(ids("Hi"), sampling_pb2.SamplingParams(), pipeline, "Hi"))
+    asked = Asked(ChoicePlan(ids("Hi"), sampling_pb2.SamplingParams(), pipeline, lead="Hi"))
 
     if answer:
         asked.worker.give(1, ids(answer))

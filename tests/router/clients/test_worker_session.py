@@ -42,7 +42,7 @@ class Stream:
     def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         self.ids += ids
 
-    def finishing(self) -> None:
+    def finishing(self, finish: worker_pb2.Finish) -> None:
         self.ids_before_the_last = len(self.ids)
 
     def finished(self, finish: worker_pb2.Finish) -> None:

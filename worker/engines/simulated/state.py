@@ -22,6 +22,9 @@ What is answered, so that it can be worked out by hand. With n the ids of prompt
     (a, b…)  these ids, then the end token. A prompt that ends with the first ids of the answer is taken for one to be
              continued, and the answer starts after them.
 
+A request with an `answer_offset` goes on after as many ids of its answer as its prompt holds from there on; what is
+echoed is the prompt before it.
+
 Where the end is ignored (`ignore_eos`) an answer starts again after its end token. The place of an end or stop token
 that `min_tokens` forbids is taken by the next id of the answer that is allowed. The log-probability of a generated id
 is ln 1/2; its alternatives are the id itself, then the next higher ids at ln 1/4, ln 1/8, … Other sampling parameters
@@ -189,11 +192,13 @@ class SimulatedState:
         if config.answer == "cycle":
             low, high = config.answer_first_id, config.answer_first_id + config.answer_ids
             origin = config.seed + sum(value for value in prompt if not low <= value < high)
-        elif config.answer == "echo":
-            script = (*prompt, config.eos_token_ids[0])
         else:
-            script = (*config.answer, config.eos_token_ids[0])
-            origin = _overlap(prompt, config.answer)
+            offset = request.answer_offset
+            script = (*(prompt[:offset] if config.answer == "echo" else config.answer), config.eos_token_ids[0])
+            if offset is not None:
+                origin = len(prompt) - offset
+            elif config.answer != "echo":
+                origin = _overlap(prompt, config.answer)
         self._waiting.append(_Request(request, self._eos, script, origin))
 
     def abort(self, key: int) -> None:

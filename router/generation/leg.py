@@ -1,0 +1,56 @@
+"""One leg of a generation: a submission to one worker, and what is asked of it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.type.v1 import sampling_pb2
+
+
+class Placement(NamedTuple):
+    """How the legs of an answer reach workers. `choose` returns the best worker for a prompt, without those whose
+    addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock.
+    """
+
+    choose: Callable[[Sequence[int], frozenset[str]], WorkerSession]
+    request_id: str
+    priority: int
+    cache_salt: str
+    deadline: float
+
+
+class Leg(NamedTuple):
+    """A submission under way: the session that has it, its number there, and its first id's index in the answer."""
+
+    session: WorkerSession
+    handle: int
+    first: int
+
+
+def leg_sampling(sampling: sampling_pb2.SamplingParams, done: int) -> sampling_pb2.SamplingParams:
+    """Returns the parameters of a leg that begins after `done` ids of its answer; a first leg has `sampling` itself.
+
+    `max_tokens` and `min_tokens` lose what is done; at least one token must be left. A sampled leg gets a seed of its
+    own, made from the answer's seed and `done`: with the answer's seed again it would draw the numbers that have made
+    the beginning of the answer once more, and what follows would depend on them. So an answer that goes on keeps its
+    distribution, and repeats where it breaks at the same places. Greedy legs draw no numbers and keep the seed.
+    """
+    if not done:
+        return sampling
+    left = sampling_pb2.SamplingParams()
+    left.CopyFrom(sampling)
+    if left.HasField("max_tokens"):
+        left.max_tokens -= done
+    if left.min_tokens:
+        left.min_tokens = max(0, left.min_tokens - done)
+    if left.HasField("seed") and left.temperature > 0:
+        left.seed = _mixed(left.seed, done)
+    return left
+
+
+def _mixed(seed: int, done: int) -> int:
+    digest = hashlib.blake2b(f"{seed} {done}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # a proto's int64 has a sign
