@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import (
     DeadlineExceeded,
     Draining,
@@ -232,7 +233,7 @@ class Dispatcher:
             return
         self._progress.clear()
         try:
-            await asyncio.wait_for(self._progress.wait(), _ROOM_LIMIT_S)
+            await within(_ROOM_LIMIT_S, self._progress.wait())
         except asyncio.TimeoutError:
             return
 

@@ -23,6 +23,7 @@ from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
 from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template
 from qwenserve.text.markers import starts_in_reasoning
@@ -227,6 +228,6 @@ async def _in_time(work: Awaitable[T], call: Call) -> T:
     if remaining is None:
         return await work
     try:
-        return await asyncio.wait_for(work, remaining)
+        return await within(remaining, work)
     except asyncio.TimeoutError:
         raise DeadlineExceeded("the deadline passed while the prompt was being tokenized") from None

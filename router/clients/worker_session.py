@@ -16,6 +16,7 @@ import grpc
 
 from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
 from qwenserve.runtime.logs import EventLog
@@ -195,8 +196,8 @@ class WorkerSession:
         call = stub.Session()
         try:
             # The first answer shows that the session really stands.
-            await asyncio.wait_for(call.write(worker_pb2.SessionRequest(ping=True)), _CONNECT_TIMEOUT_S)
-            first = await asyncio.wait_for(call.read(), _CONNECT_TIMEOUT_S)
+            await within(_CONNECT_TIMEOUT_S, call.write(worker_pb2.SessionRequest(ping=True)))
+            first = await within(_CONNECT_TIMEOUT_S, call.read())
             if first is grpc.aio.EOF:
                 await raise_status(call)
                 return

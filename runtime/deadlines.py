@@ -1,0 +1,38 @@
+"""Waiting with a limit, without losing a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def within(limit_s: float, work: Awaitable[T]) -> T:
+    """Returns what `work` returns. Raises asyncio.TimeoutError after `limit_s`, with `work` cancelled.
+
+    Unlike `asyncio.wait_for` before Python 3.12 it never swallows a cancellation: there, a caller cancelled in the turn
+    of the event loop in which `work` completes goes on as if nothing had happened. And `work` runs in the task that
+    waits, not in one of its own.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(max(0.0, limit_s), expire)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Cancelled by the timer alone? Python 3.10 cannot tell; there a caller's cancellation in the same turn becomes
+        # the timeout, which ends the call as well.
+        if expired and (not hasattr(task, "uncancel") or task.uncancel() == 0):
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
