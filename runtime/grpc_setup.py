@@ -132,7 +132,12 @@ async def raise_status(call: Any) -> None:
 
 
 def to_status(error: ServiceError) -> grpc.Status:
-    """Returns the gRPC status of an error, with ErrorInfo, and RetryInfo where waiting helps."""
+    """Returns the gRPC status of an error."""
+    return rpc_status.to_status(rich_status(error))
+
+
+def rich_status(error: ServiceError) -> status_pb2.Status:
+    """Returns an error as google.rpc.Status, with ErrorInfo, and RetryInfo where waiting helps."""
     metadata = dict(error.metadata)
     if error.param is not None:
         metadata["param"] = error.param
@@ -142,7 +147,7 @@ def to_status(error: ServiceError) -> grpc.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return rpc_status.to_status(status)
+    return status
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
@@ -151,15 +156,23 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
         rich = rpc_status.from_call(error)
     except ValueError:  # details that contradict the status: a peer that is none of ours
         rich = None
+    meant = from_rich_status(rich) if rich is not None else None
+    if meant is not None:
+        return meant
+    known = _BY_STATUS.get(error.code(), InternalError)
+    return known(f"{error.code().name}: {error.details()}")
+
+
+def from_rich_status(status: status_pb2.Status) -> ServiceError | None:
+    """Returns the error that a status of ours stands for; None for one without ErrorInfo, which is none of ours."""
     info = error_details_pb2.ErrorInfo()
-    for detail in rich.details if rich is not None else ():
+    for detail in status.details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             detail.Unpack(info)
             metadata = dict(info.metadata)
             param = metadata.pop("param", None)
-            return by_reason(info.reason)(error.details() or "", param=param, metadata=metadata)
-    known = _BY_STATUS.get(error.code(), InternalError)
-    return known(f"{error.code().name}: {error.details()}")
+            return by_reason(info.reason)(status.message, param=param, metadata=metadata)
+    return None
 
 
 _BY_STATUS: Mapping[grpc.StatusCode, type[ServiceError]] = {

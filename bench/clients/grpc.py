@@ -14,7 +14,7 @@ from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.runtime.config import GrpcConfig
-from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel
+from qwenserve.runtime.grpc_setup import from_rich_status, from_rpc_error, make_channel
 from qwenserve.type.v1 import sampling_pb2
 
 _ROLES = {
@@ -242,8 +242,9 @@ class SessionEndpoint:
             if found is None:
                 continue
             answer, done = found
-            if item.error_reason:
-                _settle(done, item.error_reason)
+            if item.HasField("error"):
+                meant = from_rich_status(item.error)
+                _settle(done, meant.reason if meant is not None else item.error.message)
                 continue
             answer.event(item.event, now)
             if answer.ended:

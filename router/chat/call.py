@@ -1,4 +1,7 @@
-"""What travels with every call, whichever face it came through."""
+"""What travels with every call, whichever face it came through: who asks, by which id, until when, how strictly.
+
+Both faces read it from the same names (`x-request-id`, `traceparent`, `x-strict`), headers there and metadata here.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ import re
 import time
 from typing import NamedTuple
 
+from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.ids import new_id
 
 # Ids end up in log lines and headers: nothing that could break either.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 
 
 class Call(NamedTuple):
-    """One call. `deadline` is on `time.monotonic()`'s clock; None means none."""
+    """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
+    without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
+    leaves it to the deployment.
+    """
 
     request_id: str
     deadline: float | None = None
@@ -31,3 +39,20 @@ def request_id(given: str | None) -> str:
     if given and _SAFE_ID.match(given):
         return given
     return new_id()
+
+
+def traceparent(given: str | None) -> str:
+    """Returns a W3C trace context if it is one, else nothing."""
+    return given if given and _TRACEPARENT.match(given) else ""
+
+
+def strictness(given: str | None) -> bool | None:
+    """Returns what `x-strict` says; None where it is absent. Raises InvalidRequest for what is neither yes nor no."""
+    if given is None:
+        return None
+    value = given.strip().lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off", ""):
+        return False
+    raise InvalidRequest("x-strict must be true or false", param="x-strict")

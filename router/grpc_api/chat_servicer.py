@@ -12,10 +12,11 @@ import grpc
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.answer import Answer
-from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
+from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.errors import ServiceError, SlowReader
 
 # Events kept for a client that reads slowly: at a token an event, minutes of text.
@@ -25,16 +26,17 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
-    """The public chat API."""
+    """The public chat API. `keys` are those that the server asks for."""
 
-    def __init__(self, core: ChatCore) -> None:
+    def __init__(self, core: ChatCore, keys: KeyRing) -> None:
         self._core = core
+        self._keys = keys
 
     async def CreateChatCompletion(  # noqa: N802  # the proto's name
         self, request: chat_pb2.ChatCompletionRequest, context: Context
     ) -> chat_pb2.ChatCompletion:
         """Answers whole."""
-        call = _call(request.request_id, context)
+        call = self._call(request.request_id, context)
         answer = await self._core.create_chat(request, call)
         _list_ignored(context, answer.ignored_params)
         return answer
@@ -44,14 +46,14 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Answers as events."""
         sink = EventQueue()
-        answer = await self._core.stream_chat(request, _call(request.request_id, context), sink)
+        answer = await self._core.stream_chat(request, self._call(request.request_id, context), sink)
         await sink.write(answer, context)
 
     async def CreateCompletion(  # noqa: N802
         self, request: chat_pb2.CompletionRequest, context: Context
     ) -> chat_pb2.Completion:
         """Continues a text, whole."""
-        answer = await self._core.create_completion(request, _call(request.request_id, context))
+        answer = await self._core.create_completion(request, self._call(request.request_id, context))
         _list_ignored(context, answer.ignored_params)
         return answer
 
@@ -60,14 +62,14 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Continues a text as events."""
         sink = EventQueue()
-        answer = await self._core.stream_completion(request, _call(request.request_id, context), sink)
+        answer = await self._core.stream_completion(request, self._call(request.request_id, context), sink)
         await sink.write(answer, context)
 
     async def ChatSession(  # noqa: N802
         self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: Context
     ) -> AsyncIterator[chat_pb2.ChatSessionResponse]:
         """Carries many chats, packed."""
-        writer = ChatSessionWriter(self._core, _call("", context))
+        writer = ChatSessionWriter(self._core, self._call("", context))
         async with contextlib.aclosing(writer.serve(requests)) as responses:
             async for response in responses:
                 yield response
@@ -77,7 +79,21 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.ExplainResponse:
         """Shows what would be done."""
         given = request.chat.request_id or request.completion.request_id
-        return await self._core.explain(request, _call(given, context))
+        return await self._core.explain(request, self._call(given, context))
+
+    def _call(self, given_id: str, context: Context) -> Call:
+        """Returns what travels with the call. Raises InvalidRequest for metadata that says nothing that we know."""
+        metadata = dict(context.invocation_metadata() or ())
+        remaining = context.time_remaining()
+        found = request_id(given_id or _text(metadata.get("x-request-id")))
+        context.set_trailing_metadata((("x-request-id", found),))
+        return Call(
+            request_id=found,
+            deadline=None if remaining is None else time.monotonic() + remaining,
+            traceparent=traceparent(_text(metadata.get("traceparent"))),
+            key_id=self._keys.check(_text(metadata.get("authorization"))),
+            strict=strictness(_text(metadata.get("x-strict"))),
+        )
 
 
 class ModelServicer(chat_pb2_grpc.ModelServiceServicer):
@@ -147,23 +163,10 @@ class EventQueue:
             answer.cancel()
 
 
-def _call(given_id: str, context: Context) -> Call:
-    metadata = dict(context.invocation_metadata() or ())
-    remaining = context.time_remaining()
-    call = Call(
-        request_id=request_id(given_id or _text(metadata.get("x-request-id"))),
-        deadline=None if remaining is None else time.monotonic() + remaining,
-        traceparent=_text(metadata.get("traceparent")),
-        strict={"true": True, "false": False}.get(_text(metadata.get("x-strict")).lower()),
-    )
-    context.set_trailing_metadata((("x-request-id", call.request_id),))
-    return call
-
-
 def _list_ignored(context: Context, ignored: Sequence[str]) -> None:
     if ignored:
         context.set_trailing_metadata((*context.trailing_metadata(), ("x-ignored-params", ", ".join(ignored))))
 
 
-def _text(value: str | bytes | None) -> str:
-    return value if isinstance(value, str) else ""
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None

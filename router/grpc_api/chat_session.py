@@ -16,6 +16,7 @@ from qwenserve.router.chat.call import Call, request_id
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.runtime.errors import InternalError, InvalidRequest, ServiceError, SlowReader
+from qwenserve.runtime.grpc_setup import rich_status
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 
@@ -84,8 +85,10 @@ class ChatSessionWriter:
                 if self._ended and not self._chats:
                     return
         finally:
-            await self._tasks.close()
+            # Cancelled before anything is waited for: a wait may take long, or be cut short itself.
+            self._ended = True
             self._cancel_all()
+            await self._tasks.close()
 
     def text(self, handle: int, choice: int, reasoning: bool, text: str) -> None:
         """Adds one delta of plain text to the message being filled. Typed events come after the packed deltas of their
@@ -118,9 +121,7 @@ class ChatSessionWriter:
         self._append(
             chat_pb2.ChatSessionEvent(
                 handle=handle,
-                error_reason=error.reason,
-                error_message=error.message,
-                error_code=error.status.value[0],
+                error=rich_status(error),
             )
         )
 
@@ -168,7 +169,7 @@ class ChatSessionWriter:
         self._wake.set()
 
     def _begin(self, submit: chat_pb2.ChatSubmit) -> None:
-        if self._error is not None:
+        if self._error is not None or self._ended:
             return
         if submit.handle < 1 or submit.handle in self._chats:
             error = InvalidRequest(f"handle {submit.handle} must be 1 or more and not in use", param="submits.handle")
@@ -182,12 +183,13 @@ class ChatSessionWriter:
 class _Chat:
     """The sink of one chat of a session."""
 
-    __slots__ = ("_answer", "_writer", "beginning", "handle")
+    __slots__ = ("_answer", "_cancelled", "_writer", "beginning", "handle")
 
     def __init__(self, writer: ChatSessionWriter, handle: int) -> None:
         self._writer = writer
         self.handle = handle
         self._answer: Answer | None = None
+        self._cancelled = False
         # The task of `begin`.
         self.beginning: asyncio.Task[None] | None = None
 
@@ -195,6 +197,8 @@ class _Chat:
         """Starts the chat; its failure is an event of the session."""
         try:
             self._answer = await core.stream_chat(request, call, self)
+            if self._cancelled:
+                self._answer.cancel()  # the beginning was complete when its task was cancelled
         except ServiceError as error:
             self._writer.ended(self, error)
         except Exception as defect:
@@ -203,6 +207,7 @@ class _Chat:
 
     def cancel(self) -> None:
         """Stops the engine's work, even if it has not begun yet."""
+        self._cancelled = True
         if self._answer is not None:
             self._answer.cancel()
         elif self.beginning is not None:

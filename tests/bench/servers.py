@@ -12,6 +12,8 @@ import grpc
 from aiohttp import web
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.runtime.errors import QueueFull
+from qwenserve.runtime.grpc_setup import rich_status
 from qwenserve.type.v1 import sampling_pb2
 
 
@@ -179,7 +181,7 @@ def packed(submit: Any) -> chat_pb2.ChatSessionResponse:
     """Returns a whole answer as one session message."""
     response = chat_pb2.ChatSessionResponse()
     if "FAIL" in submit.request.conversation.messages[-1].content:
-        response.events.add(handle=submit.handle, error_reason="QUEUE_FULL", error_message="full", error_code=8)
+        response.events.add(handle=submit.handle, error=rich_status(QueueFull("full")))
         return response
     count = submit.request.sampling.max_tokens
     response.handles.extend([submit.handle] * count)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -17,6 +19,7 @@ from grpc_status import rpc_status
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.whole import chat_completion
+from qwenserve.runtime.auth import KeyRing
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.type.v1 import sampling_pb2
 from tests.system.requests import chat, user
@@ -130,8 +133,12 @@ async def test_a_session_reports_a_bad_chat_and_goes_on(stack: Stack) -> None:
 
     events = [item async for message in chats(stack).ChatSession(submits()) for item in message.events]
 
-    failed = [(item.handle, item.error_reason, item.error_code) for item in events if item.error_reason]
-    assert failed == [(1, "INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT.value[0])]
+    [failed] = [item for item in events if item.HasField("error")]
+    code, info, message = await error_of(chats(stack).CreateChatCompletion(chat(temperature=9)))
+    told = error_details_pb2.ErrorInfo()
+    assert failed.error.details[0].Unpack(told)
+    assert (failed.handle, failed.error.code, failed.error.message) == (1, code.value[0], message)
+    assert (told, told.metadata["param"]) == (info, "temperature")
     assert any(item.handle == 2 and item.event.HasField("usage") for item in events)
 
 
@@ -382,6 +389,36 @@ async def test_keys_are_asked_for_where_configured() -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert good.usage.completion_tokens == 1
     assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_an_answer_is_logged_with_its_callers_key_whichever_face_it_came_through(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    with caplog.at_level(logging.INFO, logger="qwenserve.answer"):
+        async with running_stack(stack_config(auth__keys=["secret-1"])) as stack, aiohttp.ClientSession() as http:
+            key = "Bearer secret-1"
+            await chats(stack).CreateChatCompletion(chat(max_tokens=1), metadata=(("authorization", key),))
+            submit = chat_pb2.ChatSubmit(handle=1, request=chat(max_tokens=1))
+            requests = iter([chat_pb2.ChatSessionRequest(submits=[submit])])
+            await rest_of(chats(stack).ChatSession(requests, metadata=(("authorization", key),)))
+            async with http.post(
+                f"{stack.url}/v1/chat/completions", json=body, headers={"Authorization": key}
+            ) as reply:
+                assert reply.status == 200
+
+    keys = [record.__dict__["fields"].get("key") for record in caplog.records]
+    assert keys == [KeyRing(["secret-1"]).check(key)] * 3
+
+
+@pytest.mark.parametrize("method", ["CreateChatCompletion", "StreamChatCompletion", "Explain", "ChatSession"])
+async def test_a_strictness_that_says_nothing_is_refused(stack: Stack, method: str) -> None:
+    requests: dict[str, Any] = {"Explain": chat_pb2.ExplainRequest(chat=chat()), "ChatSession": iter(())}
+    call = getattr(chats(stack), method)(requests.get(method, chat(max_tokens=1)), metadata=(("x-strict", "maybe"),))
+
+    code, info, _ = await error_of(call if method in ("CreateChatCompletion", "Explain") else rest_of(call))
+
+    assert (code, info.metadata["param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "x-strict")
 
 
 async def test_the_request_id_comes_back(stack: Stack) -> None:

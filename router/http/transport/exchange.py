@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from aiohttp import web
 
-from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.http.transport.errors import ErrorFormat, error_headers
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.errors import InvalidRequest, ServiceError
 from qwenserve.type.v1 import sampling_pb2
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 _JSON = "application/json"
 _MAX_LISTED = 32
 
@@ -56,8 +54,7 @@ class Exchange:
         self.name = name
         self.began = time.monotonic()
         self.request_id = request_id(headers.get("x-request-id"))
-        traceparent = headers.get("traceparent")
-        self.traceparent = traceparent if traceparent and _TRACEPARENT.match(traceparent) else ""
+        self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
         self.key_id = ""
         self.stream = False
@@ -69,9 +66,9 @@ class Exchange:
 
     def read_headers(self) -> None:
         """Reads the headers that can be wrong. Raises InvalidRequest."""
-        given = self.request.headers.get("x-strict")
+        given = strictness(self.request.headers.get("x-strict"))
         if given is not None:
-            self.strict = _flag(given)
+            self.strict = given
 
     def call(self) -> Call:
         """Returns what travels with the call. Raises InvalidRequest for a deadline that is none."""
@@ -118,15 +115,6 @@ class Exchange:
         self.error = error.with_traceback(None)
         headers = {**self.headers(), **error_headers(error), **(more or {})}
         return Reply(error.http_status, headers, self.errors.body(error, self.request_id))
-
-
-def _flag(text: str) -> bool:
-    value = text.strip().lower()
-    if value in ("true", "1", "yes", "on"):
-        return True
-    if value in ("false", "0", "no", "off", ""):
-        return False
-    raise InvalidRequest("the header x-strict must be true or false", param="x-strict")
 
 
 def _seconds(text: str) -> float:

@@ -13,6 +13,7 @@ from qwenserve.router.chat.call import Call
 from qwenserve.router.grpc_api.chat_servicer import EventQueue
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
 from qwenserve.runtime.errors import NotFound, ServiceError, SlowReader
+from qwenserve.runtime.grpc_setup import from_rich_status
 from qwenserve.type.v1 import sampling_pb2
 from tests.system.stack import until
 
@@ -38,12 +39,20 @@ class Core:
         self.answers: list[Told] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        # Beginnings that go on although they are cancelled.
+        self.holds_on = False
         self._refuses = refuses
         self.begun = 0
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Any) -> Told:
         self.begun += 1
-        await self.gate.wait()
+        while True:
+            try:
+                await self.gate.wait()
+                break
+            except asyncio.CancelledError:
+                if not self.holds_on:
+                    raise
         if call.request_id in self._refuses:
             raise NotFound("no")
         answer = Told(sink)
@@ -75,6 +84,11 @@ class Client:
 
     def reading(self) -> asyncio.Task[chat_pb2.ChatSessionResponse]:
         return asyncio.get_running_loop().create_task(self.read())
+
+
+def reason(item: chat_pb2.ChatSessionEvent) -> str:
+    error = from_rich_status(item.error)
+    return error.reason if error is not None else ""
 
 
 def content(text: str) -> chat_pb2.ChatEvent:
@@ -128,7 +142,8 @@ async def test_a_handle_in_use_or_zero_is_refused_and_the_first_chat_goes_on() -
 
     failed = (await client.read()).events
 
-    assert [(item.handle, item.error_reason) for item in failed] == [(1, "INVALID_REQUEST"), (0, "INVALID_REQUEST")]
+    assert [item.handle for item in failed] == [1, 0]
+    assert [reason(item) for item in failed] == ["INVALID_REQUEST", "INVALID_REQUEST"]
     await until(lambda: len(core.answers) == 1)
     core.answers[0].sink.events([content("x")])
     assert list((await client.read()).texts) == ["x"]
@@ -209,6 +224,31 @@ async def test_requests_that_cannot_be_read_end_the_session_with_an_error() -> N
     with pytest.raises(ServiceError) as caught:
         await asyncio.wait_for(responses.__anext__(), 5)
     assert caught.value.reason == "INTERNAL"
+
+
+async def test_the_end_of_a_session_cancels_what_runs_before_it_waits_for_what_begins() -> None:
+    core = Core()
+    client = Client(core)
+    client.send(1)
+    reading = client.reading()
+    await until(lambda: len(core.answers) == 1)
+    core.answers[0].sink.events([content("x")])
+    await reading
+    core.gate.clear()
+    core.holds_on = True
+    client.send(2)
+    await until(lambda: core.begun == 2)
+
+    leaving = asyncio.ensure_future(client.responses.aclose())
+
+    try:
+        await until(lambda: core.answers[0].cancelled)
+        assert not leaving.done()
+    finally:
+        core.gate.set()
+        await asyncio.wait_for(leaving, 5)
+    # Its cancellation came too late to stop its beginning: what began is cancelled all the same.
+    assert [answer.cancelled for answer in core.answers] == [True, True]
 
 
 class Context:

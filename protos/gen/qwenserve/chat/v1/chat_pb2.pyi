@@ -1,3 +1,4 @@
+from google.rpc import status_pb2 as _status_pb2
 from qwenserve.chat.v1 import message_pb2 as _message_pb2
 from qwenserve.type.v1 import sampling_pb2 as _sampling_pb2
 from google.protobuf.internal import containers as _containers
@@ -262,18 +263,14 @@ class ChatSessionResponse(_message.Message):
     def __init__(self, handles: _Optional[_Iterable[int]] = ..., choice_indexes: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., reasoning_positions: _Optional[_Iterable[int]] = ..., events: _Optional[_Iterable[_Union[ChatSessionEvent, _Mapping]]] = ...) -> None: ...
 
 class ChatSessionEvent(_message.Message):
-    __slots__ = ("handle", "event", "error_reason", "error_message", "error_code")
+    __slots__ = ("handle", "event", "error")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
-    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
-    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     handle: int
     event: ChatEvent
-    error_reason: str
-    error_message: str
-    error_code: int
-    def __init__(self, handle: _Optional[int] = ..., event: _Optional[_Union[ChatEvent, _Mapping]] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., error_code: _Optional[int] = ...) -> None: ...
+    error: _status_pb2.Status
+    def __init__(self, handle: _Optional[int] = ..., event: _Optional[_Union[ChatEvent, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("chat", "completion")
