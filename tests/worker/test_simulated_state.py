@@ -123,15 +123,86 @@ def test_the_window_ends_an_answer():
     assert finishes(came)[1].reason is FinishReason.LENGTH
 
 
-def test_logprobs_halve_from_the_generated_id_on():
+def test_logprobs_halve_after_the_generated_id():
     state = SimulatedState(CONFIG)
     state.submit(request(1, [1, 2, 3], max_tokens=1, top_logprobs=2))
     ((_, chunk),) = run(state)
 
     assert chunk.logprobs is not None
     (logprob,) = chunk.logprobs
-    assert (logprob.token_id, logprob.logprob) == (73, -math.log(2))
-    assert logprob.top == [(73, -math.log(2)), (74, -2 * math.log(2))]
+    assert (logprob.token_id, logprob.logprob) == (73, 0.0)
+    assert logprob.top == [(73, 0.0), (74, -40 - math.log(2))]
+
+
+def test_bias_decides_by_hand():
+    # The script says 73, at logit 20; 74 has -20 - ln 2, and 150 the -42 that most ids have.
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias={74: 40.6}) == [73]
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias={74: 40.8}) == [74]
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias={73: -41.0}) == [74]
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias={150: 62.5}) == [150]
+
+
+def test_where_all_named_ids_are_out_the_lowest_other_is_taken():
+    unlikely = dict.fromkeys(range(73, 105), -100.0)
+
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias=unlikely) == [0]
+    assert answer([1, 2, 3], max_tokens=1, temperature=0.0, logit_bias=unlikely | {0: -1.0, 1: -1.0}) == [2]
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 120}, {"top_p": 0.8}, {"min_p": 0.9}])
+def test_ids_of_one_logit_are_all_drawn_and_only_those_that_filters_leave(filters: dict[str, Any]):
+    unlikely = dict.fromkeys(range(73, 105), -100.0)
+    sampled = {
+        answer([1, 2, 3], max_tokens=1, temperature=1.0, seed=seed, logit_bias=unlikely, **filters)[0]
+        for seed in range(3000)
+    }
+    others = [token for token in range(200) if not 73 <= token < 105]
+    kept = {"top_k": 120, "top_p": math.ceil(0.8 * len(others))}.get(next(iter(filters), ""), len(others))
+
+    assert sampled == set(others[:kept])
+
+
+def test_only_allowed_ids_are_generated():
+    got = answer([1, 2, 3], max_tokens=30, temperature=2.0, seed=5, allowed_token_ids=frozenset({7, 150, 160}))
+
+    assert set(got) == {7, 150, 160}
+
+
+def test_a_sampled_answer_goes_on_as_it_would_have_after_a_continuation():
+    params: dict[str, Any] = {
+        "temperature": 1.0,
+        "seed": 3,
+        "presence_penalty": 0.5,
+        "logit_bias": dict.fromkeys((70, 71, 72), 90.0),
+    }
+    whole = answer([1, 2, 3], max_tokens=12, **params)
+    state = SimulatedState(CONFIG)
+    rest = Sampling(max_tokens=7, **params)
+    state.submit(EngineRequest(1, [1, 2, 3, *whole[:5]], rest, answer_offset=3))
+
+    assert len(set(whole)) > 1
+    assert whole[:5] + answers(run(state))[1] == whole
+
+
+def test_prompt_logprobs_are_those_of_an_answer():
+    state = SimulatedState(CONFIG)
+    state.submit(EngineRequest(1, [1, 2, 69, 70], Sampling(max_tokens=1), prompt_logprobs=1))
+    ((_, chunk),) = run(state)
+
+    # After 1: 64 + (1 + 1) % 26; after 1, 2: 64 + (2 + 3) % 26; after 1, 2, 69: the next one.
+    assert chunk.prompt_logprobs == [
+        (2, pytest.approx(-62.0), [(66, 0.0)]),
+        (69, 0.0, [(69, 0.0)]),
+        (70, 0.0, [(70, 0.0)]),
+    ]
+
+
+def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole():
+    state = SimulatedState(CONFIG)
+    for key, asked in ((1, None), (2, 0), (3, None)):
+        state.submit(EngineRequest(key, [1] * 12, Sampling(max_tokens=1), prompt_logprobs=asked))
+        cached = finishes(run(state))[key].cached_tokens
+        assert bool(cached) == (key == 3)
 
 
 def test_prefill_takes_time_by_uncached_tokens():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import stat
@@ -89,10 +90,11 @@ async def test_filters_that_leave_one_token(driver: Driver, narrow: dict[str, An
 
 
 async def test_temperature_comes_before_the_filters(driver: Driver) -> None:
-    # At this temperature all tokens are about equally likely: min_p then keeps most of them. After min_p at the
-    # model's own temperature, far fewer would be left.
-    flat = replace(WARM, temperature=1000.0, min_p=0.5, max_tokens=64)
-    assert len(set((await driver.ask(PROMPT, flat)).token_ids)) > 40
+    # Half as likely at temperature 2 is a quarter as likely at the model's own, where min_p would drop it.
+    (row,) = (await driver.ask(PROMPT, replace(GREEDY, max_tokens=1, top_logprobs=0))).logprobs
+    drawn = await driver.drawn(PROMPT, Sampling(temperature=2.0, min_p=0.5), range(64))
+    behind = [row.logprob - await driver.logprob(PROMPT, token) for token in drawn]
+    assert math.log(2) < max(behind) < math.log(4) + 0.001
 
 
 async def test_logit_bias_bans(driver: Driver) -> None:

@@ -39,6 +39,13 @@ from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
 # For threads that have answered their last request, or at exit are one step away from it.
 _JOIN_S = 10.0
 
+_WHOLE_CONTEXT = "ids of the prompt count as well as those of the answer"
+_APPROXIMATE = {
+    "presence_penalty": _WHOLE_CONTEXT,
+    "frequency_penalty": _WHOLE_CONTEXT,
+    "answer_offset": "penalties count the whole context, wherever the answer began",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -251,6 +258,7 @@ def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes
         eos_token_ids=sizes.end_token_ids,
         max_running=config.max_running,
         unsupported_fields=frozenset({"allowed_token_ids", "prompt_logprobs"}),
+        approximate_fields=_APPROXIMATE,
     )
 
 

@@ -22,7 +22,7 @@ from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig, Si
 __all__ = ["Faults", "SimulatedConfig", "SimulatedEngine"]
 
 # Named in errors and in WorkerInfo; goes up when the same configuration gives other answers or times.
-_VERSION = "1"
+_VERSION = "2"
 
 
 class SimulatedEngine:
@@ -68,7 +68,7 @@ class SimulatedEngine:
             eos_token_ids=frozenset(config.eos_token_ids),
             max_running=config.max_running,
             kv_block_tokens=config.kv_block_tokens,
-            unsupported_fields=frozenset({"allowed_token_ids", "prompt_logprobs"}),
+            approximate_fields={"priority": "requests are computed in the order in which they came"},
             simulated=True,
         )
 

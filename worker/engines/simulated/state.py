@@ -26,15 +26,15 @@ A request with an `answer_offset` goes on after as many ids of its answer as its
 echoed is the prompt before it.
 
 Where the end is ignored (`ignore_eos`) an answer starts again after its end token. The place of an end or stop token
-that `min_tokens` forbids is taken by the next id of the answer that is allowed. The log-probability of a generated id
-is ln 1/2; its alternatives are the id itself, then the next higher ids at ln 1/4, ln 1/8, … Other sampling parameters
-are accepted and change nothing.
+that `min_tokens` forbids is taken by the next id of the answer that is allowed. How likely that id is, and what
+sampling parameters make of it, is told in `choice`: without bias, penalties, allowed ids, or a temperature above 1, it
+is what is generated. A prompt's log-probabilities are those of an answer that had come to each of its ids; a prompt
+whose log-probabilities are asked for is computed whole.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -50,6 +50,7 @@ from qwenserve.worker.engine_interface import (
     KvEvent,
     TokenLogprob,
 )
+from qwenserve.worker.engines.simulated.choice import Seen, choose, is_certain, logprob
 from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks
 
 # A driver that was held up longer than this does not make up for it: time starts again from now.
@@ -121,6 +122,7 @@ class _Request:
 
     __slots__ = (
         "cached",
+        "certain",
         "chain",
         "ends",
         "hashes",
@@ -129,9 +131,12 @@ class _Request:
         "opened",
         "origin",
         "prompt_len",
+        "prompt_logprobs",
         "salt",
         "sampling",
         "script",
+        "seen_everywhere",
+        "seen_in_answer",
         "todo",
     )
 
@@ -151,6 +156,24 @@ class _Request:
         self.opened = 0
         self.todo = 0
         self.cached: int | None = None
+        # How many alternatives for each id of the prompt, until they have been given; None: not asked for.
+        self.prompt_logprobs = request.prompt_logprobs
+        self.certain = is_certain(self.sampling)
+        if not self.certain:
+            self.seen_everywhere = set(self.ids) if self.sampling.repetition_penalty != 1 else set()
+            self.seen_in_answer = Counter(self.ids[request.answer_start :])
+
+    def seen(self) -> Seen:
+        """What penalties look at."""
+        return Seen(self.seen_everywhere, self.seen_in_answer)
+
+    def add(self, token: int) -> None:
+        """Appends a generated id."""
+        self.ids.append(token)
+        if not self.certain:
+            if self.sampling.repetition_penalty != 1:
+                self.seen_everywhere.add(token)
+            self.seen_in_answer[token] += 1
 
 
 class SimulatedState:
@@ -276,8 +299,13 @@ class SimulatedState:
         sampling = request.sampling
         ids = request.ids
         made = len(ids) - request.prompt_len + 1
-        token = self._next_id(request, request.ends if made <= sampling.min_tokens else _NOTHING)
-        ids.append(token)
+        forbidden = request.ends if made <= sampling.min_tokens else _NOTHING
+        scripted = token = self._next_id(request, forbidden)
+        if request.certain:
+            ids.append(token)
+        else:
+            token = choose(scripted, forbidden, sampling, request.seen(), self.config.vocab_size, len(ids))
+            request.add(token)
         size = self.config.kv_block_tokens
         if len(ids) % size == 0:
             self._seal(request)
@@ -288,7 +316,13 @@ class SimulatedState:
             finish = Finish(FinishReason.LENGTH, None, request.cached or 0)
         if finish is not None:
             self._end(request)
-        logprobs = None if sampling.top_logprobs is None else (self._logprob(token, sampling.top_logprobs),)
+        logprobs = None
+        if sampling.top_logprobs is not None:
+            logprobs = (logprob(scripted, token, sampling.top_logprobs, self.config.vocab_size),)
+        if request.prompt_logprobs is not None:
+            scored = self._score_prompt(request, request.prompt_logprobs)
+            request.prompt_logprobs = None
+            return Chunk(request.key, (token,), logprobs, finish, scored)
         return Chunk(request.key, (token,), logprobs, finish)
 
     def _next_id(self, request: _Request, forbidden: frozenset[int]) -> int:
@@ -304,9 +338,13 @@ class SimulatedState:
                 return token
         return next(value for value in range(config.vocab_size) if value not in forbidden)
 
-    def _logprob(self, token: int, alternatives: int) -> TokenLogprob:
-        top = [((token + rank) % self.config.vocab_size, -(rank + 1) * math.log(2)) for rank in range(alternatives)]
-        return TokenLogprob(token, -math.log(2), top)
+    def _score_prompt(self, request: _Request, alternatives: int) -> list[TokenLogprob]:
+        prompt = request.ids[: request.prompt_len]
+        scripted = _expected(prompt, self.config)
+        size = self.config.vocab_size
+        return [
+            logprob(expected, token, alternatives, size) for expected, token in zip(scripted, prompt[1:], strict=True)
+        ]
 
     def _admit(self) -> None:
         size = self.config.kv_block_tokens
@@ -315,7 +353,8 @@ class SimulatedState:
             ids = request.ids
             if request.chain is None:
                 # One id at least is computed: the one whose output is the next id.
-                request.chain = block_hashes(ids[: (len(ids) - 1) // size * size], size, request.salt)
+                reusable = 0 if request.prompt_logprobs is not None else (len(ids) - 1) // size * size
+                request.chain = block_hashes(ids[:reusable], size, request.salt)
             found = list(request.chain[: self._blocks.match(request.chain)])
             self._blocks.hold(found)
             # Room for the ids that there are and for the next one.
@@ -381,6 +420,23 @@ class SimulatedState:
         if changes.stored or changes.removed:
             self._event_sequence += 1
             self._events.append(KvEvent(self._event_sequence, changes.stored, changes.removed))
+
+
+def _expected(prompt: Sequence[int], config: SimulatedConfig) -> list[int]:
+    """Returns what an answer to each beginning of the prompt would begin with, from its first id on."""
+    if config.answer == "echo":
+        return [prompt[0]] * (len(prompt) - 1)
+    if config.answer != "cycle":
+        script = (*config.answer, config.eos_token_ids[0])
+        return [script[_overlap(prompt[:length], config.answer)] for length in range(1, len(prompt))]
+    low, high = config.answer_first_id, config.answer_first_id + config.answer_ids
+    expected = []
+    origin = config.seed
+    for length, token in enumerate(prompt[:-1], 1):
+        if not low <= token < high:
+            origin += token
+        expected.append(low + (origin + length) % config.answer_ids)
+    return expected
 
 
 def _overlap(prompt: Sequence[int], answer: Sequence[int]) -> int:
