@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.page.files import ChatPage, wants_page
 from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat
 from qwenserve.router.http.transport.exchange import Exchange
@@ -32,6 +33,7 @@ class ServicePages:
         self._error_format = errors
         self._document = b""
         self._page = b""
+        self._chat_page = ChatPage()
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Returns the pages' rows of the table. What a probe or a scrape asks for wants no key."""
@@ -39,14 +41,17 @@ class ServicePages:
         return (
             Endpoint("GET", "/openapi.json", "pages", self.openapi, errors),
             Endpoint("GET", "/docs", "pages", self.docs, errors),
-            Endpoint("GET", "/", "pages", self.root, errors),
+            Endpoint("GET", "/", "pages", self.root, errors, guarded=False),
+            Endpoint("GET", "/page/{name}", "pages", self._chat_page.file, errors, guarded=False, quiet=True),
             Endpoint("GET", "/healthz", "pages", self.healthz, errors, guarded=False, quiet=True),
             Endpoint("GET", "/readyz", "pages", self.readyz, errors, guarded=False, quiet=True),
             Endpoint("GET", "/metrics", "pages", self.metrics, errors, guarded=False, quiet=True),
         )
 
     async def root(self, exchange: Exchange) -> Reply:
-        """Where everything is."""
+        """The chat page for a browser; where everything is for everybody else."""
+        if wants_page(exchange.request.headers.get("Accept")):
+            return self._chat_page.start(exchange)
         return exchange.reply(to_json({"service": "qwenserve", "api": "/v1", "docs": "/docs", "ready": "/readyz"}))
 
     async def healthz(self, exchange: Exchange) -> Reply:

@@ -44,7 +44,16 @@ def answer_to(prompt: str) -> str:
 class ScriptedEngine:
     """Implements `worker.engines.interface.Engine`."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_token_id: int, *, max_model_len: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos_token_id: int,
+        *,
+        max_model_len: int,
+        answer: Callable[[str], str] = answer_to,
+    ) -> None:
+        """`answer` makes a prompt's text into what the engine says."""
+        self._answer = answer
         self._tokenizer = tokenizer
         self._eos = eos_token_id
         self._max_model_len = max_model_len
@@ -105,7 +114,7 @@ class ScriptedEngine:
             self._wake()
 
     def _chunks(self, request: EngineRequest) -> Iterator[Chunk]:
-        ids = [*self._tokenizer.encode(answer_to(self._tokenizer.decode(request.prompt_token_ids))), self._eos]
+        ids = [*self._tokenizer.encode(self._answer(self._tokenizer.decode(request.prompt_token_ids))), self._eos]
         limit, wanted = request.sampling.max_tokens, request.sampling.top_logprobs
         for position, token_id in enumerate(ids[:limit], 1):
             logprobs = None

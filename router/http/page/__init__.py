@@ -1,0 +1,1 @@
+"""The page to chat on: static files, and how they are served."""
