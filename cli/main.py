@@ -56,6 +56,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.chat.command import run_chat as run
     elif command == "pack":
         from qwenserve.cli.package import run_pack as run
+    elif command == "probe":
+        from qwenserve.cli.probe import run_probe as run
     elif arguments.config_command == "explain":
         from qwenserve.cli.config_command import run_explain as run
     else:
@@ -81,6 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_setting_options(pack)
     for tier in TIERS:
         commands.add_parser(tier, help=f"one {tier} process in the foreground, for service managers and containers")
+    probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
+    probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
+    probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
     commands.add_parser("bench", help="measure servers and engines")
     config = commands.add_parser("config", help="show settings")
     actions = config.add_subparsers(dest="config_command", required=True, metavar="ACTION")
