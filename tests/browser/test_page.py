@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Route, expect
+from playwright.async_api import Browser, Request, Route, expect
 
 from tests.browser.conftest import SAY, Shown, deployment
 
@@ -57,7 +57,11 @@ HOSTILE = (
 async def test_hostile_answers_do_not_run(shown: Shown):
     """HTML, scripts, handlers, frames, forms and foreign images in an answer stay text; links leave safely."""
     wanted: list[str] = []
-    shown.page.on("request", lambda request: wanted.append(request.url))
+
+    def note(request: Request) -> None:
+        wanted.append(request.url)
+
+    shown.page.on("request", note)
     await shown.ask(SAY + HOSTILE)
     await shown.answered()
 
@@ -126,7 +130,12 @@ async def test_tools_are_shown_as_calls_and_results_sent_back(shown: Shown):
 async def test_settings_reach_the_request(shown: Shown):
     """System prompt, sampling, thinking and its budget go with the request; empty fields do not."""
     sent: list[dict[str, object]] = []
-    shown.page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            sent.append(request.post_data_json)
+
+    shown.page.on("request", note)
     await shown.page.click("#show-settings")
     await shown.page.fill("#set-system", "Be brief.")
     await shown.page.fill("#set-temperature", "0.5")
