@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Request, Route, expect
@@ -129,7 +130,7 @@ async def test_tools_are_shown_as_calls_and_results_sent_back(shown: Shown):
 
 async def test_settings_reach_the_request(shown: Shown):
     """System prompt, sampling, thinking and its budget go with the request; empty fields do not."""
-    sent: list[dict[str, object]] = []
+    sent: list[Any] = []
 
     def note(request: Request) -> None:
         if request.method == "POST":
