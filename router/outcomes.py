@@ -37,6 +37,8 @@ class OutcomeRecorder:
             "first_token_ms": round((outcome.first_token - outcome.began) * 1000, 2) if outcome.first_token else None,
             "duration_ms": round((now - outcome.began) * 1000, 2),
         }
+        if usage.continued_legs:
+            fields["continued_legs"] = usage.continued_legs
         if outcome.call.traceparent:
             fields["traceparent"] = outcome.call.traceparent
         if outcome.call.key_id:
@@ -58,6 +60,7 @@ class OutcomeRecorder:
         metrics.cached_tokens.inc(usage.cached_tokens)
         metrics.completion_tokens.inc(usage.completion_tokens)
         metrics.reasoning_tokens.inc(usage.reasoning_tokens)
+        metrics.continued_legs.inc(usage.continued_legs)
         metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
         if outcome.queue_s:

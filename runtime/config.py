@@ -125,6 +125,17 @@ class RouterConfig(_Section):
         default=0, ge=0, description="Limit for chats that send none. 0: what the context window leaves."
     )
     request_timeout_s: float = Field(default=3600.0, gt=0, description="Longest time for one answer.")
+    continuation_wait_s: float = Field(
+        default=30.0, ge=0, description="How long an answer whose worker was lost waits for one that goes on with it."
+    )
+    continuation_legs: int = Field(
+        default=32, ge=0, description="How often one answer goes on with another worker at most. 0: a loss is an error."
+    )
+    continuation_prefill_tokens: int = Field(
+        default=65_536,
+        ge=1,
+        description="Tokens of broken answers that are computed again at a time; the others wait for their turn.",
+    )
     token_cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory for token ids of text seen before (repeated prompts)."
     )

@@ -29,6 +29,12 @@ class RouterMetrics:
         self.broken_tool_calls = self._count(
             "qwenserve_broken_tool_calls", "Tool calls that did not parse and stayed content."
         )
+        self.continued_legs = self._count(
+            "qwenserve_continued_legs", "Times that an answer went on with another worker, after a loss or a drain."
+        )
+        self.continuation_pause = self._times(
+            "qwenserve_continuation_pause_seconds", "From an answer's break to its next token, where it went on."
+        )
         self.first_token = self._times("qwenserve_time_to_first_token_seconds", "From arrival to the first token.")
         self.token_gap = self._times("qwenserve_inter_token_seconds", "Mean gap between tokens of an answer.")
         self.duration = self._times("qwenserve_request_seconds", "From arrival to the end.")
@@ -38,6 +44,9 @@ class RouterMetrics:
             "qwenserve_token_cache_bytes",
             "What known texts and their token ids occupy; router.token_cache_bytes is the bound.",
             registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "qwenserve_waiting_continuations", "Answers that wait for a worker to go on.", registry=self.registry
         )
         self.running = Gauge("qwenserve_running_requests", "Requests under way in this router.", registry=self.registry)
 

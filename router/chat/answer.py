@@ -16,6 +16,7 @@ from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import Choice, ChoicePlan
 from qwenserve.router.chat.interface import EventSink
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.generation.continuation import Continuations
 from qwenserve.router.generation.leg import Placement
 from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
 from qwenserve.runtime.logs import EventLog
@@ -82,6 +83,7 @@ class Answer:
         self,
         plans: Sequence[ChoicePlan],
         choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
+        continuations: Continuations,
         *,
         priority: int,
         cache_salt: str,
@@ -94,7 +96,7 @@ class Answer:
         if deadline <= now:
             self._sink = None
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
-        placement = Placement(choose, self.call.request_id, priority, cache_salt, deadline)
+        placement = Placement(choose, continuations, self.call.request_id, priority, cache_salt, deadline)
         self._choices = [
             Choice(self, index, plan, placement, self._tokenizer, want_token_ids=self._want_token_ids)
             for index, plan in enumerate(plans)
@@ -211,6 +213,7 @@ class Answer:
                 completion_tokens=choice.pipeline.completion_tokens,
                 cached_tokens=choice.generation.cached_tokens,
                 reasoning_tokens=choice.pipeline.reasoning_tokens,
+                continued_legs=choice.generation.continued,
             )
         # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
         # the others found what the first one had just computed.
@@ -220,4 +223,5 @@ class Answer:
             completion_tokens=sum(choice.pipeline.completion_tokens for choice in self._choices),
             cached_tokens=sum(choice.generation.cached_tokens for choice in firsts),
             reasoning_tokens=sum(choice.pipeline.reasoning_tokens for choice in self._choices),
+            continued_legs=sum(choice.generation.continued for choice in self._choices),
         )

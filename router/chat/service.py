@@ -23,6 +23,7 @@ from qwenserve.router.chat.whole import chat_completion, completion
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
 from qwenserve.runtime.ids import new_id
@@ -52,6 +53,11 @@ class ChatCore:
         self._metrics = metrics
         self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
         self._on_outcome = on_outcome
+        limits = ContinuationLimits(
+            config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
+        )
+        self._continuations = Continuations(limits, metrics.continuation_pause.observe)
+        metrics.waiting.set_function(lambda: self._continuations.waiting)
         self._draining = False
         self._leaving = False
         # Requests that are not answers yet: a drain waits for them too.
@@ -255,6 +261,7 @@ class ChatCore:
             answer.begin(
                 plans,
                 partial(self._choose, prepared.cache_salt),
+                self._continuations,
                 priority=prepared.priority,
                 cache_salt=prepared.cache_salt,
                 timeout_s=self._config.request_timeout_s,

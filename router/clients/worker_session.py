@@ -83,6 +83,7 @@ class WorkerSession:
         self._on_change = on_change
         self._why_not = why_not
         self._connected = False
+        self._connections = 0
         self._streams: dict[int, TokenStream] = {}
         self._next_handle = 1
         # Messages to write; the last one is being filled.
@@ -101,6 +102,12 @@ class WorkerSession:
     def ready(self) -> bool:
         """Whether it takes requests now."""
         return self._connected and not self.draining
+
+    @property
+    def connection(self) -> int:
+        """The number of the connection that stands, from 1; 0 while none does. Another one is another worker: what it
+        had was lost."""
+        return self._connections if self._connected else 0
 
     @property
     def active(self) -> int:
@@ -206,6 +213,7 @@ class WorkerSession:
             self.info = info
             self.draining = info.draining
             self._connected = True
+            self._connections += 1
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
             self._on_change()

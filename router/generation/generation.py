@@ -35,14 +35,19 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from qwenserve.router.clients.worker_session import WorkerSession
-from qwenserve.router.generation.leg import Leg, Placement, leg_sampling
-from qwenserve.runtime.errors import ServiceError, by_reason
+from qwenserve.router.generation.leg import Excluded, Leg, Placement, leg_sampling
+from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
+from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
+_log = EventLog("generation")
+
 # The worker's reasons after which another worker may do better.
-_WORTH_ANOTHER_WORKER = frozenset({"DRAINING", "QUEUE_FULL", "WORKER_LOST"})
+_WORTH_ANOTHER_WORKER = frozenset({"DRAINING", "QUEUE_FULL", "SLOW_READER", "WORKER_LOST"})
+# Legs in a row that ended with the worker's loss before their first id. More of them, and it may be the request itself
+# that ends workers: it must not end them all, again and again.
+_MOST_FRUITLESS = 4
 
 
 class Receiver(Protocol):
@@ -70,15 +75,18 @@ class Generation:
     __slots__ = (
         "_end_ids",
         "_ending",
+        "_excluded",
+        "_fruitless",
         "_leg",
         "_placement",
         "_receiver",
+        "_resuming",
         "_sampling",
         "_stopped",
         "_texts",
-        "_tried",
         "_write",
         "cached_tokens",
+        "continued",
         "ids",
         "last_token",
         "prompt",
@@ -111,8 +119,13 @@ class Generation:
         self._placement = placement
         self._receiver = receiver
         self._leg: Leg | None = None
-        # Addresses that had it since it last got an id.
-        self._tried: frozenset[str] = frozenset()
+        # Legs that went on with what another had begun.
+        self.continued = 0
+        # Workers that failed it since it last got an id.
+        self._excluded: tuple[Excluded, ...] = ()
+        self._fruitless = 0
+        # Between a break and the next id.
+        self._resuming = False
         # The receiver wants no more: what comes is dropped, up to the end.
         self._stopped = False
         # Between `finishing` and `finished`.
@@ -122,21 +135,26 @@ class Generation:
 
     def begin(self) -> None:
         """Starts the first leg. Raises Unavailable."""
-        self._start_leg()
+        self.start_leg()
 
     def next_leg(self, appended: Sequence[int] = ()) -> None:
         """Ends the current leg and goes on with another, after `ids` and then `appended`, which count as generated.
 
-        A generation that needs no other leg, because its last id or its length ends it, ends. Raises Unavailable.
+        A generation that needs no other leg, because its last id or its length ends it, ends. Where no worker is
+        ready it waits for one, as after a loss. One without a leg stays as it is: it has ended, or waits for its next.
         """
+        if self._leg is None:
+            return
         self._drop_leg()
         self.ids.extend(appended)
         finish = self._own_finish()
         if finish is not None:
             self._end(finish)
             return
-        self._tried = frozenset()
-        self._start_leg()
+        try:
+            self.start_leg()
+        except ServiceError as error:
+            self._go_on(error)
 
     def stop(self) -> None:
         """Stops the engine's work: the text has ended before the engine knows. `ended` still follows."""
@@ -180,6 +198,9 @@ class Generation:
         """Takes new ids."""
         if self._stopped:
             return
+        if self._resuming:
+            self._resuming = False
+            self._placement.continuations.resumed(self, now)
         self.ids.extend(ids)
         self.last_token = now
         try:
@@ -204,12 +225,12 @@ class Generation:
 
     def finished(self, finish: worker_pb2.Finish) -> None:
         """Takes the worker's end of the leg."""
-        if self._leg is None:
+        leg, self._leg = self._leg, None
+        if leg is None:
             return
-        self._leg = None
         # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
         if finish.error_reason and not self._stopped:
-            self._leg_failed(_error_of(finish))
+            self._leg_failed(leg, _error_of(finish))
             return
         self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
@@ -217,22 +238,40 @@ class Generation:
 
     def lost(self, error: ServiceError) -> None:
         """The session broke."""
-        if self._leg is None:  # closed while the session was telling others
+        leg, self._leg = self._leg, None
+        if leg is None:  # closed while the session was telling others
             return
-        self._leg = None
         if self._stopped:
             self._end(worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_ABORTED))
         else:
-            self._leg_failed(error)
+            self._leg_failed(leg, error)
 
-    def _start_leg(self) -> None:
+    @property
+    def tokens_so_far(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.ids)
+
+    def give_up(self, error: ServiceError) -> None:
+        """Tells the receiver that it cannot go on."""
+        self._resuming = False
+        try:
+            self._receiver.failed(error)
+        except Exception as defect:  # as above
+            self._receiver.defect(defect)
+
+    def start_leg(self) -> None:
+        """Starts a leg after `ids`. Raises ServiceError where no worker takes it now."""
         placement, begun = self._placement, len(self.ids)
         prompt = self.prompt
         if begun:
             prompt = array("i", prompt)
             prompt.extend(self.ids)
-        session: WorkerSession = placement.choose(prompt, self._tried)
-        self._tried |= {session.address}
+        try:
+            session = placement.choose(prompt, frozenset(each.session.address for each in self._excluded if each.holds))
+        except ServiceError:
+            # Those that had no room may have some when it is tried again.
+            self._excluded = tuple(each for each in self._excluded if not each.full)
+            raise
         handle = session.submit(
             self,
             prompt,
@@ -243,12 +282,23 @@ class Generation:
             cache_salt=placement.cache_salt,
             answer_offset=len(self.prompt) if begun else None,
         )
+        if self._resuming and begun:
+            self.continued += 1
+            _log.info(
+                "answer_continued",
+                request_id=placement.request_id,
+                worker=session.name,
+                before=self.worker,
+                completion_tokens=begun,
+                leg=self.continued,
+            )
         self.worker = session.name
-        self._leg = Leg(session, handle, begun)
+        self._leg = Leg(session, handle, session.connection, begun)
 
     def _drop_leg(self) -> None:
         leg, self._leg = self._leg, None
         self.close_fast_path()
+        self._leave_continuations()
         if leg is not None:
             leg.session.abort(leg.handle)
             leg.session.forget(leg.handle)
@@ -263,21 +313,44 @@ class Generation:
             return worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_LENGTH)
         return None
 
-    def _leg_failed(self, error: ServiceError) -> None:
-        """Goes to another worker where nothing was generated yet; else fails."""
+    def _leave_continuations(self) -> None:
+        if self._resuming:
+            self._resuming = False
+            self._placement.continuations.forget(self)
+
+    def _leg_failed(self, leg: Leg, error: ServiceError) -> None:
+        """Goes on elsewhere where that may help and is allowed; else fails."""
         self.close_fast_path()
-        try:
-            if self.ids or error.reason not in _WORTH_ANOTHER_WORKER:
-                self._receiver.failed(error)
-                return
-            try:
-                self._start_leg()
-            except ServiceError:
-                self._receiver.failed(error)
-        except Exception as defect:  # as above
-            self._receiver.defect(defect)
+        self._leave_continuations()
+        if error.reason not in _WORTH_ANOTHER_WORKER:
+            self.give_up(error)
+            return
+        finish = self._own_finish()
+        if finish is not None:
+            self._end(finish)
+            return
+        here = Excluded(leg.session, leg.connection, isinstance(error, (QueueFull, SlowReader)))
+        if len(self.ids) > leg.first:
+            self._excluded, self._fruitless = (here,), 0
+        else:
+            self._excluded += (here,)
+            self._fruitless += isinstance(error, WorkerLost)
+        self._go_on(error)
+
+    def _go_on(self, error: ServiceError) -> None:
+        most = self._placement.continuations.limits.legs
+        if self.ids and self.continued >= most:
+            often = f"the answer went on {most} times, the most that router.continuation_legs allows" if most else ""
+            self.give_up(WorkerLost(f"{error.message}; {often}", retry_after_s=1.0) if often else error)
+        elif self._fruitless > _MOST_FRUITLESS:
+            self.give_up(WorkerLost(f"{error.message}; {self._fruitless} workers in a row were lost with this request"))
+        else:
+            self._resuming = True
+            # A request that nothing was generated for may be refused; an answer that has begun is worth a wait.
+            self._placement.continuations.go_on(self, error, patient=bool(self.ids) or not isinstance(error, QueueFull))
 
     def _end(self, finish: worker_pb2.Finish) -> None:
+        self._leave_continuations()
         try:
             self._receiver.ended(finish)
         except Exception as defect:  # as above

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.generation.continuation import Continuations
 from qwenserve.type.v1 import sampling_pb2
 
 
@@ -16,6 +17,7 @@ class Placement(NamedTuple):
     """
 
     choose: Callable[[Sequence[int], frozenset[str]], WorkerSession]
+    continuations: Continuations
     request_id: str
     priority: int
     cache_salt: str
@@ -23,11 +25,29 @@ class Placement(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """A submission under way: the session that has it, its number there, and its first id's index in the answer."""
+    """A submission under way: the session that has it, its number there, the session's connection, and its first id's
+    index in the answer.
+    """
 
     session: WorkerSession
     handle: int
+    connection: int
     first: int
+
+
+class Excluded(NamedTuple):
+    """A worker that must not have the next leg: it failed the last one. Not its next connection: that is another
+    worker, restarted or restored. `full`: it only had no room.
+    """
+
+    session: WorkerSession
+    connection: int
+    full: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is still the same."""
+        return self.session.connection == self.connection
 
 
 def leg_sampling(sampling: sampling_pb2.SamplingParams, done: int) -> sampling_pb2.SamplingParams:

@@ -30,6 +30,7 @@ class ScriptedSession:
     def __init__(self, name: str = "w") -> None:
         self.name = name
         self.address = f"{name}:1"
+        self.connection = 1
         self.submitted: dict[int, Submitted] = {}
         self.aborted: list[int] = []
         self.forgotten: set[int] = set()
@@ -74,7 +75,8 @@ class ScriptedSession:
         self.finish(handle, sampling_pb2.FINISH_REASON_ABORTED, error_reason=error_reason, error_message="told so")
 
     def lose(self, handle: int) -> None:
-        """Breaks the session."""
+        """Breaks the session, as one of its streams hears of it."""
+        self.connection = 0
         if handle not in self.forgotten:
             self.submitted[handle].stream.lost(WorkerLost("gone"))
 
@@ -85,14 +87,14 @@ def finish_of(handle: int, reason: int = sampling_pb2.FINISH_REASON_LENGTH, **fi
 
 
 class Workers:
-    """Chooses the first session that has not been tried."""
+    """Chooses the first session that is connected and has not been tried."""
 
     def __init__(self, *sessions: ScriptedSession) -> None:
         self.sessions = sessions
 
     def choose(self, prompt: Sequence[int], tried: frozenset[str]) -> Any:
         for session in self.sessions:
-            if session.address not in tried:
+            if session.connection and session.address not in tried:
                 return session
         raise Unavailable("no worker is ready")
 

@@ -13,7 +13,8 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.answer import Answer, AnswerOutcome
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
-from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull, Unavailable, WorkerLost
+from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
+from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull, Unavailable
 from qwenserve.text.assets import load_assets
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.type.v1 import sampling_pb2
@@ -25,6 +26,7 @@ TOKENIZER = ASSETS.tokenizer
 END = min(ASSETS.eos_token_ids)
 STOP, LENGTH = sampling_pb2.FINISH_REASON_STOP, sampling_pb2.FINISH_REASON_LENGTH
 TOOL_CALLS = sampling_pb2.FINISH_REASON_TOOL_CALLS
+NO_WAIT = ContinuationLimits(wait_s=0.0)
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 
 
@@ -46,7 +48,11 @@ class Asked:
         timeout_s: float = 60.0,
         token_ids: bool = False,
         choose: Callable[..., Any] | None = None,
+        limits: ContinuationLimits = NO_WAIT,
+        continuations: Continuations | None = None,
+        on_resumed: Callable[[float], None] = lambda _: None,
     ) -> None:
+        self.continuations = continuations or Continuations(limits, on_resumed)
         self.sessions = sessions or (ScriptedSession(),)
         self.worker = self.sessions[0]
         self.sink = sink or Heard()
@@ -64,6 +70,7 @@ class Asked:
         self.answer.begin(
             plans or (plan(),),
             choose or Workers(*self.sessions).choose,
+            self.continuations,
             priority=3,
             cache_salt="tenant",
             timeout_s=timeout_s,
@@ -263,19 +270,6 @@ async def test_the_workers_own_reason_is_told_when_none_is_left() -> None:
     assert isinstance(asked.sink.error, QueueFull)
     assert asked.sink.error.retry_after_s
     assert len(asked.outcomes) == 1
-
-
-async def test_a_worker_lost_in_the_middle_ends_all_choices() -> None:
-    first, second = ScriptedSession("a"), ScriptedSession("b")
-    asked = Asked(plan(), plan(), sessions=(first, second))
-
-    first.give(1, ids("Hello"))
-    first.lose(1)
-
-    assert isinstance(asked.sink.error, WorkerLost)
-    assert first.aborted == [2]
-    assert first.forgotten == {2}
-    assert not second.submitted
 
 
 async def test_nothing_is_left_running_when_a_later_choice_finds_no_worker() -> None:

@@ -13,12 +13,14 @@ from qwenserve.router.chat.answer import Answer
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.fold import Fold
+from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.generation import Generation
 from qwenserve.router.generation.leg import leg_sampling
+from qwenserve.runtime.errors import Draining, WorkerLost
 from qwenserve.text.assets import load_assets
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.convert import Limits, finish_to_wire, request_from
+from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, request_from
 from qwenserve.worker.engine_interface import Chunk, TokenLogprob
 from qwenserve.worker.engines.simulated.state import SimulatedConfig, SimulatedState
 from qwenserve.worker.v1 import worker_pb2
@@ -83,6 +85,7 @@ class EngineSession:
     """As much of a session as a generation sees, with the simulated engine's steps behind it and no time between."""
 
     name = "w"
+    connection = 1
 
     def __init__(self, number: int, config: SimulatedConfig) -> None:
         self.address = f"w:{number}"
@@ -173,8 +176,35 @@ class Legs:
         return self.sessions[-1]
 
 
-def run(script: Script, breaks: Collection[int] = (), *, sink: Heard | None = None, engine: Any = None) -> Result:
-    """The answer, with a new leg after each number of ids in `breaks`."""
+def planned(session: EngineSession) -> None:
+    """Ends a leg because another one is wanted."""
+    (generation,) = session.streams.values()
+    generation.next_leg()
+
+
+def lost(session: EngineSession) -> None:
+    """Ends a leg as a session does that breaks."""
+    _, generation = session.streams.popitem()
+    generation.lost(WorkerLost("gone"))
+
+
+def drained(session: EngineSession) -> None:
+    """Ends a leg as a worker does whose time to drain is over."""
+    handle, generation = session.streams.popitem()
+    finish = failure_to_wire(handle, Draining("no time left"))
+    generation.finishing(finish)
+    generation.finished(finish)
+
+
+def run(
+    script: Script,
+    breaks: Collection[int] = (),
+    *,
+    sink: Heard | None = None,
+    engine: Any = None,
+    how: Callable[[EngineSession], None] = planned,
+) -> Result:
+    """The answer, with a new leg, by `how`, after each number of ids in `breaks`."""
     says = engine or tuple(TOKENIZER.encode(script.text)) or (END,)
     config = SimulatedConfig(
         vocab_size=TOKENIZER.vocab_size,
@@ -202,9 +232,9 @@ def run(script: Script, breaks: Collection[int] = (), *, sink: Heard | None = No
     (generation,) = legs.sessions[0].streams.values()
     waiting = sorted(breaks, reverse=True)
     for _ in range(10_000):
-        if waiting and waiting[-1] == len(generation.ids):
+        if waiting and waiting[-1] == len(generation.ids) and not answer.ended:
             waiting.pop()
-            generation.next_leg()
+            how(legs.sessions[-1])
         if answer.ended:
             break
         legs.sessions[-1].step()
@@ -215,12 +245,14 @@ def run(script: Script, breaks: Collection[int] = (), *, sink: Heard | None = No
 
 
 def plainly(events: Sequence[chat_pb2.ChatEvent]) -> Iterator[str]:
-    """The events as text, without the ids of calls, which are drawn at random."""
+    """The events as text, without the ids of calls, which are drawn at random, and the count of legs."""
     for event in events:
         plain = chat_pb2.ChatEvent()
         plain.CopyFrom(event)
         if plain.HasField("tool_call_start"):
             plain.tool_call_start.id = ""
+        if plain.HasField("usage"):
+            plain.usage.continued_legs = 0
         yield str(plain)
 
 
@@ -242,19 +274,21 @@ def folded(events: Sequence[chat_pb2.ChatEvent]) -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("how", [planned, lost, drained])
 @pytest.mark.parametrize("name", SCRIPTS)
-async def test_a_leg_that_ends_after_any_token_changes_nothing(name: str) -> None:
+async def test_a_leg_that_ends_after_any_token_changes_nothing(name: str, how: Callable[[EngineSession], None]) -> None:
     """After each token alone, and after every one: the same events, and so the same answer."""
     script = SCRIPTS[name]
     whole = run(script)
     count = whole.usage.completion_tokens
 
     for breaks in (*({at} for at in range(count)), set(range(count))):
-        result = run(script, breaks)
+        result = run(script, breaks, how=how)
 
         assert result.events == whole.events, breaks
         assert result.folded == whole.folded
         assert len(result.legs) == len(breaks) + 1
+        assert result.usage.continued_legs == (0 if how is planned else len(set(breaks) - {0}))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -337,5 +371,7 @@ def begun(sink: Heard, plan: ChoicePlan, choose: Callable[..., Any], *, token_id
         want_token_ids=token_ids,
         on_end=lambda *_: None,
     )
-    answer.begin([plan], choose, priority=0, cache_salt="", timeout_s=60)
+    answer.begin(
+        [plan], choose, Continuations(ContinuationLimits(legs=10_000)), priority=0, cache_salt="", timeout_s=60
+    )
     return answer
