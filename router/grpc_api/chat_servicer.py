@@ -18,6 +18,7 @@ from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.errors import ServiceError, SlowReader
+from qwenserve.type.v1 import sampling_pb2
 
 # Events kept for a client that reads slowly: at a token an event, minutes of text.
 _MAX_UNREAD_EVENTS = 16_384
@@ -39,6 +40,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         call = self._call(request.request_id, context)
         answer = await self._core.create_chat(request, call)
         _list_ignored(context, answer.ignored_params)
+        _tell_continued(context, answer.usage)
         return answer
 
     async def StreamChatCompletion(  # noqa: N802
@@ -55,6 +57,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Continues a text, whole."""
         answer = await self._core.create_completion(request, self._call(request.request_id, context))
         _list_ignored(context, answer.ignored_params)
+        _tell_continued(context, answer.usage)
         return answer
 
     async def StreamCompletion(  # noqa: N802
@@ -158,6 +161,7 @@ class EventQueue:
                 if self._error is not None:
                     raise self._error
                 if batch and batch[-1].HasField("usage"):
+                    _tell_continued(context, batch[-1].usage)
                     return
         finally:
             answer.cancel()
@@ -166,6 +170,11 @@ class EventQueue:
 def _list_ignored(context: Context, ignored: Sequence[str]) -> None:
     if ignored:
         context.set_trailing_metadata((*context.trailing_metadata(), ("x-ignored-params", ", ".join(ignored))))
+
+
+def _tell_continued(context: Context, usage: sampling_pb2.Usage) -> None:
+    if usage.continued_legs:
+        context.set_trailing_metadata((*context.trailing_metadata(), ("x-continued", str(usage.continued_legs))))
 
 
 def _text(value: str | bytes | None) -> str | None:

@@ -31,12 +31,13 @@ def stop_reason(finish: chat_pb2.ChoiceFinish) -> str | int | None:
 
 
 def usage(counts: sampling_pb2.Usage) -> str:
-    """Returns token counts in OpenAI's form, as JSON."""
+    """Returns token counts in OpenAI's form, as JSON. `continued_legs` is ours, and there only where it is not 0."""
     prompt, completion = counts.prompt_tokens, counts.completion_tokens
+    continued = f',"continued_legs":{counts.continued_legs}' if counts.continued_legs else ""
     return (
         f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion},'
         f'"prompt_tokens_details":{{"cached_tokens":{counts.cached_tokens}}},'
-        f'"completion_tokens_details":{{"reasoning_tokens":{counts.reasoning_tokens}}}}}'
+        f'"completion_tokens_details":{{"reasoning_tokens":{counts.reasoning_tokens}}}{continued}}}'
     )
 
 

@@ -99,6 +99,8 @@ class Exchange:
             if len(self.ignored) > _MAX_LISTED:
                 names.append(f"and-{len(self.ignored) - _MAX_LISTED}-more")
             headers["x-ignored-params"] = ",".join(names)
+        if self.usage is not None and self.usage.continued_legs:
+            headers["x-continued"] = str(self.usage.continued_legs)
         return headers
 
     def reply(self, body: bytes, *, status: int = 200, content_type: str = _JSON) -> Reply:

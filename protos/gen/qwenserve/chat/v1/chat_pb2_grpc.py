@@ -32,7 +32,8 @@ class ChatServiceStub(object):
     OUT_OF_RANGE with reason CONTEXT_LENGTH_EXCEEDED and both numbers; RESOURCE_EXHAUSTED when queues are
     full (RetryInfo says when); UNAVAILABLE without a worker; UNAUTHENTICATED where keys are configured.
     Every error carries a google.rpc.ErrorInfo. Fields that were understood but not applied are listed in the
-    trailer `x-ignored-params`. Deadlines are honoured and passed on to the engine; cancelling a call stops
+    trailer `x-ignored-params`. An answer whose worker is lost goes on with another one; the trailer `x-continued` then
+    says how often. Deadlines are honoured and passed on to the engine; cancelling a call stops
     the engine's work.
     """
 
@@ -81,7 +82,8 @@ class ChatServiceServicer(object):
     OUT_OF_RANGE with reason CONTEXT_LENGTH_EXCEEDED and both numbers; RESOURCE_EXHAUSTED when queues are
     full (RetryInfo says when); UNAVAILABLE without a worker; UNAUTHENTICATED where keys are configured.
     Every error carries a google.rpc.ErrorInfo. Fields that were understood but not applied are listed in the
-    trailer `x-ignored-params`. Deadlines are honoured and passed on to the engine; cancelling a call stops
+    trailer `x-ignored-params`. An answer whose worker is lost goes on with another one; the trailer `x-continued` then
+    says how often. Deadlines are honoured and passed on to the engine; cancelling a call stops
     the engine's work.
     """
 
@@ -176,7 +178,8 @@ class ChatService(object):
     OUT_OF_RANGE with reason CONTEXT_LENGTH_EXCEEDED and both numbers; RESOURCE_EXHAUSTED when queues are
     full (RetryInfo says when); UNAVAILABLE without a worker; UNAUTHENTICATED where keys are configured.
     Every error carries a google.rpc.ErrorInfo. Fields that were understood but not applied are listed in the
-    trailer `x-ignored-params`. Deadlines are honoured and passed on to the engine; cancelling a call stops
+    trailer `x-ignored-params`. An answer whose worker is lost goes on with another one; the trailer `x-continued` then
+    says how often. Deadlines are honoured and passed on to the engine; cancelling a call stops
     the engine's work.
     """
 
