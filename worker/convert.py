@@ -15,7 +15,7 @@ from qwenserve.runtime.sampling_ranges import (
     NEUTRAL,
     RANGES,
 )
-from qwenserve.type.v1 import guide_pb2, sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2, task_pb2
 from qwenserve.worker.engine_interface import (
     EngineInfo,
     EngineRequest,
@@ -28,6 +28,9 @@ from qwenserve.worker.v1 import worker_pb2
 
 # What `Generate` uses where a caller set nothing: filters off, a short answer.
 _COMPLETE = sampling_pb2.SamplingParams(**NEUTRAL, max_tokens=16)  # type: ignore[arg-type]
+
+# An unset task is the one that every engine knows.
+TASKS = frozenset({task_pb2.TASK_KIND_UNSPECIFIED, task_pb2.TASK_KIND_GENERATE})
 
 _NO_IDS: frozenset[int] = frozenset()
 _REQUIRED_RANGES = {name: RANGES[name] for name in (*NEUTRAL, "max_tokens") if name in RANGES}
@@ -53,6 +56,8 @@ class Limits:
 
 def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineRequest:
     """Returns the engine's request, called `key`. Raises InvalidRequest, Unsupported or ContextLengthExceeded."""
+    if submit.task not in TASKS:
+        raise Unsupported(f"task: {task_pb2.TaskKind.Name(submit.task)} is nothing that this worker does", param="task")
     prompt = prompt_from(submit.prompt_token_ids, limits)
     sampling = sampling_from(submit.sampling, len(prompt), limits)
     if submit.cache_salt and "cache_salt" in limits.unsupported_fields:

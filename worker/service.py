@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 
 from qwenserve.runtime.errors import Unavailable
+from qwenserve.type.v1 import task_pb2
 from qwenserve.worker.dispatch import Dispatcher
 from qwenserve.worker.engine_interface import EngineInfo
 from qwenserve.worker.streams import serve_generate, serve_session
@@ -48,6 +49,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Says what the worker is, can do and does now."""
         dispatcher, info, identity = self._parts()
         return worker_pb2.WorkerInfo(
+            task_kinds=[task_pb2.TASK_KIND_GENERATE],
             name=identity.name,
             engine=info.name,
             engine_version=info.version,

@@ -11,7 +11,7 @@ from qwenserve.runtime.config import Config, SamplingDefaults
 from qwenserve.runtime.errors import ModelNotFound
 from qwenserve.runtime.sampling_ranges import NEUTRAL
 from qwenserve.text.assets import ModelAssets, load_assets
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import sampling_pb2, task_pb2
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class ServedModel:
             non_thinking_defaults=self.non_thinking_defaults,
             ready_workers=ready_workers,
             simulated=simulated,
+            task_kinds=[task_pb2.TASK_KIND_GENERATE],
         )
 
 

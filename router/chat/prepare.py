@@ -38,6 +38,9 @@ _COMPLETION_MAX_TOKENS = 16
 # A character has at most four bytes, so at most its last three tokens can be cut off before its end.
 _CONTEXT_IDS = 8
 
+_NONE = chat_pb2.ToolChoice.MODE_NONE
+_MODES = {number: name for name, number in chat_pb2.ToolChoice.Mode.items()}
+
 T = TypeVar("T")
 
 
@@ -85,12 +88,10 @@ class Preparation:
     async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
         self._check_common(request)
-        if request.tool_choice == chat_pb2.TOOL_CHOICE_REQUIRED:
-            raise Unsupported(
-                "tool_choice 'required' needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
-            )
+        _check_tool_choice(request)
         given = self.template_input(request.conversation)
-        if request.tool_choice == chat_pb2.TOOL_CHOICE_NONE:
+        choice = request.tool_choice
+        if choice.mode == _NONE:
             # The only sure way to no call: a model that sees no tools calls none.
             given = given._replace(tools=None)
         stage = time.monotonic()
@@ -107,7 +108,7 @@ class Preparation:
             separate_reasoning=self._config.separate_reasoning if separate is None else separate,
             parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
             tools=tool_schemas(given.tools) if given.tools else None,
-            parallel_tool_calls=not request.HasField("parallel_tool_calls") or request.parallel_tool_calls,
+            parallel_tool_calls=not choice.HasField("parallel") or choice.parallel,
             eos_token_ids=self._hidden_ids(request.sampling),
         )
         return Prepared(
@@ -176,6 +177,8 @@ class Preparation:
 
     def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         self._model.check_name(request.model)
+        if request.HasField("guide"):
+            raise Unsupported("guide: binding an answer to a form is not supported yet; leave it out", param="guide")
         check_counts(request.n, request.stop_strings)
         check_sampling(request.sampling, self._tokenizer.vocab_size)
         check_cache_salt(request.cache_salt)
@@ -220,6 +223,17 @@ class Preparation:
 
     def _end_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         return frozenset(sampling.stop_token_ids) if sampling.ignore_eos else self._hidden_ids(sampling)
+
+
+def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
+    choice = request.tool_choice
+    if choice.mode not in _MODES:
+        raise InvalidRequest(f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode")
+    if choice.mode == chat_pb2.ToolChoice.MODE_REQUIRED or choice.names:
+        asked = "a named function" if choice.names else "'required'"
+        raise Unsupported(
+            f"tool_choice: {asked} needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
+        )
 
 
 async def _in_time(work: Awaitable[T], call: Call) -> T:

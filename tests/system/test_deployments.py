@@ -67,7 +67,7 @@ async def test_a_tokenizer_tier_gives_the_same_prompts_and_answers() -> None:
         chat("Hi", conversation={"enable_thinking": False}, max_tokens=8, seed=1),
         chat("Hi", conversation={"chat_template_kwargs_json": '{"enable_thinking": false}'}, max_tokens=8, seed=1),
         with_tools("Call it"),
-        with_tools("Do not call it", tool_choice=chat_pb2.TOOL_CHOICE_NONE),
+        with_tools("Do not call it", tool_choice=chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_NONE)),
     ]
 
     async def asked(stack: Stack) -> list[Any]:

@@ -21,7 +21,7 @@ from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.whole import chat_completion
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
 from tests.system.requests import chat, user
 from tests.system.stack import Stack, running_stack, stack_config, until
 
@@ -189,15 +189,33 @@ async def test_explain_shows_candidates_and_generates_nothing(stack: Stack) -> N
         (chat(temperature=3), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "temperature"),
         (chat(n=99), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "n"),
         (
-            chat(tool_choice=chat_pb2.TOOL_CHOICE_REQUIRED),
+            chat(tool_choice=chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_REQUIRED)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "UNSUPPORTED",
             "tool_choice",
         ),
+        (
+            chat(tool_choice=chat_pb2.ToolChoice(names=["f"])),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "UNSUPPORTED",
+            "tool_choice",
+        ),
+        (
+            chat(tool_choice=chat_pb2.ToolChoice(mode=99)),  # type: ignore[arg-type]
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+            "tool_choice.mode",
+        ),
+        (
+            chat(guide=guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_OBJECT)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "UNSUPPORTED",
+            "guide",
+        ),
         (chat_pb2.ChatCompletionRequest(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "messages"),
         (chat("word " * 9000), grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_LENGTH_EXCEEDED", "messages"),
     ],
-    ids=["model", "temperature", "n", "tool_choice", "no messages", "too long"],
+    ids=["model", "temperature", "n", "tool_choice", "names", "mode", "guide", "no messages", "too long"],
 )
 async def test_bad_requests_name_the_field(
     stack: Stack, request_: chat_pb2.ChatCompletionRequest, code: grpc.StatusCode, reason: str, param: str
@@ -474,12 +492,13 @@ async def test_tools_are_hidden_from_the_model_when_no_call_is_wanted(stack: Sta
         definition_json=json.dumps({"type": "function", "function": {"name": "f", "parameters": {}}})
     )
 
-    async def prompt(choice: int) -> str:
+    async def prompt(mode: chat_pb2.ToolChoice.Mode) -> str:
+        choice = chat_pb2.ToolChoice(mode=mode)
         request = chat_pb2.ExplainRequest(chat=chat(conversation={"tools": [tool]}, tool_choice=choice))
         return (await chats(stack).Explain(request)).prompt  # type: ignore[no-any-return]
 
-    assert '"name": "f"' in await prompt(chat_pb2.TOOL_CHOICE_AUTO)
-    assert '"name": "f"' not in await prompt(chat_pb2.TOOL_CHOICE_NONE)
+    assert '"name": "f"' in await prompt(chat_pb2.ToolChoice.MODE_AUTO)
+    assert '"name": "f"' not in await prompt(chat_pb2.ToolChoice.MODE_NONE)
 
 
 async def test_the_router_tokenizes_too(stack: Stack) -> None:

@@ -32,6 +32,19 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+async def test_what_no_engine_can_be_bound_to_is_refused_with_a_remedy(
+    slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    for choice in ("required", tools[0]):
+        asked = {**CHAT, "tools": tools, "tool_choice": choice}
+        async with client.post(f"{slow_stack.url}/v1/chat/completions", json=asked) as reply:
+            error = (await reply.json())["error"]
+
+        assert (reply.status, error["param"], error["code"]) == (400, "tool_choice", "unsupported")
+        assert "use 'auto'" in error["message"]
+
+
 async def first_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
     async for line in response.content:
         if line.startswith(b"data: "):

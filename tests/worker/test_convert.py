@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
-from qwenserve.type.v1 import guide_pb2, sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2, task_pb2
 from qwenserve.worker.convert import Limits, finish_to_wire, prompt_from, request_from, sampling_from, with_neutral
 from qwenserve.worker.engine_interface import Finish, FinishReason, Guide, GuideKind
 from qwenserve.worker.v1 import worker_pb2
@@ -168,6 +168,7 @@ def test_a_plain_submit_asks_for_nothing_more():
         ({"answer_offset": 4}, InvalidRequest, "answer_offset"),
         ({"prompt_logprobs": 6}, InvalidRequest, "prompt_logprobs"),
         ({"guide": guide_pb2.Guide()}, InvalidRequest, "guide.kind"),
+        ({"task": task_pb2.TASK_KIND_EMBED}, Unsupported, "task"),
         ({"guide": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_OBJECT)}, Unsupported, "guide.kind"),
     ],
 )

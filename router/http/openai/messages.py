@@ -146,19 +146,50 @@ def write_tools(draft: ChatDraft, value: list[dict[str, Any]]) -> None:
         draft.conversation.tools.add(definition_json=_json(tool, f"tools[{index}]"))
 
 
+_TOOL_MODES = {
+    "none": chat_pb2.ToolChoice.MODE_NONE,
+    "auto": chat_pb2.ToolChoice.MODE_AUTO,
+    "required": chat_pb2.ToolChoice.MODE_REQUIRED,
+}
+
+
 def write_tool_choice(draft: ChatDraft, value: Any) -> None:
-    """none and auto; what forces a call needs a grammar."""
-    if value == "none":
-        draft.request.tool_choice = chat_pb2.TOOL_CHOICE_NONE
-    elif value == "auto":
-        draft.request.tool_choice = chat_pb2.TOOL_CHOICE_AUTO
-    elif value == "required" or isinstance(value, dict):
-        shown = "'required'" if value == "required" else "a named function"
-        raise Unsupported(
-            f"tool_choice: {shown} needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
-        )
+    """none, auto, required, a named function, or some of the tools. The router says what an engine can be bound to."""
+    choice = draft.request.tool_choice
+    if isinstance(value, str) and value in _TOOL_MODES:
+        choice.mode = _TOOL_MODES[value]
+    elif isinstance(value, dict) and value.get("type") == "function":
+        choice.mode = chat_pb2.ToolChoice.MODE_REQUIRED
+        choice.names.append(_function_name(value, "tool_choice"))
+    elif isinstance(value, dict) and value.get("type") == "allowed_tools":
+        _write_allowed_tools(choice, value.get("allowed_tools"))
     else:
-        raise InvalidRequest("tool_choice must be 'none' or 'auto'", param="tool_choice")
+        raise InvalidRequest(
+            "tool_choice must be 'none', 'auto', 'required', a function or allowed_tools", param="tool_choice"
+        )
+
+
+def write_parallel_tool_calls(draft: ChatDraft, value: bool) -> None:
+    """Whether an answer may hold several calls."""
+    draft.request.tool_choice.parallel = value
+
+
+def _write_allowed_tools(choice: chat_pb2.ToolChoice, value: Any) -> None:
+    at = "tool_choice.allowed_tools"
+    mode = value.get("mode") if isinstance(value, dict) else None
+    tools = value.get("tools") if isinstance(value, dict) else None
+    if mode not in ("auto", "required") or not isinstance(tools, list) or not tools:
+        raise InvalidRequest(f"{at} must have a mode, 'auto' or 'required', and a list of tools", param=at)
+    choice.mode = _TOOL_MODES[mode]
+    choice.names.extend(_function_name(tool, f"{at}.tools[{index}]") for index, tool in enumerate(tools))
+
+
+def _function_name(value: Any, at: str) -> str:
+    function = value.get("function") if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{at}.function.name must be a non-empty string", param=f"{at}.function.name")
+    return name
 
 
 def write_template_kwargs(draft: ChatDraft, value: Mapping[str, Any]) -> None:

@@ -21,11 +21,16 @@ from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.tokenizer.v1 import tokenizer_pb2
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import sampling_pb2, task_pb2
 
 _CHAT_FIELDS = fields_of(Face.CHAT)
 # The fields of a chat that decide its prompt.
 _PROMPT_FIELDS = {name: field for name, field in _CHAT_FIELDS.items() if field.target.startswith("conversation.")}
+_TASKS = {
+    task_pb2.TASK_KIND_GENERATE: "generate",
+    task_pb2.TASK_KIND_EMBED: "embed",
+    task_pb2.TASK_KIND_SCORE: "score",
+}
 _ANY_OBJECT = BodyModel("AnyObject", {})
 
 TOKENIZE_BODY = BodyModel(
@@ -217,4 +222,5 @@ def _model(model: chat_pb2.Model) -> dict[str, Any]:
         "non_thinking_defaults": _sampling(model.non_thinking_defaults),
         "ready_workers": model.ready_workers,
         "simulated": model.simulated,
+        "tasks": [_TASKS[kind] for kind in model.task_kinds if kind in _TASKS],
     }

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai.fields import TABLE
 from qwenserve.router.http.transport.field_rows import Effect, Face, Field
 from tests.router.http.conftest import Served, serve
@@ -18,7 +19,8 @@ ARRIVES: dict[str, Any] = {
     "logit_bias": {11: -5.0},
     "messages": "hi",
     "tools": [{"type": "function", "function": {"name": "look"}}],
-    "tool_choice": 2,
+    "tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_AUTO),
+    "parallel_tool_calls": chat_pb2.ToolChoice(parallel=False),
     "chat_template_kwargs": {"enable_thinking": False},
     "prompt": "once",
 }
@@ -169,15 +171,53 @@ async def test_fields_that_the_router_ignored_are_listed(served: Served, http: a
             assert reply.headers["x-ignored-params"] == "foo,min_p"
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
-async def test_forced_tool_calls_are_refused_with_a_remedy(
-    choice: Any, served: Served, http: aiohttp.ClientSession
+F = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode", "names"),
+    [
+        ("none", "MODE_NONE", []),
+        ("required", "MODE_REQUIRED", []),
+        (F, "MODE_REQUIRED", ["f"]),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [F]}}, "MODE_AUTO", ["f"]),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [F, F]}},
+            "MODE_REQUIRED",
+            ["f", "f"],
+        ),
+    ],
+)
+async def test_every_form_of_tool_choice_reaches_the_router(
+    choice: Any, mode: str, names: list[str], served: Served, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(
+        url(served, Face.CHAT), json=body(Face.CHAT, parallel_tool_calls=False, tool_choice=choice)
+    ) as reply:
+        assert reply.status == 200, await reply.text()
+
+    sent = served.backend.requests[0].tool_choice  # type: ignore[union-attr]
+    assert (chat_pb2.ToolChoice.Mode.Name(sent.mode), list(sent.names), sent.parallel) == (mode, names, False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("any", "tool_choice"),
+        (5, "tool_choice"),
+        ({"type": "function"}, "tool_choice.function.name"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [F, {}]}},
+            "tool_choice.allowed_tools.tools[1].function.name",
+        ),
+    ],
+)
+async def test_a_tool_choice_that_is_none_is_refused_by_its_path(
+    choice: Any, param: str, served: Served, http: aiohttp.ClientSession
 ) -> None:
     async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, tool_choice=choice)) as reply:
-        error = (await reply.json())["error"]
-
-    assert (reply.status, error["param"], error["code"]) == (400, "tool_choice", "unsupported")
-    assert "use 'auto'" in error["message"]
+        assert (reply.status, (await reply.json())["error"]["param"]) == (400, param)
 
 
 async def test_the_newer_token_limit_wins(served: Served, http: aiohttp.ClientSession) -> None:

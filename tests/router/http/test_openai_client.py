@@ -24,7 +24,7 @@ def weather(request: Request) -> Script:
         return Script(f"Known now: {last.content}")
     cities = [city for city in ("Paris", "Rome") if city in last.content]
     if request.conversation.tools and cities:
-        if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls:
+        if request.tool_choice.HasField("parallel") and not request.tool_choice.parallel:
             cities = cities[:1]
         return Script(tool_calls=tuple(("get_weather", f'{{"city": "{city}"}}') for city in cities))
     return Script("Something, as you asked.")

@@ -24,72 +24,77 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from qwenserve.chat.v1 import message_pb2 as qwenserve_dot_chat_dot_v1_dot_message__pb2
+from qwenserve.type.v1 import guide_pb2 as qwenserve_dot_type_dot_v1_dot_guide__pb2
 from qwenserve.type.v1 import sampling_pb2 as qwenserve_dot_type_dot_v1_dot_sampling__pb2
+from qwenserve.type.v1 import task_pb2 as qwenserve_dot_type_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqwenserve/chat/v1/chat.proto\x12\x11qwenserve.chat.v1\x1a\x17google/rpc/status.proto\x1a\x1fqwenserve/chat/v1/message.proto\x1a qwenserve/type/v1/sampling.proto\"\xb6\x04\n\x15\x43hatCompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x1f.qwenserve.chat.v1.Conversation\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x14\n\x0cstop_strings\x18\x04 \x03(\t\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x32\n\x0btool_choice\x18\x06 \x01(\x0e\x32\x1d.qwenserve.chat.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x1f\n\x12separate_reasoning\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x10return_token_ids\x18\t \x01(\x08\x12\x0c\n\x04user\x18\n \x01(\t\x12H\n\x08metadata\x18\x0b \x03(\x0b\x32\x36.qwenserve.chat.v1.ChatCompletionRequest.MetadataEntry\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x12\n\ncache_salt\x18\x0e \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x16\n\x14_parallel_tool_callsB\x15\n\x13_separate_reasoning\"\x9e\x02\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x34\n\x07prompts\x18\x02 \x03(\x0b\x32#.qwenserve.chat.v1.CompletionPrompt\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x14\n\x0cstop_strings\x18\x04 \x03(\t\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x07 \x01(\x08\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x12\n\ncache_salt\x18\x0b \x01(\t\"a\n\x10\x43ompletionPrompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x33\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1e.qwenserve.chat.v1.TokenIdListH\x00\x42\x08\n\x06prompt\"\x1a\n\x0bTokenIdList\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb5\x03\n\tChatEvent\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x17\n\rcontent_delta\x18\x02 \x01(\tH\x00\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12;\n\x0ftool_call_start\x18\x04 \x01(\x0b\x32 .qwenserve.chat.v1.ToolCallStartH\x00\x12\x43\n\x13tool_call_arguments\x18\x05 \x01(\x0b\x32$.qwenserve.chat.v1.ToolCallArgumentsH\x00\x12\x31\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinishH\x00\x12)\n\x05usage\x18\x07 \x01(\x0b\x32\x18.qwenserve.type.v1.UsageH\x00\x12/\n\x05start\x18\x08 \x01(\x0b\x32\x1e.qwenserve.chat.v1.StreamStartH\x00\x12\x31\n\x08logprobs\x18\t \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\n \x03(\x05\x42\x07\n\x05\x65vent\"\x9b\x01\n\x0bStreamStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x38\n\x10prompt_token_ids\x18\x04 \x03(\x0b\x32\x1e.qwenserve.chat.v1.TokenIdList\x12\x16\n\x0eignored_params\x18\x05 \x03(\t\x12\x0e\n\x06worker\x18\x06 \x01(\t\"8\n\rToolCallStart\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"1\n\x11ToolCallArguments\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\"\x97\x01\n\x0c\x43hoiceFinish\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x18\n\x0bstop_string\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_token_id\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_stop_stringB\x10\n\x0e_stop_token_id\"\xc7\x01\n\x0e\x43hatCompletion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12.\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1d.qwenserve.chat.v1.ChatChoice\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.qwenserve.type.v1.Usage\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\x05\x12\x16\n\x0eignored_params\x18\x07 \x03(\t\"\xbf\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12+\n\x07message\x18\x02 \x01(\x0b\x32\x1a.qwenserve.chat.v1.Message\x12/\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinish\x12\x31\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\"\xaf\x01\n\nCompletion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x34\n\x07\x63hoices\x18\x04 \x03(\x0b\x32#.qwenserve.chat.v1.CompletionChoice\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.qwenserve.type.v1.Usage\x12\x16\n\x0eignored_params\x18\x06 \x03(\t\"\xc0\x01\n\x10\x43ompletionChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinish\x12\x31\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\x05\"U\n\x12\x43hatSessionRequest\x12.\n\x07submits\x18\x01 \x03(\x0b\x32\x1d.qwenserve.chat.v1.ChatSubmit\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\r\"W\n\nChatSubmit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x39\n\x07request\x18\x02 \x01(\x0b\x32(.qwenserve.chat.v1.ChatCompletionRequest\"\x9f\x01\n\x13\x43hatSessionResponse\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x16\n\x0e\x63hoice_indexes\x18\x02 \x03(\r\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x1b\n\x13reasoning_positions\x18\x04 \x03(\r\x12\x33\n\x06\x65vents\x18\x05 \x03(\x0b\x32#.qwenserve.chat.v1.ChatSessionEvent\"r\n\x10\x43hatSessionEvent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.qwenserve.chat.v1.ChatEvent\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\x91\x01\n\x0e\x45xplainRequest\x12\x38\n\x04\x63hat\x18\x01 \x01(\x0b\x32(.qwenserve.chat.v1.ChatCompletionRequestH\x00\x12:\n\ncompletion\x18\x02 \x01(\x0b\x32$.qwenserve.chat.v1.CompletionRequestH\x00\x42\t\n\x07request\"\xb0\x02\n\x0f\x45xplainResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x1b\n\x13starts_in_reasoning\x18\x04 \x01(\x08\x12\x33\n\x08sampling\x18\x05 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x18\n\x10\x64\x65\x66\x61ulted_fields\x18\x06 \x03(\t\x12\x16\n\x0eignored_params\x18\x07 \x03(\t\x12\x36\n\ncandidates\x18\x08 \x03(\x0b\x32\".qwenserve.chat.v1.CandidateWorker\x12\x18\n\x10tool_call_format\x18\t \x01(\t\x12\x15\n\rmax_model_len\x18\n \x01(\x05\"~\n\x0f\x43\x61ndidateWorker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x0e\n\x06queued\x18\x04 \x01(\x05\x12\x1e\n\x16\x65xpected_cached_tokens\x18\x05 \x01(\x05\x12\r\n\x05ready\x18\x06 \x01(\x08\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.qwenserve.chat.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xb0\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\x15\n\rmax_model_len\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x19\n\x11supports_thinking\x18\x05 \x01(\x08\x12\x18\n\x10tool_call_format\x18\x06 \x01(\t\x12<\n\x11thinking_defaults\x18\x07 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12@\n\x15non_thinking_defaults\x18\x08 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x15\n\rready_workers\x18\t \x01(\x05\x12\x11\n\tsimulated\x18\n \x01(\x08*o\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x02\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x03\x32\xbb\x04\n\x0b\x43hatService\x12\x63\n\x14\x43reateChatCompletion\x12(.qwenserve.chat.v1.ChatCompletionRequest\x1a!.qwenserve.chat.v1.ChatCompletion\x12`\n\x14StreamChatCompletion\x12(.qwenserve.chat.v1.ChatCompletionRequest\x1a\x1c.qwenserve.chat.v1.ChatEvent0\x01\x12W\n\x10\x43reateCompletion\x12$.qwenserve.chat.v1.CompletionRequest\x1a\x1d.qwenserve.chat.v1.Completion\x12X\n\x10StreamCompletion\x12$.qwenserve.chat.v1.CompletionRequest\x1a\x1c.qwenserve.chat.v1.ChatEvent0\x01\x12`\n\x0b\x43hatSession\x12%.qwenserve.chat.v1.ChatSessionRequest\x1a&.qwenserve.chat.v1.ChatSessionResponse(\x01\x30\x01\x12P\n\x07\x45xplain\x12!.qwenserve.chat.v1.ExplainRequest\x1a\".qwenserve.chat.v1.ExplainResponse2\xb3\x01\n\x0cModelService\x12Y\n\nListModels\x12$.qwenserve.chat.v1.ListModelsRequest\x1a%.qwenserve.chat.v1.ListModelsResponse\x12H\n\x08GetModel\x12\".qwenserve.chat.v1.GetModelRequest\x1a\x18.qwenserve.chat.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqwenserve/chat/v1/chat.proto\x12\x11qwenserve.chat.v1\x1a\x17google/rpc/status.proto\x1a\x1fqwenserve/chat/v1/message.proto\x1a\x1dqwenserve/type/v1/guide.proto\x1a qwenserve/type/v1/sampling.proto\x1a\x1cqwenserve/type/v1/task.proto\"\xc0\x01\n\nToolChoice\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".qwenserve.chat.v1.ToolChoice.Mode\x12\r\n\x05names\x18\x02 \x03(\t\x12\x15\n\x08parallel\x18\x03 \x01(\x08H\x00\x88\x01\x01\"M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x42\x0b\n\t_parallel\"\xa5\x04\n\x15\x43hatCompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x35\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x1f.qwenserve.chat.v1.Conversation\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x14\n\x0cstop_strings\x18\x04 \x03(\t\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x32\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x1d.qwenserve.chat.v1.ToolChoice\x12\'\n\x05guide\x18\x07 \x01(\x0b\x32\x18.qwenserve.type.v1.Guide\x12\x1f\n\x12separate_reasoning\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x10return_token_ids\x18\t \x01(\x08\x12\x0c\n\x04user\x18\n \x01(\t\x12H\n\x08metadata\x18\x0b \x03(\x0b\x32\x36.qwenserve.chat.v1.ChatCompletionRequest.MetadataEntry\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x12\n\ncache_salt\x18\x0e \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_separate_reasoning\"\xc7\x02\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x34\n\x07prompts\x18\x02 \x03(\x0b\x32#.qwenserve.chat.v1.CompletionPrompt\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x14\n\x0cstop_strings\x18\x04 \x03(\t\x12\t\n\x01n\x18\x05 \x01(\x05\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x18\n\x10return_token_ids\x18\x07 \x01(\x08\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x12\n\ncache_salt\x18\x0b \x01(\t\x12\'\n\x05guide\x18\x0c \x01(\x0b\x32\x18.qwenserve.type.v1.Guide\"a\n\x10\x43ompletionPrompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x33\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1e.qwenserve.chat.v1.TokenIdListH\x00\x42\x08\n\x06prompt\"\x1a\n\x0bTokenIdList\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb5\x03\n\tChatEvent\x12\x14\n\x0c\x63hoice_index\x18\x01 \x01(\x05\x12\x17\n\rcontent_delta\x18\x02 \x01(\tH\x00\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12;\n\x0ftool_call_start\x18\x04 \x01(\x0b\x32 .qwenserve.chat.v1.ToolCallStartH\x00\x12\x43\n\x13tool_call_arguments\x18\x05 \x01(\x0b\x32$.qwenserve.chat.v1.ToolCallArgumentsH\x00\x12\x31\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinishH\x00\x12)\n\x05usage\x18\x07 \x01(\x0b\x32\x18.qwenserve.type.v1.UsageH\x00\x12/\n\x05start\x18\x08 \x01(\x0b\x32\x1e.qwenserve.chat.v1.StreamStartH\x00\x12\x31\n\x08logprobs\x18\t \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\n \x03(\x05\x42\x07\n\x05\x65vent\"\x9b\x01\n\x0bStreamStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x38\n\x10prompt_token_ids\x18\x04 \x03(\x0b\x32\x1e.qwenserve.chat.v1.TokenIdList\x12\x16\n\x0eignored_params\x18\x05 \x03(\t\x12\x0e\n\x06worker\x18\x06 \x01(\t\"8\n\rToolCallStart\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"1\n\x11ToolCallArguments\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\"\x97\x01\n\x0c\x43hoiceFinish\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x18\n\x0bstop_string\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rstop_token_id\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_stop_stringB\x10\n\x0e_stop_token_id\"\xc7\x01\n\x0e\x43hatCompletion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12.\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1d.qwenserve.chat.v1.ChatChoice\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.qwenserve.type.v1.Usage\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\x05\x12\x16\n\x0eignored_params\x18\x07 \x03(\t\"\xbf\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12+\n\x07message\x18\x02 \x01(\x0b\x32\x1a.qwenserve.chat.v1.Message\x12/\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinish\x12\x31\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\"\xaf\x01\n\nCompletion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\r\n\x05model\x18\x03 \x01(\t\x12\x34\n\x07\x63hoices\x18\x04 \x03(\x0b\x32#.qwenserve.chat.v1.CompletionChoice\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.qwenserve.type.v1.Usage\x12\x16\n\x0eignored_params\x18\x06 \x03(\t\"\xc0\x01\n\x10\x43ompletionChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ChoiceFinish\x12\x31\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12\x11\n\ttoken_ids\x18\x05 \x03(\x05\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\x05\"U\n\x12\x43hatSessionRequest\x12.\n\x07submits\x18\x01 \x03(\x0b\x32\x1d.qwenserve.chat.v1.ChatSubmit\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\r\"W\n\nChatSubmit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x39\n\x07request\x18\x02 \x01(\x0b\x32(.qwenserve.chat.v1.ChatCompletionRequest\"\x9f\x01\n\x13\x43hatSessionResponse\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x16\n\x0e\x63hoice_indexes\x18\x02 \x03(\r\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x1b\n\x13reasoning_positions\x18\x04 \x03(\r\x12\x33\n\x06\x65vents\x18\x05 \x03(\x0b\x32#.qwenserve.chat.v1.ChatSessionEvent\"r\n\x10\x43hatSessionEvent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.qwenserve.chat.v1.ChatEvent\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\x91\x01\n\x0e\x45xplainRequest\x12\x38\n\x04\x63hat\x18\x01 \x01(\x0b\x32(.qwenserve.chat.v1.ChatCompletionRequestH\x00\x12:\n\ncompletion\x18\x02 \x01(\x0b\x32$.qwenserve.chat.v1.CompletionRequestH\x00\x42\t\n\x07request\"\xb0\x02\n\x0f\x45xplainResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x1b\n\x13starts_in_reasoning\x18\x04 \x01(\x08\x12\x33\n\x08sampling\x18\x05 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x18\n\x10\x64\x65\x66\x61ulted_fields\x18\x06 \x03(\t\x12\x16\n\x0eignored_params\x18\x07 \x03(\t\x12\x36\n\ncandidates\x18\x08 \x03(\x0b\x32\".qwenserve.chat.v1.CandidateWorker\x12\x18\n\x10tool_call_format\x18\t \x01(\t\x12\x15\n\rmax_model_len\x18\n \x01(\x05\"~\n\x0f\x43\x61ndidateWorker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x0e\n\x06queued\x18\x04 \x01(\x05\x12\x1e\n\x16\x65xpected_cached_tokens\x18\x05 \x01(\x05\x12\r\n\x05ready\x18\x06 \x01(\x08\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.qwenserve.chat.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xe1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x03\x12\x15\n\rmax_model_len\x18\x03 \x01(\x05\x12\x12\n\nvocab_size\x18\x04 \x01(\x05\x12\x19\n\x11supports_thinking\x18\x05 \x01(\x08\x12\x18\n\x10tool_call_format\x18\x06 \x01(\t\x12<\n\x11thinking_defaults\x18\x07 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12@\n\x15non_thinking_defaults\x18\x08 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x15\n\rready_workers\x18\t \x01(\x05\x12\x11\n\tsimulated\x18\n \x01(\x08\x12/\n\ntask_kinds\x18\x0b \x03(\x0e\x32\x1b.qwenserve.type.v1.TaskKind2\xbb\x04\n\x0b\x43hatService\x12\x63\n\x14\x43reateChatCompletion\x12(.qwenserve.chat.v1.ChatCompletionRequest\x1a!.qwenserve.chat.v1.ChatCompletion\x12`\n\x14StreamChatCompletion\x12(.qwenserve.chat.v1.ChatCompletionRequest\x1a\x1c.qwenserve.chat.v1.ChatEvent0\x01\x12W\n\x10\x43reateCompletion\x12$.qwenserve.chat.v1.CompletionRequest\x1a\x1d.qwenserve.chat.v1.Completion\x12X\n\x10StreamCompletion\x12$.qwenserve.chat.v1.CompletionRequest\x1a\x1c.qwenserve.chat.v1.ChatEvent0\x01\x12`\n\x0b\x43hatSession\x12%.qwenserve.chat.v1.ChatSessionRequest\x1a&.qwenserve.chat.v1.ChatSessionResponse(\x01\x30\x01\x12P\n\x07\x45xplain\x12!.qwenserve.chat.v1.ExplainRequest\x1a\".qwenserve.chat.v1.ExplainResponse2\xb3\x01\n\x0cModelService\x12Y\n\nListModels\x12$.qwenserve.chat.v1.ListModelsRequest\x1a%.qwenserve.chat.v1.ListModelsResponse\x12H\n\x08GetModel\x12\".qwenserve.chat.v1.GetModelRequest\x1a\x18.qwenserve.chat.v1.ModelB/\n\x11qwenserve.chat.v1P\x01Z\x18qwenserve/chat/v1;chatv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwenserve.chat.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\021qwenserve.chat.v1P\001Z\030qwenserve/chat/v1;chatv1'
   _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TOOLCHOICE']._serialized_start=4220
-  _globals['_TOOLCHOICE']._serialized_end=4331
-  _globals['_CHATCOMPLETIONREQUEST']._serialized_start=144
-  _globals['_CHATCOMPLETIONREQUEST']._serialized_end=710
-  _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._serialized_start=616
-  _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._serialized_end=663
-  _globals['_COMPLETIONREQUEST']._serialized_start=713
-  _globals['_COMPLETIONREQUEST']._serialized_end=999
-  _globals['_COMPLETIONPROMPT']._serialized_start=1001
-  _globals['_COMPLETIONPROMPT']._serialized_end=1098
-  _globals['_TOKENIDLIST']._serialized_start=1100
-  _globals['_TOKENIDLIST']._serialized_end=1126
-  _globals['_CHATEVENT']._serialized_start=1129
-  _globals['_CHATEVENT']._serialized_end=1566
-  _globals['_STREAMSTART']._serialized_start=1569
-  _globals['_STREAMSTART']._serialized_end=1724
-  _globals['_TOOLCALLSTART']._serialized_start=1726
-  _globals['_TOOLCALLSTART']._serialized_end=1782
-  _globals['_TOOLCALLARGUMENTS']._serialized_start=1784
-  _globals['_TOOLCALLARGUMENTS']._serialized_end=1833
-  _globals['_CHOICEFINISH']._serialized_start=1836
-  _globals['_CHOICEFINISH']._serialized_end=1987
-  _globals['_CHATCOMPLETION']._serialized_start=1990
-  _globals['_CHATCOMPLETION']._serialized_end=2189
-  _globals['_CHATCHOICE']._serialized_start=2192
-  _globals['_CHATCHOICE']._serialized_end=2383
-  _globals['_COMPLETION']._serialized_start=2386
-  _globals['_COMPLETION']._serialized_end=2561
-  _globals['_COMPLETIONCHOICE']._serialized_start=2564
-  _globals['_COMPLETIONCHOICE']._serialized_end=2756
-  _globals['_CHATSESSIONREQUEST']._serialized_start=2758
-  _globals['_CHATSESSIONREQUEST']._serialized_end=2843
-  _globals['_CHATSUBMIT']._serialized_start=2845
-  _globals['_CHATSUBMIT']._serialized_end=2932
-  _globals['_CHATSESSIONRESPONSE']._serialized_start=2935
-  _globals['_CHATSESSIONRESPONSE']._serialized_end=3094
-  _globals['_CHATSESSIONEVENT']._serialized_start=3096
-  _globals['_CHATSESSIONEVENT']._serialized_end=3210
-  _globals['_EXPLAINREQUEST']._serialized_start=3213
-  _globals['_EXPLAINREQUEST']._serialized_end=3358
-  _globals['_EXPLAINRESPONSE']._serialized_start=3361
-  _globals['_EXPLAINRESPONSE']._serialized_end=3665
-  _globals['_CANDIDATEWORKER']._serialized_start=3667
-  _globals['_CANDIDATEWORKER']._serialized_end=3793
-  _globals['_LISTMODELSREQUEST']._serialized_start=3795
-  _globals['_LISTMODELSREQUEST']._serialized_end=3814
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3816
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3878
-  _globals['_GETMODELREQUEST']._serialized_start=3880
-  _globals['_GETMODELREQUEST']._serialized_end=3911
-  _globals['_MODEL']._serialized_start=3914
-  _globals['_MODEL']._serialized_end=4218
-  _globals['_CHATSERVICE']._serialized_start=4334
-  _globals['_CHATSERVICE']._serialized_end=4905
-  _globals['_MODELSERVICE']._serialized_start=4908
-  _globals['_MODELSERVICE']._serialized_end=5087
+  _globals['_TOOLCHOICE']._serialized_start=205
+  _globals['_TOOLCHOICE']._serialized_end=397
+  _globals['_TOOLCHOICE_MODE']._serialized_start=307
+  _globals['_TOOLCHOICE_MODE']._serialized_end=384
+  _globals['_CHATCOMPLETIONREQUEST']._serialized_start=400
+  _globals['_CHATCOMPLETIONREQUEST']._serialized_end=949
+  _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._serialized_start=879
+  _globals['_CHATCOMPLETIONREQUEST_METADATAENTRY']._serialized_end=926
+  _globals['_COMPLETIONREQUEST']._serialized_start=952
+  _globals['_COMPLETIONREQUEST']._serialized_end=1279
+  _globals['_COMPLETIONPROMPT']._serialized_start=1281
+  _globals['_COMPLETIONPROMPT']._serialized_end=1378
+  _globals['_TOKENIDLIST']._serialized_start=1380
+  _globals['_TOKENIDLIST']._serialized_end=1406
+  _globals['_CHATEVENT']._serialized_start=1409
+  _globals['_CHATEVENT']._serialized_end=1846
+  _globals['_STREAMSTART']._serialized_start=1849
+  _globals['_STREAMSTART']._serialized_end=2004
+  _globals['_TOOLCALLSTART']._serialized_start=2006
+  _globals['_TOOLCALLSTART']._serialized_end=2062
+  _globals['_TOOLCALLARGUMENTS']._serialized_start=2064
+  _globals['_TOOLCALLARGUMENTS']._serialized_end=2113
+  _globals['_CHOICEFINISH']._serialized_start=2116
+  _globals['_CHOICEFINISH']._serialized_end=2267
+  _globals['_CHATCOMPLETION']._serialized_start=2270
+  _globals['_CHATCOMPLETION']._serialized_end=2469
+  _globals['_CHATCHOICE']._serialized_start=2472
+  _globals['_CHATCHOICE']._serialized_end=2663
+  _globals['_COMPLETION']._serialized_start=2666
+  _globals['_COMPLETION']._serialized_end=2841
+  _globals['_COMPLETIONCHOICE']._serialized_start=2844
+  _globals['_COMPLETIONCHOICE']._serialized_end=3036
+  _globals['_CHATSESSIONREQUEST']._serialized_start=3038
+  _globals['_CHATSESSIONREQUEST']._serialized_end=3123
+  _globals['_CHATSUBMIT']._serialized_start=3125
+  _globals['_CHATSUBMIT']._serialized_end=3212
+  _globals['_CHATSESSIONRESPONSE']._serialized_start=3215
+  _globals['_CHATSESSIONRESPONSE']._serialized_end=3374
+  _globals['_CHATSESSIONEVENT']._serialized_start=3376
+  _globals['_CHATSESSIONEVENT']._serialized_end=3490
+  _globals['_EXPLAINREQUEST']._serialized_start=3493
+  _globals['_EXPLAINREQUEST']._serialized_end=3638
+  _globals['_EXPLAINRESPONSE']._serialized_start=3641
+  _globals['_EXPLAINRESPONSE']._serialized_end=3945
+  _globals['_CANDIDATEWORKER']._serialized_start=3947
+  _globals['_CANDIDATEWORKER']._serialized_end=4073
+  _globals['_LISTMODELSREQUEST']._serialized_start=4075
+  _globals['_LISTMODELSREQUEST']._serialized_end=4094
+  _globals['_LISTMODELSRESPONSE']._serialized_start=4096
+  _globals['_LISTMODELSRESPONSE']._serialized_end=4158
+  _globals['_GETMODELREQUEST']._serialized_start=4160
+  _globals['_GETMODELREQUEST']._serialized_end=4191
+  _globals['_MODEL']._serialized_start=4194
+  _globals['_MODEL']._serialized_end=4547
+  _globals['_CHATSERVICE']._serialized_start=4550
+  _globals['_CHATSERVICE']._serialized_end=5121
+  _globals['_MODELSERVICE']._serialized_start=5124
+  _globals['_MODELSERVICE']._serialized_end=5303
 # @@protoc_insertion_point(module_scope)

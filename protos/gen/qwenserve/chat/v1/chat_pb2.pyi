@@ -1,6 +1,8 @@
 from google.rpc import status_pb2 as _status_pb2
 from qwenserve.chat.v1 import message_pb2 as _message_pb2
+from qwenserve.type.v1 import guide_pb2 as _guide_pb2
 from qwenserve.type.v1 import sampling_pb2 as _sampling_pb2
+from qwenserve.type.v1 import task_pb2 as _task_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -10,19 +12,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class ToolChoice(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    TOOL_CHOICE_UNSPECIFIED: _ClassVar[ToolChoice]
-    TOOL_CHOICE_NONE: _ClassVar[ToolChoice]
-    TOOL_CHOICE_AUTO: _ClassVar[ToolChoice]
-    TOOL_CHOICE_REQUIRED: _ClassVar[ToolChoice]
-TOOL_CHOICE_UNSPECIFIED: ToolChoice
-TOOL_CHOICE_NONE: ToolChoice
-TOOL_CHOICE_AUTO: ToolChoice
-TOOL_CHOICE_REQUIRED: ToolChoice
+class ToolChoice(_message.Message):
+    __slots__ = ("mode", "names", "parallel")
+    class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MODE_UNSPECIFIED: _ClassVar[ToolChoice.Mode]
+        MODE_NONE: _ClassVar[ToolChoice.Mode]
+        MODE_AUTO: _ClassVar[ToolChoice.Mode]
+        MODE_REQUIRED: _ClassVar[ToolChoice.Mode]
+    MODE_UNSPECIFIED: ToolChoice.Mode
+    MODE_NONE: ToolChoice.Mode
+    MODE_AUTO: ToolChoice.Mode
+    MODE_REQUIRED: ToolChoice.Mode
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    mode: ToolChoice.Mode
+    names: _containers.RepeatedScalarFieldContainer[str]
+    parallel: bool
+    def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., names: _Optional[_Iterable[str]] = ..., parallel: bool = ...) -> None: ...
 
 class ChatCompletionRequest(_message.Message):
-    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "parallel_tool_calls", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt")
+    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,7 +47,7 @@ class ChatCompletionRequest(_message.Message):
     STOP_STRINGS_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     TOOL_CHOICE_FIELD_NUMBER: _ClassVar[int]
-    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
+    GUIDE_FIELD_NUMBER: _ClassVar[int]
     SEPARATE_REASONING_FIELD_NUMBER: _ClassVar[int]
     RETURN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
@@ -50,7 +61,7 @@ class ChatCompletionRequest(_message.Message):
     stop_strings: _containers.RepeatedScalarFieldContainer[str]
     n: int
     tool_choice: ToolChoice
-    parallel_tool_calls: bool
+    guide: _guide_pb2.Guide
     separate_reasoning: bool
     return_token_ids: bool
     user: str
@@ -58,10 +69,10 @@ class ChatCompletionRequest(_message.Message):
     request_id: str
     priority: int
     cache_salt: str
-    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., parallel_tool_calls: bool = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class CompletionRequest(_message.Message):
-    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt")
+    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +84,7 @@ class CompletionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    GUIDE_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[CompletionPrompt]
     sampling: _sampling_pb2.SamplingParams
@@ -84,7 +96,8 @@ class CompletionRequest(_message.Message):
     request_id: str
     priority: int
     cache_salt: str
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    guide: _guide_pb2.Guide
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ...) -> None: ...
 
 class CompletionPrompt(_message.Message):
     __slots__ = ("text", "token_ids")
@@ -337,7 +350,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "created", "max_model_len", "vocab_size", "supports_thinking", "tool_call_format", "thinking_defaults", "non_thinking_defaults", "ready_workers", "simulated")
+    __slots__ = ("name", "created", "max_model_len", "vocab_size", "supports_thinking", "tool_call_format", "thinking_defaults", "non_thinking_defaults", "ready_workers", "simulated", "task_kinds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +361,7 @@ class Model(_message.Message):
     NON_THINKING_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     READY_WORKERS_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     created: int
     max_model_len: int
@@ -358,4 +372,5 @@ class Model(_message.Message):
     non_thinking_defaults: _sampling_pb2.SamplingParams
     ready_workers: int
     simulated: bool
-    def __init__(self, name: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., supports_thinking: bool = ..., tool_call_format: _Optional[str] = ..., thinking_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., non_thinking_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., ready_workers: _Optional[int] = ..., simulated: bool = ...) -> None: ...
+    task_kinds: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskKind]
+    def __init__(self, name: _Optional[str] = ..., created: _Optional[int] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., supports_thinking: bool = ..., tool_call_format: _Optional[str] = ..., thinking_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., non_thinking_defaults: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., ready_workers: _Optional[int] = ..., simulated: bool = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ...) -> None: ...

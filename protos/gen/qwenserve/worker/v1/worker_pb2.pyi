@@ -1,5 +1,6 @@
 from qwenserve.type.v1 import guide_pb2 as _guide_pb2
 from qwenserve.type.v1 import sampling_pb2 as _sampling_pb2
+from qwenserve.type.v1 import task_pb2 as _task_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -19,7 +20,7 @@ class SessionRequest(_message.Message):
     def __init__(self, submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., aborts: _Optional[_Iterable[int]] = ..., ping: bool = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("handle", "prompt_token_ids", "sampling", "request_id", "priority", "deadline_ms", "cache_salt", "answer_offset", "prompt_logprobs", "guide")
+    __slots__ = ("handle", "prompt_token_ids", "sampling", "request_id", "priority", "deadline_ms", "cache_salt", "answer_offset", "prompt_logprobs", "guide", "task")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +31,7 @@ class Submit(_message.Message):
     ANSWER_OFFSET_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     GUIDE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     handle: int
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _sampling_pb2.SamplingParams
@@ -40,7 +42,8 @@ class Submit(_message.Message):
     answer_offset: int
     prompt_logprobs: int
     guide: _guide_pb2.Guide
-    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ...) -> None: ...
+    task: _task_pb2.TaskKind
+    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("handles", "counts", "token_ids", "finishes", "logprobs", "load", "prompt_logprobs")
@@ -131,7 +134,7 @@ class GetWorkerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds")
+    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds")
     class ApproximateFieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +159,7 @@ class WorkerInfo(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     APPROXIMATE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     GUIDE_KINDS_FIELD_NUMBER: _ClassVar[int]
+    TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     engine: str
     engine_version: str
@@ -173,7 +177,8 @@ class WorkerInfo(_message.Message):
     pid: int
     approximate_fields: _containers.ScalarMap[str, str]
     guide_kinds: _containers.RepeatedScalarFieldContainer[_guide_pb2.GuideKind]
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ...) -> None: ...
+    task_kinds: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskKind]
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt_token_ids", "sampling", "request_id")
