@@ -200,13 +200,16 @@ async def _sweep(arguments: argparse.Namespace, console: Console) -> int:
 async def _throughput(arguments: argparse.Namespace, console: Console) -> int:
     from qwenserve.bench.throughput import configured_engine, measure_engine
     from qwenserve.runtime.config import ConfigError, load_config
+    from qwenserve.worker.engine_choice import engine_settings
     from qwenserve.worker.engine_interface import EngineError
 
     _check_output(arguments)
     dataset = dataset_from(arguments)
     try:
         config = load_config(
-            arguments.config, overrides=dict(item.partition("=")[::2] for item in arguments.set)
+            arguments.config,
+            overrides=dict(item.partition("=")[::2] for item in arguments.set),
+            engines=engine_settings(),
         ).config
         build = configured_engine(config)
         results = await measure_engine(build, dataset, repeat=_at_least_one(arguments.repeat), warmup=arguments.warmup)

@@ -10,11 +10,12 @@ from qwenserve.cli.options import SECRETS, config_file, overrides_of
 from qwenserve.cli.output import Output
 from qwenserve.runtime.config import Setting, annotated_yaml, load_config
 from qwenserve.store.redis_url import without_login
+from qwenserve.worker.engine_choice import engine_settings
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Prints effective values and their sources; returns the exit code."""
-    loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments))
+    loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments), engines=engine_settings())
     settings = [s for s in loaded.settings() if not arguments.changed or s.source != "default"]
     output = Output()
     output.table(("KEY", "VALUE", "SOURCE"), [(s.key, shown(s), s.source) for s in settings])
@@ -23,7 +24,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
 def run_template(arguments: argparse.Namespace) -> int:
     """Prints an annotated configuration file with all defaults; returns the exit code."""
-    print(annotated_yaml(), end="")
+    print(annotated_yaml(load_config(environment={}, engines=engine_settings())), end="")
     return 0
 
 

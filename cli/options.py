@@ -18,6 +18,7 @@ SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "sto
 _SHORT = {
     "model": ("model.reference", "model: a directory, a GGUF file or a hub id"),
     "engine": ("worker.engine", "engine: llamacpp or simulated"),
+    "weights": ("model.weights", "bf16, f16, q8_0, f32, or random for a model that has none"),
     "http-port": ("http.port", "port of the HTTP API (default 8000; 0 takes a free one)"),
     "grpc-port": ("router.port", "port of the gRPC API (default 50051; 0 takes a free one)"),
 }

@@ -25,6 +25,7 @@ from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output, ReportProgress
 from qwenserve.runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
 from qwenserve.store.redis_url import without_login
+from qwenserve.worker.engine_choice import engine_settings
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.model_files import resolve_model
 
@@ -68,7 +69,7 @@ class Package(NamedTuple):
 def run_pack(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     output = Output()
-    loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments))
+    loaded = load_config(config_file(arguments.config), overrides=overrides_of(arguments), engines=engine_settings())
     if loaded.config.auth.keys:
         output.line("note: auth.keys are left out; set them, or auth.key_file, where the archive is started", "yellow")
     if loaded.config.store.password or loaded.config.store.encryption_key or "@" in loaded.config.store.url:
@@ -162,7 +163,8 @@ def _without_secrets(loaded: LoadedConfig, reference: str) -> str:
         update={"url": without_login(config.store.url), "password": "", "encryption_key": ""}
     )
     model = config.model.model_copy(update={"reference": reference, "name": config.model_name})
-    return annotated_yaml(LoadedConfig(config.model_copy(update={"auth": auth, "model": model, "store": store}), {}))
+    changed = config.model_copy(update={"auth": auth, "model": model, "store": store})
+    return annotated_yaml(LoadedConfig(changed, {}, loaded.engines))
 
 
 def _entry(path: Path) -> FileEntry:

@@ -19,6 +19,7 @@ from qwenserve.cli.output import Output
 from qwenserve.cli.plan import PROCESS_ENVIRONMENT
 from qwenserve.runtime.config import ConfigError, load_config
 from qwenserve.runtime.process import parse_setting
+from qwenserve.worker.engine_choice import engine_settings
 from qwenserve.worker.engine_interface import EngineError
 
 
@@ -49,7 +50,7 @@ def _found_model(argv: Sequence[str]) -> list[str]:
     known, _ = parser.parse_known_args(argv)
     if "-h" in argv or "--help" in argv:
         return []
-    config = load_config(known.config, overrides=dict(map(parse_setting, known.set))).config
+    config = load_config(known.config, overrides=dict(map(parse_setting, known.set)), engines=engine_settings()).config
     reference = config.model.reference
     if Path(reference).expanduser().exists():
         return []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwenserve.cli.errors import CommandError
-from qwenserve.cli.model import PreparedModel, local_path, prepare_model
+from qwenserve.cli.model import local_path, prepare_model
 from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output
 from qwenserve.cli.package import is_package, unpack
@@ -27,6 +27,7 @@ from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.runtime.process import PACKAGE_ROOT
+from qwenserve.worker.engine_choice import PreparedModel, engine_settings
 
 _MOST_PROCESSES = 64
 _POLL_S = 0.1
@@ -53,7 +54,7 @@ def run_up(arguments: argparse.Namespace) -> int:
 def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:
     """Checks everything that can be checked before a process is started. Raises CommandError or ConfigError."""
     file, overrides, package = _sources(arguments, state)
-    config = load_config(file, overrides=overrides).config
+    config = load_config(file, overrides=overrides, engines=engine_settings()).config
     KeyRing.from_config(config.auth)  # a missing key file is better reported here than in a router's log
     counts = Counts(arguments.workers, arguments.routers, arguments.tokenizers)
     if sum(counts) > _MOST_PROCESSES:

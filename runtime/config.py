@@ -12,7 +12,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,11 +36,16 @@ class ConfigError(Exception):
     """The configuration cannot be used. The text names the key, its source and the remedy."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of the configuration: frozen, and without keys that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class SamplingDefaults(_Section):
+S = TypeVar("S", bound=Section)
+
+
+class SamplingDefaults(Section):
     """Sampling defaults; unset ones come from the model's generation_config.json."""
 
     temperature: float | None = Field(default=None, description="0 is greedy.", **RANGES["temperature"].limits())
@@ -53,7 +58,7 @@ class SamplingDefaults(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The model that this deployment serves."""
 
     reference: str = Field(
@@ -62,8 +67,10 @@ class ModelConfig(_Section):
     )
     name: str = Field(default="", description="Name in requests and answers. Empty: the last part of the reference.")
     max_model_len: int = Field(default=0, ge=0, description="Context window in tokens. 0: the model's own.")
-    weights: Literal["bf16", "f16", "q8_0", "f32"] = Field(
-        default="bf16", description="Number format when a Hugging Face directory is converted for the embedded engine."
+    weights: Literal["bf16", "f16", "q8_0", "f32", "random"] = Field(
+        default="bf16",
+        description="Number format when a Hugging Face directory is converted for the embedded engine; random: made-up "
+        "weights, whose answers are noise.",
     )
     enable_thinking: bool = Field(default=True, description="Whether requests that say nothing about it think.")
     thinking_defaults: SamplingDefaults = Field(
@@ -77,7 +84,7 @@ class ModelConfig(_Section):
     )
 
 
-class HttpConfig(_Section):
+class HttpConfig(Section):
     """The OpenAI-compatible HTTP shim."""
 
     enabled: bool = Field(default=True, description="Serve HTTP beside gRPC in every router.")
@@ -91,7 +98,7 @@ class HttpConfig(_Section):
     )
 
 
-class GrpcConfig(_Section):
+class GrpcConfig(Section):
     """gRPC settings of all tiers. Both sides of a channel use the same limits."""
 
     max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest gRPC message, in bytes.")
@@ -103,7 +110,7 @@ class GrpcConfig(_Section):
     )
 
 
-class RouterConfig(_Section):
+class RouterConfig(Section):
     """The router tier."""
 
     host: str = Field(default="127.0.0.1", description="Address of the public gRPC API.")
@@ -141,41 +148,7 @@ class RouterConfig(_Section):
     )
 
 
-class LlamaCppSettings(_Section):
-    """The embedded engine."""
-
-    threads: int = Field(default=0, ge=0, description="Compute threads. 0: as many as cores.")
-    kv_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the KV cache; f32 is exact.")
-    batch_tokens: int = Field(
-        default=128,
-        ge=32,
-        description="Most tokens computed in one step. Small, so that answers move while a long prompt is read.",
-    )
-
-
-class SimulatedSettings(_Section):
-    """The simulated engine: a timing model, for benchmarks and drills."""
-
-    prefill_tokens_per_s: float = Field(
-        default=20_000.0, gt=0, description="Speed of computing uncached prompt tokens."
-    )
-    prefill_chunk_tokens: int = Field(
-        default=512, ge=1, description="Most uncached prompt tokens computed in one step, all requests' together."
-    )
-    step_ms: float = Field(default=10.0, ge=0, description="Time of one decode step at batch 1. 0: as fast as it can.")
-    step_ms_per_request: float = Field(
-        default=0.0, ge=0, description="Added step time for every further request in the batch."
-    )
-    kv_blocks: int = Field(default=8192, ge=1, description="Number of KV blocks.")
-    kv_block_tokens: int = Field(default=16, ge=1, description="Tokens per KV block.")
-    answer: str = Field(default="cycle", description="What is generated: cycle, echo, or comma-separated token ids.")
-    fault: str = Field(
-        default="",
-        description="Fault to show: die:N, stall:N, refuse:N (after N steps or requests), slow:FACTOR, or none.",
-    )
-
-
-class WorkerConfig(_Section):
+class WorkerConfig(Section):
     """The worker tier."""
 
     name: str = Field(default="worker-0", description="Unique name.")
@@ -186,7 +159,7 @@ class WorkerConfig(_Section):
         description="Host or HOST:PORT by which routers reach it, told through the store. Empty: worker.host, or this "
         "machine's name where that means all addresses.",
     )
-    engine: Literal["llamacpp", "simulated"] = Field(default="llamacpp", description="Which engine computes.")
+    engine: str = Field(default="llamacpp", description="Which engine computes.")
     max_running: int = Field(default=8, ge=1, le=1024, description="Most requests computed at a time.")
     max_queued: int = Field(default=256, ge=0, description="Most requests waiting; more are refused with QUEUE_FULL.")
     request_buffer_bytes: int = Field(
@@ -199,11 +172,12 @@ class WorkerConfig(_Section):
         ge=4096,
         description="The same over all requests of one router; beyond, those with most unread bytes are ended.",
     )
-    llamacpp: LlamaCppSettings = Field(default_factory=LlamaCppSettings, description="Embedded engine.")
-    simulated: SimulatedSettings = Field(default_factory=SimulatedSettings, description="Simulated engine.")
+    # What the file has below `worker.ENGINE`. Each engine has a model of its own settings, which only processes that
+    # know the engines can check; the others carry them along.
+    engine_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="Settings of engines.")
 
 
-class TokenizerConfig(_Section):
+class TokenizerConfig(Section):
     """The tokenizer tier."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -211,14 +185,14 @@ class TokenizerConfig(_Section):
     threads: int = Field(default=2, ge=1, description="Threads for long texts.")
 
 
-class AuthConfig(_Section):
+class AuthConfig(Section):
     """API keys, for HTTP and gRPC alike. No keys: everybody may call."""
 
     keys: tuple[str, ...] = Field(default=(), description="Accepted bearer keys.", repr=False)
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """What processes share: leases of workers, answers to repeated prompts. Lost, it makes nothing fail."""
 
     url: str = Field(
@@ -255,7 +229,7 @@ class StoreConfig(_Section):
     )
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Logs on standard error: one event a line. Prompt text is never logged."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level shown.")
@@ -268,7 +242,7 @@ class LogConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """Everything."""
 
     model: ModelConfig = Field(default_factory=ModelConfig, description="The model.")
@@ -320,14 +294,18 @@ class Setting(NamedTuple):
 
 
 class LoadedConfig(NamedTuple):
-    """The configuration, and the source of every key that is not a default."""
+    """The configuration, and the source of every key that is not a default.
+
+    `engines` has the checked settings of the engines that were given to `load_config`, by their names.
+    """
 
     config: Config
     sources: Mapping[str, str]
+    engines: Mapping[str, Section] = {}
 
     def settings(self) -> Iterator[Setting]:
-        """Yields every setting with its source, in the order of the classes."""
-        for key, value, description in _walk(self.config):
+        """Yields every setting with its source, in the order of the classes; engines' behind the worker's."""
+        for key, value, description in _walk(self.config, self.engines):
             yield Setting(key, value, self.sources.get(key, "default"), description)
 
 
@@ -336,21 +314,27 @@ def load_config(
     *,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    engines: Mapping[str, type[Section]] | None = None,
 ) -> LoadedConfig:
-    """Reads and checks the configuration. `overrides` maps dotted keys to values. Raises ConfigError."""
+    """Reads and checks the configuration. `overrides` maps dotted keys to values. Raises ConfigError.
+
+    `engines` are the models of all engines' settings. Without them whatever stands below `worker.ENGINE` is
+    taken as it is: a tier that runs no engine need not know any.
+    """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    known = {key for key, _, _ in _walk(Config())}
+    defaults = {name: model() for name, model in (engines or {}).items()}
+    known = {key for key, _, _ in _walk(Config(), defaults)}
 
     def put(key: str, value: Any, source: str) -> None:
-        if key not in known:
+        if key not in known and (engines is not None or not _of_an_engine(key)):
             raise ConfigError(f"{source}: unknown key {key!r}{_nearest(key, known)}")
         values[key] = value
         sources[key] = source
 
     if file is not None:
-        for key, value in _flatten(_read_yaml(file), known, str(file)):
+        for key, value in _flatten(_read_yaml(file), known, str(file), engines is None):
             put(key, value, f"file {file}")
     for name, text in sorted(environment.items()):
         if name.startswith(ENV_PREFIX) and name not in RESERVED_VARIABLES:
@@ -358,10 +342,33 @@ def load_config(
             put(key, _parse(text, name), f"environment {name}")
     for key, value in (overrides or {}).items():
         put(key, _parse(value, f"--set {key}") if isinstance(value, str) else value, "--set")
-    return LoadedConfig(_build(values, sources), sources)
+    tree = _tree(values)
+    worker = tree.get("worker", {})
+    given = {name: worker.pop(name) for name in list(worker) if name not in WorkerConfig.model_fields}
+    checked: dict[str, Section] = {}
+    if engines is None:
+        worker["engine_settings"] = given
+    else:
+        engine = worker.get("engine", WorkerConfig().engine)
+        if engine not in engines:
+            source = sources.get("worker.engine", "configuration")
+            raise ConfigError(f"{source}: worker.engine: must be one of {', '.join(engines)} (got {engine!r})")
+        checked = {
+            name: _checked(model, given.get(name, {}), f"worker.{name}.", sources) for name, model in engines.items()
+        }
+        worker["engine_settings"] = {name: settings.model_dump() for name, settings in checked.items()}
+    tree["worker"] = worker
+    _keep_section_defaults(tree)
+    return LoadedConfig(_checked(Config, tree, "", sources), sources, checked)
 
 
-def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
+def _of_an_engine(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    engine, _, name = rest.partition(".")
+    return section == "worker" and bool(name) and engine not in WorkerConfig.model_fields
+
+
+def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in values.items():
         *path, last = key.split(".")
@@ -369,12 +376,15 @@ def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         for part in path:
             node = node.setdefault(part, {})
         node[last] = value
-    _keep_section_defaults(tree)
+    return tree
+
+
+def _checked(model: type[S], tree: Mapping[str, Any], prefix: str, sources: Mapping[str, str]) -> S:
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        key = prefix + ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
         source = sources.get(key, "configuration")
         got = "not shown; digits alone need quotes" if key in _SECRETS else f"got {first['input']!r}"
         raise ConfigError(f"{source}: {key}: {first['msg']} ({got})") from None
@@ -402,14 +412,18 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return loaded
 
 
-def _flatten(tree: Mapping[str, Any], known: set[str], file: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    tree: Mapping[str, Any], known: set[str], file: str, any_engine: bool, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         key = f"{prefix}{name}"
         is_section = any(k.startswith(f"{key}.") for k in known)
+        if any_engine and key not in known and _of_an_engine(f"{key}._"):
+            is_section = value is None or isinstance(value, dict)
         if is_section and value is None:
             continue  # a section whose keys are all commented out
         if is_section and isinstance(value, dict):
-            yield from _flatten(value, known, file, f"{key}.")
+            yield from _flatten(value, known, file, any_engine, f"{key}.")
         elif is_section:
             raise ConfigError(f"file {file}: {key} is a section; expected keys below it, got {value!r}")
         else:
@@ -431,18 +445,20 @@ def _nearest(key: str, known: set[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; see `qwenserve config explain` for all keys"
 
 
-def _walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def _walk(section: BaseModel, engines: Mapping[str, Section], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _walk(value, f"{prefix}{name}.")
+        if name == "engine_settings":
+            for engine, settings in engines.items():
+                yield from _walk(settings, engines, f"{prefix}{engine}.")
+        elif isinstance(value, BaseModel):
+            yield from _walk(value, engines, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, field.description or ""
 
 
-def annotated_yaml(loaded: LoadedConfig | None = None) -> str:
+def annotated_yaml(loaded: LoadedConfig) -> str:
     """Returns a YAML file with every key, its value and its meaning as a comment."""
-    loaded = loaded or LoadedConfig(Config(), {})
     lines: list[str] = []
     open_sections: list[str] = []
     for setting in loaded.settings():

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import qwenserve
-from qwenserve.runtime.config import Config, ConfigError, LogConfig, load_config
+from qwenserve.runtime.config import Config, ConfigError, LogConfig, Section, load_config
 from qwenserve.runtime.lifecycle import run
 from qwenserve.runtime.log_file import LogFile
 from qwenserve.runtime.logs import EventLog, configure_logs, flush_logs
@@ -31,10 +31,12 @@ def run_tier(
     argv: Sequence[str] | None = None,
     *,
     flags: Sequence[tuple[str, str]] = (),
+    engines: Mapping[str, type[Section]] | None = None,
 ) -> int:
     """Reads the configuration, sets logs up and runs `serve`. Returns the exit code; 2 for a bad configuration.
 
-    `flags` are further switches of this tier: name and meaning.
+    `flags` are further switches of this tier: name and meaning; `engines` what `load_config` checks engines' settings
+    with.
     """
     description = f"Runs one {tier} process in the foreground, until SIGTERM or ctrl-C asks it to drain."
     parser = argparse.ArgumentParser(prog=f"qwenserve {tier}", description=description)
@@ -44,7 +46,8 @@ def run_tier(
         parser.add_argument(name, action="store_true", help=meaning)
     arguments = parser.parse_args(argv)
     try:
-        config = load_config(arguments.config, overrides=dict(map(parse_setting, arguments.set))).config
+        overrides = dict(map(parse_setting, arguments.set))
+        config = load_config(arguments.config, overrides=overrides, engines=engines).config
         with _logs(config.log, tier):
             return run(serve(config, arguments))
     except ConfigError as error:

@@ -96,6 +96,23 @@ def violations(rule: Rule) -> list[str]:
     ]
 
 
+def engines() -> list[str]:
+    return sorted(path.name for path in ROOT.joinpath("worker", "engines").iterdir() if (path / "__init__.py").exists())
+
+
+def test_an_engine_is_known_in_its_own_folder_only():
+    """The table of engines names them as text: what runs one engine loads no other."""
+    assert len(engines()) > 1
+    found = [
+        f"{path.relative_to(ROOT)}:{each.line} imports {each.imported}"
+        for name, path in modules_below("worker")
+        for each in imports_of(name, path)
+        if is_below(each.imported, "qwenserve.worker.engines")
+        and not is_below(each.imported, ".".join(name.split(".")[:4]))
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.where)
 def test_layers(rule):
     """Each layer imports only what is below it."""

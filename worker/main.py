@@ -24,7 +24,7 @@ from qwenserve.runtime.process import run_tier
 from qwenserve.store.opening import open_store
 from qwenserve.worker.announce import announced
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
-from qwenserve.worker.engine_choice import BuiltEngine, build_engine
+from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
 from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 from qwenserve.worker.v1 import worker_pb2_grpc
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    return run_tier("worker", lambda config, _: run_worker(config), argv)
+    return run_tier("worker", lambda config, _: run_worker(config), argv, engines=engine_settings())
 
 
 async def run_worker(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwenserve.worker.engine_interface import EngineError
-from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import weight_files
-from qwenserve.worker.engines.llamacpp.gguf_files.store import Progress, no_progress
+from qwenserve.worker.progress import Progress, no_progress
+from qwenserve.worker.weight_files import weight_files
 
 _NEEDED = ("*.json", "*.jinja", "*.safetensors")
 # Other formats of the same weights, and what no engine here reads.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest, Sampling
-from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, llamacpp_environment
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig, llamacpp_environment
+from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from qwenserve.worker.engines.llamacpp.machine import look_at_machine
 

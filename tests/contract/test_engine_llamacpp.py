@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qwenserve.worker.engine_interface import Engine
-from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
+from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import EngineContract
 from tests.worker.engines.model_directories import write_model

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import Field
 
-from qwenserve.runtime.config import Config, ConfigError, LoadedConfig, annotated_yaml, load_config
+from qwenserve.runtime.config import Config, ConfigError, LoadedConfig, Section, annotated_yaml, load_config
+from qwenserve.worker.engine_choice import engine_settings
 
 
 def load(
@@ -23,7 +26,23 @@ def load(
         assert tmp_path is not None
         file = tmp_path / "qwenserve.yaml"
         file.write_text(text, encoding="utf-8")
-    return load_config(file, environment=environment or {}, overrides=overrides)
+    return load_config(file, environment=environment or {}, overrides=overrides, engines=ENGINES)
+
+
+class Magic(Section):
+    """Settings of an engine that is made for these tests."""
+
+    wands: int = Field(default=1, ge=1, description="Wands at hand.")
+    spell: str = Field(default="hocus", description="What is said.")
+
+
+class Stage(Section):
+    """Settings of another one."""
+
+    lights: bool = Field(default=True, description="On or off.")
+
+
+ENGINES: Mapping[str, type[Section]] = {"llamacpp": Stage, "magic": Magic}
 
 
 def test_defaults_listen_on_loopback_with_the_documented_ports() -> None:
@@ -58,7 +77,12 @@ def test_later_sources_win_and_are_named(tmp_path: Path) -> None:
         ("http: 8000\n", ["http is a section"]),
         ("http:\n  port: eight\n", ["http.port", "'eight'"]),
         ("http:\n  port: 99999\n", ["http.port", "65535"]),
-        ("worker:\n  engine: magic\n", ["worker.engine", "llamacpp"]),
+        ("worker:\n  engine: magics\n", ["worker.engine", "llamacpp", "magic", "'magics'"]),
+        ("worker:\n  magic:\n    wand: 2\n", ["'worker.magic.wand'", "did you mean 'worker.magic.wands'"]),
+        ("worker:\n  magic:\n    wands: 0\n", ["worker.magic.wands", "greater than or equal to 1"]),
+        ("worker:\n  magic: 3\n", ["worker.magic is a section"]),
+        ("worker:\n  tragic:\n    wands: 2\n", ["'worker.tragic'", "did you mean"]),
+        ("worker:\n  engine_settings: {magic: {wands: 2}}\n", ["worker.engine_settings"]),
         ("- a\n- b\n", ["expected sections"]),
         ("http: [\n", ["no valid YAML"]),
     ],
@@ -72,6 +96,34 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, told: list[st
     assert str(tmp_path / "qwenserve.yaml") in str(caught.value)
 
 
+def test_settings_of_engines_are_part_of_the_configuration(tmp_path: Path) -> None:
+    loaded = load(
+        "worker:\n  engine: magic\n  magic:\n    wands: 2\n  llamacpp:\n",
+        tmp_path=tmp_path,
+        environment={"QWENSERVE_WORKER__MAGIC__SPELL": "pocus"},
+    )
+
+    assert loaded.engines["magic"] == Magic(wands=2, spell="pocus")
+    assert loaded.config.worker.engine_settings == {
+        "llamacpp": {"lights": True},
+        "magic": {"wands": 2, "spell": "pocus"},
+    }
+    shown = {setting.key: (setting.value, setting.source.partition(" ")[0]) for setting in loaded.settings()}
+    assert shown["worker.magic.wands"] == (2, "file")
+    assert shown["worker.magic.spell"] == ("pocus", "environment")
+    assert shown["worker.llamacpp.lights"] == (True, "default")
+
+
+def test_a_tier_without_engines_carries_their_settings_along(tmp_path: Path) -> None:
+    file = tmp_path / "qwenserve.yaml"
+    file.write_text("worker:\n  engine: new\n  new:\n    a: 1\n    b: {c: x}\n  old:\n", encoding="utf-8")
+    config = load_config(file, environment={}, overrides={"worker.new.d": "2"}).config
+
+    assert config.worker.engine_settings == {"new": {"a": 1, "b": {"c": "x"}, "d": 2}}
+    with pytest.raises(ConfigError, match=r"'worker\.max_runing'; did you mean"):
+        load_config(environment={}, overrides={"worker.max_runing": "2"})
+
+
 def test_an_unknown_variable_stops_start_up_and_is_named() -> None:
     with pytest.raises(ConfigError, match=r"QWENSERVE_HTTP__PROT.*did you mean 'http.port'"):
         load(environment={"QWENSERVE_HTTP__PROT": "1"})
@@ -80,7 +132,7 @@ def test_an_unknown_variable_stops_start_up_and_is_named() -> None:
 def test_variables_of_the_command_line_are_no_settings() -> None:
     environment = {"QWENSERVE_CONFIG": "/x.yaml", "QWENSERVE_STATE_DIR": "/y"}
 
-    assert load(environment=environment).config == Config()
+    assert load(environment=environment).config == load().config
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -101,16 +153,17 @@ def test_lists_can_be_given_as_text() -> None:
 
 
 def test_the_annotated_file_has_every_key_and_loads_to_the_same_value(tmp_path: Path) -> None:
-    text = annotated_yaml()
+    text = annotated_yaml(load())
 
-    assert load(text, tmp_path=tmp_path).config == Config()
+    assert load(text, tmp_path=tmp_path).config == load().config
     keys = {setting.key.rsplit(".", 1)[-1] for setting in load().settings()}
     assert all(f"{key}:" in text for key in keys)
     assert isinstance(yaml.safe_load(text), dict)
 
 
 def test_every_setting_says_what_it_means() -> None:
-    assert [setting.key for setting in load().settings() if not setting.description.endswith(".")] == []
+    loaded = load_config(environment={}, engines=engine_settings())
+    assert [setting.key for setting in loaded.settings() if not setting.description.endswith(".")] == []
 
 
 def test_configuration_is_frozen() -> None:
@@ -133,7 +186,8 @@ def test_every_setting_is_read_somewhere() -> None:
     files = [file for tier in tiers for file in (root / tier).rglob("*.py") if file.name != "config.py"]
     source = "\n".join(file.read_text(encoding="utf-8") for file in files)
     # Sampling defaults are read as a whole.
-    names = {s.key.rsplit(".", 1)[-1] for s in load().settings() if "_defaults." not in s.key}
+    loaded = load_config(environment={}, engines=engine_settings())
+    names = {s.key.rsplit(".", 1)[-1] for s in loaded.settings() if "_defaults." not in s.key}
     whole = {"cache_dir": "cache_path"}
 
     assert [name for name in sorted(names) if f".{whole.get(name, name)}" not in source] == []

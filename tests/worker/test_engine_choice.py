@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwenserve.runtime.config import SimulatedSettings
-from qwenserve.worker.engine_choice import simulated_config
+from qwenserve.runtime.config import Config, load_config
+from qwenserve.worker.engine_choice import ENGINES, build_engine, engine_settings, prepare_model
 from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.simulated.build import simulated_config
 from qwenserve.worker.engines.simulated.engine import Faults
+from qwenserve.worker.engines.simulated.settings import Settings
 from qwenserve.worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from qwenserve.worker.progress import no_progress
+from tests.worker.engines.model_directories import write_model
 
 CONFIG = {"vocab_size": 4096, "eos_token_id": 7, "max_position_embeddings": 512}
 
@@ -55,7 +61,7 @@ def test_fingerprints_tell_models_apart(tmp_path: Path):
 
 
 def test_settings_become_a_timing_model_of_the_model():
-    settings = SimulatedSettings(
+    settings = Settings(
         step_ms=2.5, step_ms_per_request=0.5, prefill_chunk_tokens=99, kv_blocks=64, answer="9,10", fault="die:3"
     )
     config = simulated_config(settings, DirectoryFacts(4096, (7,), 512), 0, 12)
@@ -68,7 +74,7 @@ def test_settings_become_a_timing_model_of_the_model():
 
 
 def test_a_configured_window_wins():
-    assert simulated_config(SimulatedSettings(), None, 1000, 8).max_model_len == 1000
+    assert simulated_config(Settings(), None, 1000, 8).max_model_len == 1000
 
 
 @pytest.mark.parametrize(
@@ -82,10 +88,89 @@ def test_a_configured_window_wins():
     ],
 )
 def test_faults_by_name(fault: str, expected: Faults):
-    assert simulated_config(SimulatedSettings(fault=fault), None, 0, 8).faults == expected
+    assert simulated_config(Settings(fault=fault), None, 0, 8).faults == expected
 
 
 @pytest.mark.parametrize("settings", [{"fault": "die:soon"}, {"fault": "rust"}, {"answer": "x"}, {"answer": "999999"}])
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, str]):
     with pytest.raises(EngineError, match=r"worker\.simulated"):
-        simulated_config(SimulatedSettings(**settings), None, 0, 8)
+        simulated_config(Settings(**settings), None, 0, 8)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_settings_are_had_without_the_engine(name: str):
+    """They are read by every command, some of which must answer at once."""
+    code = (
+        "import sys; from qwenserve.worker.engine_choice import engine_settings; engine_settings();"
+        f"sys.exit(any(m.startswith('{ENGINES[name]}.engine') or m in ('numpy', 'gguf') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def configured(**overrides: Any) -> Config:
+    return load_config(environment={}, overrides=overrides).config
+
+
+def test_an_engine_that_is_not_in_the_table_is_named():
+    with pytest.raises(EngineError, match=r"worker\.engine: 'magic' is not one of llamacpp, simulated"):
+        build_engine(configured(**{"worker.engine": "magic"}))
+
+
+def test_settings_that_nobody_checked_before_are_checked_by_the_engine():
+    with pytest.raises(EngineError, match=r"worker\.simulated.*\n*.*steps_ms"):
+        build_engine(configured(**{"worker.engine": "simulated", "worker.simulated.steps_ms": 3}))
+
+
+def test_a_settings_model_of_each_engine_names_its_section():
+    loaded = load_config(environment={}, engines=engine_settings())
+
+    assert {setting.key.split(".")[1] for setting in loaded.settings() if setting.key.count(".") == 2} >= set(ENGINES)
+
+
+@pytest.fixture
+def bare_directory(tmp_path: Path) -> Path:
+    directory = write_model(tmp_path / "bare")
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("spelled", ["absolute", "relative"])
+def test_a_directory_without_weights_is_refused_however_it_is_named(
+    bare_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    reference = str(bare_directory) if spelled == "absolute" else "../bare"
+    config = configured(**{"model.reference": reference, "cache_dir": str(tmp_path / "cache")})
+
+    with pytest.raises(EngineError, match=r"no \*\.safetensors weights.*model\.weights: random"):
+        build_engine(config)
+    with pytest.raises(EngineError, match=r"no \*\.safetensors weights"):
+        prepare_model(config, Path(reference), no_progress)
+
+
+def test_random_weights_are_made_where_they_are_asked_for_by_name(bare_directory: Path, tmp_path: Path):
+    config = configured(
+        **{
+            "model.reference": str(bare_directory),
+            "model.weights": "random",
+            "model.max_model_len": 256,
+            "worker.max_running": 1,
+            "cache_dir": str(tmp_path / "cache"),
+        }
+    )
+    prepared = prepare_model(config, bare_directory, no_progress)
+    again = prepare_model(config, prepared.path, no_progress)
+
+    assert "random weights" in prepared.note
+    assert (prepared.path / "model.safetensors").exists()
+    assert again.path == prepared.path
+    assert build_engine(config).engine is not None
+
+
+def test_a_file_has_weights_and_gets_no_random_ones(tmp_path: Path):
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+
+    with pytest.raises(EngineError, match="GGUF file"):
+        prepare_model(configured(**{"model.weights": "random"}), file, no_progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
+from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 
 SLOTS = 8
 

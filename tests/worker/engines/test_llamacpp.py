@@ -18,7 +18,8 @@ from typing import Any, cast
 import pytest
 
 from qwenserve.worker.engine_interface import EngineError, EngineRefusal, FinishReason, Sampling
-from qwenserve.worker.engines.llamacpp import LlamaCppConfig, LlamaCppEngine
+from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
+from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import GREEDY, LIMIT_S, Driver, driving
 from tests.worker.engines.engines import SLOTS, exact_engine

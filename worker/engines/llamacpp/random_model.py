@@ -6,6 +6,7 @@ Such a model says nothing sensible, but everything around it is real: conversion
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,15 @@ def make_random_model(source: Path, target: Path, *, seed: int = 0, dtype: str =
     temporary = target / f"model.safetensors.{os.getpid()}.tmp"
     _write_safetensors(temporary, dict(_shapes(config)), seed, dtype)
     os.replace(temporary, target / "model.safetensors")
+    return target
+
+
+def random_copy(source: Path, cache: Path) -> Path:
+    """Returns a directory below `cache` with the config and tokenizer of `source` and random weights, made once."""
+    digest = hashlib.sha256((source / "config.json").read_bytes() + (source / "tokenizer.json").read_bytes())
+    target = cache / digest.hexdigest()[:16] / source.name
+    if not (target / "model.safetensors").exists():
+        make_random_model(source, target)
     return target
 
 

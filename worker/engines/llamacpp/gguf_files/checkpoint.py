@@ -50,20 +50,6 @@ class StoredTensor(NamedTuple):
                 yield raw.view("<f2" if self.dtype == "F16" else "<f4").astype(np.float32)
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """Returns the safetensors files of a checkpoint, by its index where there is one. May be empty."""
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [directory / name for name in names]
-        missing = [f.name for f in files if not f.exists()]
-        if missing:
-            raise EngineError(f"{directory} lacks {', '.join(missing)}, named in its index; download it again")
-        return files
-    single = directory / "model.safetensors"
-    return [single] if single.exists() else sorted(directory.glob("*.safetensors"))
-
-
 def stored_tensors(files: list[Path]) -> dict[str, StoredTensor]:
     """Reads the headers of all files. Raises EngineError for a broken file or an unknown number format."""
     found: dict[str, StoredTensor] = {}

@@ -18,9 +18,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, LlamaFil
 
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.llamacpp.gguf_files import marks, vocabulary
-from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import StoredTensor, stored_tensors, weight_files
+from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import StoredTensor, stored_tensors
 from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, padded, place
 from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan, Segment
+from qwenserve.worker.weight_files import weight_files
 
 _U32, _F32, _TEXT = GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING
 _ARCHITECTURES = {"Qwen3ForCausalLM": "qwen3", "Qwen3MoeForCausalLM": "qwen3moe"}

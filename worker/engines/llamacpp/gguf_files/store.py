@@ -15,9 +15,7 @@ from typing import BinaryIO
 
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan
-
-# (done_bytes, total_bytes); called from the thread that does the work.
-Progress = Callable[[int, int], None]
+from qwenserve.worker.progress import Progress, no_progress
 
 _READ_BYTES = 4 << 20
 # Below this a file is hashed each time: reading it costs less than being wrong about it.
@@ -25,10 +23,6 @@ _MEMO_FROM_BYTES = 64 << 20
 # How much work a crash may cost.
 _CHECKPOINT_BYTES = 64 << 20
 _LOCK_POLL_S = 0.1
-
-
-def no_progress(done_bytes: int, total_bytes: int) -> None:
-    """Shows nothing."""
 
 
 class ModelStore:

@@ -1,0 +1,21 @@
+"""Settings of the embedded engine, as the configuration file has them below `worker.llamacpp`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from qwenserve.runtime.config import Section
+
+
+class Settings(Section):
+    """The embedded engine."""
+
+    threads: int = Field(default=0, ge=0, description="Compute threads. 0: as many as cores.")
+    kv_type: Literal["f16", "f32"] = Field(default="f16", description="Number format of the KV cache; f32 is exact.")
+    batch_tokens: int = Field(
+        default=128,
+        ge=32,
+        description="Most tokens computed in one step. Small, so that answers move while a long prompt is read.",
+    )
