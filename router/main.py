@@ -19,6 +19,7 @@ from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
 from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, TextService
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.clients.worker_source import StaticWorkers
 from qwenserve.router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
 from qwenserve.router.http.shim import make_shim
@@ -56,7 +57,13 @@ class Router:
         self.metrics = RouterMetrics()
         self._config = config
         expected = Expectation(model.name, model.assets.tokenizer.vocab_size)
-        self._workers = WorkerDirectory(config.router.workers, config.grpc, config.router.policy, expected)
+        self._workers = WorkerDirectory(
+            StaticWorkers(config.router.workers),
+            config.grpc,
+            config.router.policy,
+            expected,
+            stall_timeout_s=config.router.stall_timeout_s,
+        )
         self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (
             RemoteTextService(config.router.tokenizers, model.name, config.grpc)

@@ -143,6 +143,12 @@ class RouterConfig(Section):
         ge=1,
         description="Tokens of broken answers that are computed again at a time; the others wait for their turn.",
     )
+    stall_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="A worker that has work and makes no engine step for this long, or says nothing, is given up; "
+        "a tokenizer process that answers nothing for a quarter of it. Longer than any single step.",
+    )
     token_cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory for token ids of text seen before (repeated prompts)."
     )
@@ -162,6 +168,11 @@ class WorkerConfig(Section):
     engine: str = Field(default="llamacpp", description="Which engine computes.")
     max_running: int = Field(default=8, ge=1, le=1024, description="Most requests computed at a time.")
     max_queued: int = Field(default=256, ge=0, description="Most requests waiting; more are refused with QUEUE_FULL.")
+    stall_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="An engine that has work and makes no step for this long makes the worker NOT_SERVING.",
+    )
     request_buffer_bytes: int = Field(
         default=4 << 20,
         ge=4096,

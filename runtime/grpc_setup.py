@@ -102,7 +102,7 @@ class Health:
             await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
 
 
-async def carry(call: Any, *work: Coroutine[Any, Any, None], name: str) -> None:
+async def run_until_one_ends(call: Any, *work: Coroutine[Any, Any, None], name: str) -> None:
     """Runs the tasks of a stream until one of them ends, then ends the call and the others.
 
     Raises the call's status as AioRpcError where it is not OK, else what the task that ended raises.

@@ -76,6 +76,8 @@ class Dispatcher:
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._closed: ServiceError | None = None
+        # Why nothing is taken for the time being.
+        self._stalled: ServiceError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -125,6 +127,7 @@ class Dispatcher:
         if not handle or handle in session.flights:
             what = "is in use" if handle else "must be 1 or more"
             raise InvalidRequest(f"submits.handle: {handle} {what}", param="submits.handle")
+        session.read_handle = handle
         try:
             request = self._checked(submit)
         except ServiceError as error:
@@ -159,6 +162,7 @@ class Dispatcher:
 
     def deliver(self, chunks: Sequence[Chunk]) -> None:
         """Takes one engine step's chunks: the hot path, once per token."""
+        self.load.deliveries += 1
         flights = self._flights
         touched: set[Session] = set()
         ended = False
@@ -199,6 +203,21 @@ class Dispatcher:
         for flight in list(self._flights.values()):
             self._report(flight, lost)
             self._forget(flight)
+
+    @property
+    def computing(self) -> bool:
+        """Whether the engine has something to do."""
+        return self._admission.running > 0
+
+    def stall(self, error: ServiceError) -> None:
+        """The engine makes no steps: ends every session, whose callers go elsewhere, and takes no requests."""
+        self._stalled = error
+        for session in list(self._sessions.values()):
+            session.end(_fresh(error))
+
+    def resume(self) -> None:
+        """The engine makes steps again: requests are taken."""
+        self._stalled = None
 
     def drain(self) -> None:
         """Takes no more requests; those here go on."""
@@ -250,10 +269,12 @@ class Dispatcher:
             return None
         session.steps = 0
         self._progress.set()
-        message.load.CopyFrom(self.load.stamp())
+        message.load.CopyFrom(self.load.stamp(session.read_handle))
         return message
 
     def _check_open(self) -> None:
+        if self._stalled is not None:
+            raise _fresh(self._stalled)
         if self._closed is not None:
             raise _fresh(self._closed)
 

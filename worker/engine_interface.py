@@ -149,11 +149,17 @@ class Chunk(NamedTuple):
 
 
 class EngineLoad(NamedTuple):
-    """What the engine knows of its own load. -1 for KV numbers it does not know."""
+    """What the engine knows of its own load. -1 for numbers that it does not know.
+
+    `steps` counts what it has computed since its start, each part of a long prompt being one step: while it has
+    requests this goes up, and where it stands still for long the engine is taken for stuck. An engine that does not
+    tell is taken for stuck where it delivers nothing for as long, in a long prefill too.
+    """
 
     running: int
     free_kv_blocks: int = -1
     total_kv_blocks: int = -1
+    steps: int = -1
 
 
 @dataclass(frozen=True, slots=True)

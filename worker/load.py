@@ -8,16 +8,25 @@ from qwenserve.worker.v1 import worker_pb2
 
 
 class LoadMeter:
-    """Makes load stamps. `prefill_tokens` is kept by whoever starts requests and sees their first token."""
+    """Makes load stamps. `prefill_tokens` is kept by whoever starts requests and sees their first token, `deliveries`
+    by whoever takes the engine's results.
+    """
 
     def __init__(self, engine: Engine, admission: Admission) -> None:
         self.prefill_tokens = 0
+        self.deliveries = 0
         self._engine = engine
         self._admission = admission
         self._sequence = 0
 
-    def stamp(self) -> worker_pb2.Load:
-        """Returns the load now, with the next sequence number."""
+    @property
+    def steps(self) -> int:
+        """Steps of the engine so far: by its own count, or else its deliveries."""
+        steps = self._engine.load().steps
+        return steps if steps >= 0 else self.deliveries
+
+    def stamp(self, read_handle: int = 0) -> worker_pb2.Load:
+        """Returns the load now, with the next sequence number, for a session that has read up to `read_handle`."""
         engine = self._engine.load()
         admission = self._admission
         self._sequence += 1
@@ -29,4 +38,6 @@ class LoadMeter:
             free_kv_blocks=engine.free_kv_blocks,
             total_kv_blocks=engine.total_kv_blocks,
             pending_prompt_tokens=admission.queued_prompt_tokens + self.prefill_tokens,
+            read_handle=read_handle,
+            steps=engine.steps if engine.steps >= 0 else self.deliveries,
         )

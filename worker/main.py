@@ -18,7 +18,7 @@ import grpc
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
-from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.process import run_tier
 from qwenserve.store.opening import open_store
@@ -27,6 +27,7 @@ from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
 from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
+from qwenserve.worker.stall_watch import StallWatch
 from qwenserve.worker.v1 import worker_pb2_grpc
 
 _log = EventLog("worker")
@@ -136,8 +137,11 @@ class _Worker:
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
         if on_ready is not None:
             on_ready(port)
+        tasks = TaskOwner()
+        tasks.start(StallWatch(dispatcher, settings.stall_timeout_s, self._health.set).run(), name="stall watch")
         async with announced(self._store, self._config, port, self._service.describe) as told_anew:
             await self._shutdown.drain.wait()
+            await tasks.close()
             await self._health.set(False)
             if not dispatcher.draining:  # an engine that died takes nothing more anyway
                 await self._shutdown.notice(self._config.drain_notice_s)

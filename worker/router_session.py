@@ -39,6 +39,8 @@ class Session:
         self.failure: ServiceError | None = None
         # Engine steps since the last message was taken.
         self.steps = 0
+        # Of the last submit that was read.
+        self.read_handle = 0
         # By handle.
         self.flights: dict[int, Flight] = {}
         self.packer = Packer(request_bytes)

@@ -21,6 +21,7 @@ from qwenserve.router.chat.sampling import (
 )
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
+from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements, best_suited
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.deadlines import within
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 
 class Prepared(NamedTuple):
-    """A checked request, ready to submit. Each prompt gets `choices` answers."""
+    """A checked request, ready to submit to a worker that has what it `needs`. Each prompt gets `choices` answers."""
 
     prompts: Sequence[Sequence[int]]
     rendered: str
@@ -59,6 +60,17 @@ class Prepared(NamedTuple):
     unsupported: frozenset[str]
     # An engine gives no id after one of these.
     end_ids: frozenset[int]
+    needs: Requirements
+
+
+class _Fit(NamedTuple):
+    """What came of fitting a request to the workers: the fields that it set and that cannot be applied, all those that
+    must not be sent, and what a worker needs to be given it.
+    """
+
+    ignored: list[str]
+    unsupported: frozenset[str]
+    needs: Requirements
 
 
 class Preparation:
@@ -81,9 +93,8 @@ class Preparation:
 
     @property
     def max_model_len(self) -> int:
-        """The context window in tokens: the least of model, configuration and connected workers."""
-        own, workers = self._model.max_model_len, self._workers.abilities.max_model_len
-        return min(own, workers) if own and workers else own or workers
+        """The context window in tokens: what model and configuration allow, and the largest of the workers."""
+        return self._window(self._workers.capabilities)
 
     async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
@@ -99,8 +110,7 @@ class Preparation:
         self._prompt_stage.observe(time.monotonic() - stage)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling = complete(request.sampling, self._model.defaults(thinking))
-        unsupported = self._workers.abilities.unsupported
-        ignored = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, unsupported, call)
+        fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call)
         in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
         separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
         settings = PipelineSettings(
@@ -115,13 +125,14 @@ class Preparation:
             prompts=[rendered.token_ids],
             rendered=rendered.prompt,
             sampling=sampling,
-            ignored=ignored,
+            ignored=fit.ignored,
             new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
             starts_in_reasoning=in_reasoning,
             choices=max(1, request.n),
             priority=request.priority,
-            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
-            unsupported=unsupported,
+            cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
+            unsupported=fit.unsupported,
+            needs=fit.needs,
             end_ids=self._end_ids(sampling),
         )
 
@@ -147,8 +158,7 @@ class Preparation:
         # A raw text is nothing that thinks: the values for answers without thinking apply.
         sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
-        unsupported = self._workers.abilities.unsupported
-        ignored = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, unsupported, call)
+        fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call)
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
         )
@@ -156,13 +166,14 @@ class Preparation:
             prompts=prompts,
             rendered="",
             sampling=sampling,
-            ignored=ignored,
+            ignored=fit.ignored,
             new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
             starts_in_reasoning=False,
             choices=max(1, request.n),
             priority=request.priority,
-            cache_salt="" if "cache_salt" in unsupported else request.cache_salt,
-            unsupported=unsupported,
+            cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
+            unsupported=fit.unsupported,
+            needs=fit.needs,
             end_ids=self._end_ids(sampling),
         )
 
@@ -189,14 +200,25 @@ class Preparation:
         sampling: sampling_pb2.SamplingParams,
         prompt: Sequence[int],
         default_max: int,
-        unsupported: frozenset[str],
         call: Call,
-    ) -> list[str]:
-        """Fits `sampling` to window and engines. Returns the fields that could not be applied as asked."""
+    ) -> _Fit:
+        """Fits `sampling` to the window and to the workers that can do most of what is asked."""
         strict = self._config.strict if call.strict is None else call.strict
         asked = request.sampling
-        window = self.max_model_len
+        known = self._workers.capabilities
+        fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
+        if request.cache_salt:
+            fields.add("cache_salt")
+        most = max((worker.max_top_logprobs for worker in known), default=asked.top_logprobs)
+        if asked.top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
+            raise InvalidRequest(
+                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
+            )
+        # A prompt must fit with its first token; how much of `max_tokens` does comes out below.
+        needs = Requirements(frozenset(fields), len(prompt) + 1, asked.top_logprobs)
+        suited = best_suited(known, needs)
         ignored: list[str] = []
+        window = self._window(suited)
         if window and fit_window(sampling, len(prompt), window, default_max):
             if strict:
                 raise InvalidRequest(
@@ -204,18 +226,24 @@ class Preparation:
                     param="max_tokens",
                 )
             ignored.append("max_tokens")
-        abilities = self._workers.abilities
-        most = abilities.max_top_logprobs
-        if abilities.engines and asked.top_logprobs > most and "top_logprobs" not in unsupported:
-            raise InvalidRequest(
-                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
-            )
+        unsupported = frozenset[str]().union(*(worker.unsupported for worker in suited))
         if unsupported:
             besides = ("cache_salt",) if request.cache_salt else ()
+            engines = ", ".join(sorted({worker.engine for worker in suited}))
             ignored += drop_unsupported(
-                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=abilities.engines
+                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=engines
             )
-        return ignored
+        if "seed" not in unsupported:
+            fields.add("seed")
+        top_logprobs = 0 if "top_logprobs" in unsupported else asked.top_logprobs
+        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs)
+        return _Fit(ignored, unsupported, needs if known else NO_REQUIREMENTS)
+
+    def _window(self, workers: Sequence[Capabilities]) -> int:
+        """Returns the largest window of some workers, within the model's; 0 where neither is known."""
+        own = self._model.max_model_len
+        largest = max((worker.max_model_len for worker in workers), default=0)
+        return min(own, largest) if own and largest else own or largest
 
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids

@@ -24,6 +24,7 @@ from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
+from qwenserve.router.routing.requirements import Requirements
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
 from qwenserve.runtime.ids import new_id
@@ -173,7 +174,7 @@ class ChatCore:
         """Empty when a worker can answer now and the router does not drain; else the reason why not."""
         if self._leaving:
             return "draining"
-        return "" if self._workers.ready_sessions else "no worker is ready"
+        return self._workers.why_not_ready()
 
     def announce_drain(self) -> None:
         """Says that it is not ready any more, and still takes requests: whoever sends them may not have heard yet."""
@@ -260,7 +261,7 @@ class ChatCore:
         try:
             answer.begin(
                 plans,
-                partial(self._choose, prepared.cache_salt),
+                partial(self._choose, prepared.needs, prepared.cache_salt),
                 self._continuations,
                 priority=prepared.priority,
                 cache_salt=prepared.cache_salt,
@@ -271,8 +272,10 @@ class ChatCore:
             raise
         return answer
 
-    def _choose(self, cache_salt: str, prompt: Sequence[int], tried: frozenset[str]) -> WorkerSession:
-        return self._workers.choose(prompt, cache_salt=cache_salt, excluding=tried)
+    def _choose(
+        self, needs: Requirements, cache_salt: str, prompt: Sequence[int], tried: frozenset[str]
+    ) -> WorkerSession:
+        return self._workers.choose(prompt, needs=needs, cache_salt=cache_salt, excluding=tried)
 
     def _ended(self, answer: Answer, outcome: AnswerOutcome) -> None:
         self._release(answer)

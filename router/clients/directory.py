@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.clients.worker_source import WorkerSource
 from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, make_policy
+from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.worker.v1 import worker_pb2
+
+_RETRY_AFTER_S = 2.0
 
 
 class Expectation(NamedTuple):
@@ -32,38 +36,80 @@ class Expectation(NamedTuple):
         return ""
 
 
-class Abilities(NamedTuple):
-    """What all ready workers can do: which one answers is not known while a request is checked. `max_model_len` is 0
-    where no worker is known; `unsupported` has every field that some engine among `engines` cannot honour.
-    """
-
-    max_model_len: int
-    max_top_logprobs: int
-    unsupported: frozenset[str]
-    engines: str
+class _Member(NamedTuple):
+    session: WorkerSession
+    task: asyncio.Task[None]
 
 
 class WorkerDirectory:
-    """Keeps a session to every configured worker and chooses among them."""
+    """Keeps a session to every worker that its source names, and chooses among them. A `Membership`."""
 
-    def __init__(self, addresses: Sequence[str], config: GrpcConfig, policy: PolicyName, expected: Expectation) -> None:
+    def __init__(
+        self,
+        source: WorkerSource,
+        config: GrpcConfig,
+        policy: PolicyName,
+        expected: Expectation,
+        *,
+        stall_timeout_s: float = 20.0,
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._expected = expected
+        self._stall_timeout_s = stall_timeout_s
         self._changed = asyncio.Event()
-        self.sessions = tuple(
-            WorkerSession(address, config, self._on_change, why_not=expected.why_not)
-            for address in dict.fromkeys(addresses)
-        )
+        # By address. Those that leave stay until their last answer has ended.
+        self._members: dict[str, _Member] = {}
+        self._leaving: dict[str, _Member] = {}
+        # Process ids by address: another one means an empty cache.
+        self._pids: dict[str, int] = {}
         self._policy: Policy = make_policy(policy)
         self._tasks = TaskOwner()
-        self._abilities: Abilities | None = None
+        self._capabilities: Sequence[Capabilities] | None = None
 
     def start(self) -> None:
-        """Begins to connect."""
-        for session in self.sessions:
-            self._tasks.start(session.run(), name=f"session {session.address}")
+        """Begins to connect, and to follow who comes and goes."""
+        for address in self._source.known():
+            self.join(address)
+        self._tasks.start(self._source.follow(self), name="worker source")
 
     async def close(self) -> None:
         """Ends all sessions, which aborts what they submitted."""
         await self._tasks.close()
+
+    def join(self, address: str) -> None:
+        """Takes a worker in. Known ones stay as they are; one that was leaving stays."""
+        if address in self._members:
+            return
+        member = self._leaving.pop(address, None)
+        if member is None or member.task.done():
+            session = WorkerSession(
+                address,
+                self._config,
+                self._on_change,
+                why_not=self._expected.why_not,
+                stall_timeout_s=self._stall_timeout_s,
+            )
+            task = self._tasks.start(session.run(), name=f"session {address}")
+            member = _Member(session, task)
+            task.add_done_callback(lambda _: self._session_ended(address, session))
+        member.session.leaving = False
+        self._members[address] = member
+        self._on_change()
+
+    def leave(self, address: str) -> None:
+        """Gives a worker no more requests and forgets it once those it has are answered. Unknown ones are ignored."""
+        member = self._members.pop(address, None)
+        if member is None:
+            return
+        member.session.leaving = True
+        if member.session.active:
+            self._leaving[address] = member
+        else:
+            member.task.cancel()
+        self._pids.pop(address, None)
+        self._policy.forget(address)
+        self._on_change()
 
     async def changed(self) -> None:
         """Returns at the next time that a worker comes, drains or goes. For one waiter."""
@@ -71,27 +117,31 @@ class WorkerDirectory:
         self._changed.clear()
 
     @property
+    def sessions(self) -> Sequence[WorkerSession]:
+        """The session of every worker, connected or not; those that leave are no longer among them."""
+        return [member.session for member in self._members.values()]
+
+    @property
     def ready_sessions(self) -> list[WorkerSession]:
         """Sessions that take requests now."""
         return [session for session in self.sessions if session.ready]
 
     @property
-    def abilities(self) -> Abilities:
-        """What the ready workers can do. Kept until one comes, drains or goes."""
-        if self._abilities is None:
-            # What is gone must not limit what is here; where nothing is here, what was known last is the best guess.
-            infos = [s.info for s in self.ready_sessions or self.sessions if s.info is not None]
-            self._abilities = Abilities(
-                min((info.max_model_len for info in infos), default=0),
-                min((info.max_top_logprobs for info in infos), default=0),
-                frozenset(name for info in infos for name in info.unsupported_fields),
-                ", ".join(sorted({info.engine for info in infos})),
-            )
-        return self._abilities
+    def capabilities(self) -> Sequence[Capabilities]:
+        """What the ready workers can do, each kind once. Where none is ready, what was known last is the best guess."""
+        if self._capabilities is None:
+            known = [session for session in self.sessions if session.info is not None]
+            able = [s.capabilities for s in known if s.ready] or [s.capabilities for s in known]
+            self._capabilities = tuple(dict.fromkeys(able))
+        return self._capabilities
 
-    def _on_change(self) -> None:
-        self._abilities = None
-        self._changed.set()
+    def why_not_ready(self) -> str:
+        """Returns why no worker takes requests, worker by worker; empty where one does."""
+        sessions = self.sessions
+        if any(session.ready for session in sessions):
+            return ""
+        reasons = [f"{session.name}: {session.why_not_ready}" for session in sessions]
+        return f"no worker is ready ({'; '.join(reasons) or 'none is known'})"
 
     def candidates(self, prompt_token_ids: Sequence[int], cache_salt: str = "") -> list[Candidate]:
         """All workers as the policy sees them for this prompt, best first."""
@@ -99,33 +149,65 @@ class WorkerDirectory:
         return self._policy.rank([self._candidate(session) for session in self.sessions], prompt)
 
     def choose(
-        self, prompt_token_ids: Sequence[int], *, cache_salt: str = "", excluding: frozenset[str] = frozenset()
+        self,
+        prompt_token_ids: Sequence[int],
+        *,
+        needs: Requirements = NO_REQUIREMENTS,
+        cache_salt: str = "",
+        excluding: frozenset[str] = frozenset(),
     ) -> WorkerSession:
-        """Returns the best worker for a prompt and remembers the choice. Raises Unavailable."""
-        usable = [s for s in self.sessions if s.ready and s.address not in excluding]
-        if not usable:
+        """Returns the best worker for a prompt among those that have what it needs, and remembers the choice.
+
+        Workers whose addresses are in `excluding` are left out. Raises Unavailable.
+        """
+        members = self._members.values()
+        ready = [m.session for m in members if m.session.ready and m.session.address not in excluding]
+        if not ready:
             raise Unavailable(
                 "no worker is ready; check `qwenserve ps` and the workers' logs",
-                metadata={"workers": str(len(self.sessions))},
-                retry_after_s=2.0,
+                metadata={"workers": str(len(members))},
+                retry_after_s=_RETRY_AFTER_S,
             )
-        if len(self.sessions) == 1:
+        usable = [session for session in ready if not needs.lacking(session.capabilities)]
+        if not usable:
+            # It was checked against the workers of that moment: since then those that can have gone, or are excluded.
+            lacking = min((needs.lacking(s.capabilities) for s in ready), key=len)
+            raise Unavailable(
+                f"no worker that is ready now can apply {', '.join(sorted(lacking))}",
+                metadata={"workers": str(len(members))},
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        if len(members) == 1:
             return usable[0]
         prompt = PromptBlocks(prompt_token_ids, cache_salt)
         best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
         self._policy.chosen(best, prompt)
         return next(session for session in usable if session.address == best.address)
 
+    def _on_change(self) -> None:
+        self._capabilities = None
+        for session in self.sessions:
+            if session.info is not None and self._pids.get(session.address) != session.info.pid:
+                if session.address in self._pids:
+                    self._policy.forget(session.address)
+                self._pids[session.address] = session.info.pid
+        self._changed.set()
+
+    def _session_ended(self, address: str, session: WorkerSession) -> None:
+        member = self._leaving.get(address)
+        if member is not None and member.session is session:
+            del self._leaving[address]
+
     @staticmethod
     def _candidate(session: WorkerSession) -> Candidate:
-        load = session.load
+        load, info = session.load, session.info
         return Candidate(
             address=session.address,
             name=session.name,
             ready=session.ready,
             running=load.running,
-            queued=load.queued + session.submitted_requests,
-            max_running=session.info.max_running if session.info is not None else 0,
-            block_tokens=(session.info.kv_block_tokens if session.info is not None else 0) or DEFAULT_BLOCK_TOKENS,
-            pending_prompt_tokens=load.pending_prompt_tokens + session.submitted_tokens,
+            queued=load.queued + session.unread_requests,
+            max_running=info.max_running if info is not None else 0,
+            block_tokens=(info.kv_block_tokens if info is not None else 0) or DEFAULT_BLOCK_TOKENS,
+            pending_prompt_tokens=load.pending_prompt_tokens + session.unread_tokens,
         )

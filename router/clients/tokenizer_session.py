@@ -14,7 +14,7 @@ import grpc
 
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
-from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel
+from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, run_until_one_ends
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
@@ -96,7 +96,8 @@ class TokenizerSession:
         error: ServiceError = TokenizerLost(f"{self._address} ended the stream")
         try:
             call = self._stub.Session()
-            await carry(call, self._read(call), self._write(call), name=f"tokenizer {self._address}")
+            work = (self._read(call), self._write(call))
+            await run_until_one_ends(call, *work, name=f"tokenizer {self._address}")
         except grpc.aio.AioRpcError as failure:
             # Whatever it is, it is not about one prompt: their errors come as answers.
             error = TokenizerLost(f"{self._address}: {from_rpc_error(failure).message}")

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
 
 from qwenserve.router.clients.logprobs import unpacked
+from qwenserve.router.routing.requirements import Capabilities
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import ServiceError, WorkerLost
-from qwenserve.runtime.grpc_setup import carry, from_rpc_error, make_channel, raise_status
+from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, raise_status, run_until_one_ends
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -37,6 +39,8 @@ _ID_BYTES = 8
 # A load stamp comes with every message. Where none comes, other routers' requests would stay unknown.
 _STAMP_AGE_S = 1.0
 _MAX_UINT32 = 0xFFFFFFFF
+# Of the time after which a worker counts as stalled, how often it is looked at.
+_LOOKS = 8
 
 
 class TokenStream(Protocol):
@@ -70,15 +74,26 @@ class WorkerSession:
         on_change: Callable[[], None],
         *,
         why_not: Callable[[worker_pb2.WorkerInfo], str] = lambda _: "",
+        stall_timeout_s: float = 20.0,
     ) -> None:
-        """`why_not` says why a worker must not be used, or returns an empty text."""
+        """`why_not` says why a worker must not be used, or returns an empty text. A worker that says nothing for
+        `stall_timeout_s`, or has work and makes no engine step for as long, is treated as lost.
+        """
         self.address = address
         self.info: worker_pb2.WorkerInfo | None = None
+        self.capabilities = Capabilities("", 0, 0)
         self.load = worker_pb2.Load()
-        # Submitted since the last load stamp: the stamp cannot know of them yet.
-        self.submitted_requests = 0
-        self.submitted_tokens = 0
+        # Submitted, and not read by the worker when it made the last load stamp: the stamp does not count them.
+        self.unread_tokens = 0
+        self._unread: deque[tuple[int, int]] = deque()
         self.draining = False
+        # Set when no more requests are to come: `run` returns after the last one here has ended.
+        self.leaving = False
+        # Why it takes no requests, where it is not connected.
+        self._error = "not connected yet"
+        self._stall_timeout_s = stall_timeout_s
+        # Process and step count of a worker that was seen with work and without progress.
+        self._stuck: tuple[int, int] | None = None
         self._config = config
         self._on_change = on_change
         self._why_not = why_not
@@ -101,7 +116,19 @@ class WorkerSession:
     @property
     def ready(self) -> bool:
         """Whether it takes requests now."""
-        return self._connected and not self.draining
+        return self._connected and not self.draining and not self.leaving
+
+    @property
+    def why_not_ready(self) -> str:
+        """Why it takes no requests; empty where it does."""
+        if self.ready:
+            return ""
+        return self._error if not self._connected else "it drains" if self.draining else "it leaves"
+
+    @property
+    def unread_requests(self) -> int:
+        """Requests that the last load stamp does not count, because the worker had not read them."""
+        return len(self._unread)
 
     @property
     def connection(self) -> int:
@@ -147,8 +174,8 @@ class WorkerSession:
             answer_offset=answer_offset,
         )
         self._streams[handle] = stream
-        self.submitted_requests += 1
-        self.submitted_tokens += len(prompt_token_ids)
+        self._unread.append((handle, len(prompt_token_ids)))
+        self.unread_tokens += len(prompt_token_ids)
         self._wake.set()
         return handle
 
@@ -163,13 +190,16 @@ class WorkerSession:
         self._streams.pop(handle, None)
 
     async def run(self) -> None:
-        """Connects, and again after every break, until cancelled."""
+        """Connects, and again after every break, until cancelled, or until the last request of one that is leaving has
+        ended.
+        """
         attempt = 0
         async with make_channel(self.address, self._config, receive_window=_RECEIVE_WINDOW) as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
                 began = time.monotonic()
                 error = await self._serve_until_broken(stub)
+                self._error = error.message
                 if time.monotonic() - began > _RETRY_S[-1]:
                     attempt = 0
                 was_connected = self.info is not None
@@ -177,6 +207,8 @@ class WorkerSession:
                     event = "worker_lost" if was_connected else "worker_not_reached"
                     _log.warning(event, worker=self.name, address=self.address, error=error.message)
                 self._drop(error)
+                if self.leaving:
+                    return
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
 
@@ -208,17 +240,21 @@ class WorkerSession:
             if first is grpc.aio.EOF:
                 await raise_status(call)
                 return
+            if (info.pid, first.load.steps) == self._stuck and (first.load.running or first.load.queued):
+                raise WorkerLost(f"worker {info.name} has made no engine step since it was given up; restart it")
+            self._stuck = None
             self._outbox, self._outbox_ids = [], 0
             self._wake.clear()
             self.info = info
+            self.capabilities = _capabilities(info)
             self.draining = info.draining
             self._connected = True
             self._connections += 1
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
             self._on_change()
-            work = (self._read(call), self._write(call), self._keep_load_fresh())
-            await carry(call, *work, name=f"session {self.address}")
+            work = (self._read(call), self._write(call), self._watch())
+            await run_until_one_ends(call, *work, name=f"session {self.address}")
         except asyncio.TimeoutError:
             raise WorkerLost(f"worker at {self.address} did not answer within {_CONNECT_TIMEOUT_S:.0f} s") from None
         finally:
@@ -236,10 +272,31 @@ class WorkerSession:
             for message in messages:
                 await call.write(message)
 
-    async def _keep_load_fresh(self) -> None:
+    async def _watch(self) -> None:
+        """Keeps the load fresh. Returns when a worker that is leaving has nothing of ours left. Raises WorkerLost for
+        one that is stalled.
+
+        Time is counted in looks, not on a clock: where this process was held up itself, nobody else stood still.
+        """
+        look_s = min(_STAMP_AGE_S, self._stall_timeout_s / _LOOKS)
+        silent_s = standing_s = 0.0
         while True:
+            steps = self.load.steps
             self._heard = False
-            await asyncio.sleep(_STAMP_AGE_S)
+            await asyncio.sleep(look_s)
+            if self.leaving and not self._streams:
+                return
+            busy = bool(self._streams) or self.load.running > 0 or self.load.queued > 0
+            silent_s = 0.0 if self._heard else silent_s + look_s
+            standing_s = 0.0 if not busy or self.load.steps != steps else standing_s + look_s
+            if silent_s >= self._stall_timeout_s:
+                raise WorkerLost(f"worker {self.name} has said nothing for {self._stall_timeout_s:g} s")
+            if standing_s >= self._stall_timeout_s:
+                if self._heard and self.info is not None:
+                    self._stuck = (self.info.pid, self.load.steps)
+                raise WorkerLost(
+                    f"worker {self.name} has requests and made no engine step for {self._stall_timeout_s:g} s"
+                )
             if not self._heard:
                 self._message().ping = True
                 self._wake.set()
@@ -282,7 +339,17 @@ class WorkerSession:
                 stream.finished(finish)
         if message.load.sequence >= self.load.sequence:
             self.load = message.load
-            self.submitted_requests = self.submitted_tokens = 0
+            if self._unread:
+                self._note_read(message.load.read_handle)
+
+    def _note_read(self, read_handle: int) -> None:
+        """Takes what the worker has read from what its stamps do not count. Handles are sent, and read, in order."""
+        unread = self._unread
+        if any(handle == read_handle for handle, _ in unread):
+            handle = 0
+            while handle != read_handle:
+                handle, tokens = unread.popleft()
+                self.unread_tokens -= tokens
 
     def _dispatch_runs(self, message: worker_pb2.SessionResponse, now: float) -> None:
         logprobs = {run.handle: run for run in message.logprobs}
@@ -300,7 +367,8 @@ class WorkerSession:
     def _drop(self, error: ServiceError) -> None:
         # A restarted worker counts its stamps from the beginning.
         self.load = worker_pb2.Load()
-        self.submitted_requests = self.submitted_tokens = 0
+        self._unread.clear()
+        self.unread_tokens = 0
         streams, self._streams = self._streams, {}
         self._on_change()
         lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
@@ -312,3 +380,13 @@ class WorkerSession:
             stream.lost(lost)
         except Exception as defect:  # one stream's defect must not keep the others waiting
             _log.error("stream_failed", worker=self.name, exc_info=defect)
+
+
+def _capabilities(info: worker_pb2.WorkerInfo) -> Capabilities:
+    return Capabilities(
+        info.engine,
+        info.max_model_len,
+        info.max_top_logprobs,
+        frozenset(info.unsupported_fields),
+        frozenset(info.guide_kinds),
+    )

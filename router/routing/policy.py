@@ -40,6 +40,9 @@ class Policy(Protocol):
     def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Learns that a worker was given this prompt."""
 
+    def forget(self, address: str) -> None:
+        """Learns that a worker has gone or started again: what it had cached is no longer there."""
+
 
 class PrefixPolicy:
     """Least work to do: tokens not cached there, plus what is ahead in the queue."""
@@ -68,6 +71,10 @@ class PrefixPolicy:
         self._turn += 1
         self._index.record(candidate.address, prompt.hashes(candidate.block_tokens))
 
+    def forget(self, address: str) -> None:
+        """Expects nothing cached there."""
+        self._index.forget(address)
+
 
 class LeastLoadedPolicy:
     """The shortest queue, prompts aside."""
@@ -83,6 +90,9 @@ class LeastLoadedPolicy:
         """Moves on, so that ties do not always go to the same worker."""
         self._turn += 1
 
+    def forget(self, address: str) -> None:
+        """Knows of no cache."""
+
 
 class RoundRobinPolicy:
     """Each in turn."""
@@ -97,6 +107,9 @@ class RoundRobinPolicy:
     def chosen(self, candidate: Candidate, prompt: PromptBlocks) -> None:
         """Moves on."""
         self._turn += 1
+
+    def forget(self, address: str) -> None:
+        """Knows of no cache."""
 
 
 def make_policy(name: PolicyName) -> Policy:

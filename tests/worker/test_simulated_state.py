@@ -264,9 +264,9 @@ def test_a_request_waits_for_blocks():
     state.submit(request(2, [2] * 9, max_tokens=2))
     state.step(0.0)
 
-    assert state.load() == (1, 1, 4)
+    assert state.load()[:3] == (1, 1, 4)
     assert list(answers(run(state, now=100.0))) == [1, 2]
-    assert state.load() == (0, 4, 4)
+    assert state.load()[:3] == (0, 4, 4)
 
 
 def test_the_youngest_gives_way_when_blocks_run_out_and_nobody_notices():
@@ -279,7 +279,7 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_nobody_notices():
     assert answers(came) == {1: answer([1] * 5, **sampling), 2: answer([2] * 5, **sampling)}
     last_of_1 = max(time for time, chunk in came if chunk.key == 1)
     assert any(time > last_of_1 for time, chunk in came if chunk.key == 2)
-    assert state.load() == (0, 6, 6)
+    assert state.load()[:3] == (0, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_aborts_end_waiting_and_running_requests():
     came = run(state, now=0.5)
 
     assert finishes(came) == {1: Finish(FinishReason.ABORTED), 2: Finish(FinishReason.ABORTED)}
-    assert state.load() == (0, 16, 16)
+    assert state.load()[:3] == (0, 16, 16)
 
 
 @pytest.mark.parametrize("prompt", [[], [1] * 64])

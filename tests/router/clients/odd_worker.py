@@ -34,6 +34,7 @@ class OddWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.info = worker_pb2.WorkerInfo(name="odd", model="m", vocab_size=100, max_model_len=64)
         self.behaviour = behaviour
         self.asked = 0
+        self.steps = 0
         self.sessions = 0
         self.received: list[worker_pb2.SessionRequest] = []
 

@@ -9,17 +9,21 @@ from collections.abc import AsyncIterator
 import pytest
 
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
+from qwenserve.router.clients.worker_source import Membership, StaticWorkers
+from qwenserve.router.routing.requirements import Capabilities, Requirements
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from tests.router.clients.odd_worker import OddWorker, serving
+from tests.router.clients.test_worker_session import SLOW, Stream, submit
 from tests.system.stack import until
+from tests.worker.running import running
 
 PROMPT = list(range(200))
 
 
 @contextlib.asynccontextmanager
 async def directory(*addresses: str) -> AsyncIterator[WorkerDirectory]:
-    known = WorkerDirectory(addresses, GrpcConfig(), "prefix", Expectation("m", 100))
+    known = WorkerDirectory(StaticWorkers(addresses), GrpcConfig(), "prefix", Expectation("m", 100))
     known.start()
     try:
         yield known
@@ -45,7 +49,7 @@ async def test_without_a_worker_nothing_is_chosen_and_the_error_says_when_to_com
             workers.choose(PROMPT)
 
     assert caught.value.retry_after_s
-    assert workers.abilities.max_model_len == 0
+    assert not workers.capabilities
 
 
 async def test_an_address_given_twice_is_one_worker() -> None:
@@ -55,26 +59,121 @@ async def test_an_address_given_twice_is_one_worker() -> None:
         assert worker.sessions == 1
 
 
-async def test_abilities_are_those_that_all_ready_workers_share() -> None:
+async def test_capabilities_are_those_of_the_ready_workers_each_kind_once() -> None:
     small, poor = OddWorker(), OddWorker()
-    small.info.max_model_len, small.info.max_top_logprobs = 32, 20
+    small.info.max_model_len, small.info.max_top_logprobs, small.info.engine = 32, 20, "s"
     poor.info.unsupported_fields.append("min_p")
-    poor.info.max_top_logprobs = 5
-    poor.info.engine, small.info.engine = "p", "s"
+    poor.info.guide_kinds.append(2)
+    poor.info.max_top_logprobs, poor.info.engine = 5, "p"
+    able = Capabilities("p", 64, 5, frozenset({"min_p"}), frozenset({2}))
     async with contextlib.AsyncExitStack() as stack:
         left = contextlib.AsyncExitStack()
         one = await left.enter_async_context(serving(small))
-        other = await stack.enter_async_context(serving(poor))
-        workers = await stack.enter_async_context(directory(one, other))
-        await until(lambda: len(workers.ready_sessions) == 2)
-        both = workers.abilities
+        others = [await stack.enter_async_context(serving(poor)) for _ in range(2)]
+        workers = await stack.enter_async_context(directory(one, *others))
+        await until(lambda: len(workers.ready_sessions) == 3)
+        all_of_them = workers.capabilities
 
         await left.aclose()
-        await until(lambda: len(workers.ready_sessions) == 1)
+        await until(lambda: len(workers.ready_sessions) == 2)
 
-        assert (both.max_model_len, both.max_top_logprobs, both.unsupported) == (32, 5, frozenset({"min_p"}))
-        assert both.engines == "p, s"
-        assert workers.abilities.max_model_len == 64
+        assert set(all_of_them) == {Capabilities("s", 32, 20), able}
+        assert list(workers.capabilities) == [able]
+
+
+async def test_a_request_goes_to_a_worker_that_has_what_it_needs() -> None:
+    small, poor = OddWorker(), OddWorker()
+    small.info.max_model_len = 32
+    poor.info.unsupported_fields.append("min_p")
+    async with serving(small) as one, serving(poor) as other, directory(one, other) as workers:
+        await until(lambda: len(workers.ready_sessions) == 2)
+
+        for number in range(4):
+            prompt = [number] * 8
+            assert workers.choose(prompt, needs=Requirements(frozenset({"min_p"}), 32)).address == one
+            assert workers.choose(prompt, needs=Requirements(frozenset(), 33)).address == other
+        with pytest.raises(Unavailable, match="can apply max_tokens"):
+            workers.choose(PROMPT, needs=Requirements(frozenset({"min_p"}), 65))
+        with pytest.raises(Unavailable, match="min_p"):
+            workers.choose(PROMPT, needs=Requirements(frozenset({"min_p"}), 33), excluding=frozenset({one}))
+
+
+async def test_a_worker_that_joins_is_used_and_one_that_leaves_is_not() -> None:
+    async with serving(OddWorker()) as one, serving(OddWorker()) as other, directory(one) as workers:
+        await until(lambda: len(workers.ready_sessions) == 1)
+        workers.join(other)
+        workers.join(other)
+        await until(lambda: len(workers.ready_sessions) == 2)
+
+        workers.leave(one)
+        workers.leave("127.0.0.1:1")
+
+        assert {workers.choose([n] * 8).address for n in range(4)} == {other}
+        assert [session.address for session in workers.sessions] == [other]
+        workers.leave(other)
+        with pytest.raises(Unavailable):
+            workers.choose(PROMPT)
+
+
+async def test_a_worker_that_leaves_answers_what_it_was_given() -> None:
+    async with running() as worker, directory(f"127.0.0.1:{worker.port}") as workers:
+        await until(lambda: len(workers.ready_sessions) == 1)
+        session, stream = workers.choose(PROMPT), Stream()
+        submit(session, stream, max_tokens=50)
+        workers.leave(session.address)
+
+        await until(lambda: stream.ended)
+
+        assert len(stream.ids) == 50
+        assert not workers.sessions
+
+
+async def test_a_worker_that_comes_back_while_it_leaves_keeps_its_session() -> None:
+    async with running(SLOW) as worker, directory(f"127.0.0.1:{worker.port}") as workers:
+        await until(lambda: len(workers.ready_sessions) == 1)
+        session = workers.choose(PROMPT)
+        submit(session, Stream(), max_tokens=1000)
+        workers.leave(session.address)
+        workers.join(session.address)
+
+        assert workers.choose(PROMPT) is session
+
+
+async def test_a_source_tells_who_comes_and_goes() -> None:
+    class Rumour:
+        """Says that a first worker is there, then a second one instead."""
+
+        def __init__(self, first: str, second: str) -> None:
+            self.first, self.second = first, second
+            self.told = asyncio.Event()
+
+        def known(self) -> list[str]:
+            return [self.first]
+
+        async def follow(self, members: Membership) -> None:
+            await self.told.wait()
+            members.join(self.second)
+            members.leave(self.first)
+
+    async with serving(OddWorker()) as one, serving(OddWorker()) as other:
+        source = Rumour(one, other)
+        workers = WorkerDirectory(source, GrpcConfig(), "prefix", Expectation("m", 100))
+        workers.start()
+        try:
+            await until(lambda: [s.address for s in workers.ready_sessions] == [one])
+            source.told.set()
+            await until(lambda: [s.address for s in workers.ready_sessions] == [other])
+        finally:
+            await workers.close()
+
+
+async def test_why_no_worker_is_ready_is_told_worker_by_worker() -> None:
+    wrong = OddWorker()
+    wrong.info.model = "another"
+    async with serving(wrong) as one, directory(one) as workers:
+        await until(lambda: "another" in workers.why_not_ready())
+
+        assert one in workers.why_not_ready()
 
 
 async def test_whoever_waits_hears_of_a_change() -> None:

@@ -297,3 +297,103 @@ async def test_the_load_stays_fresh_without_requests(monkeypatch: pytest.MonkeyP
         first = session.load.sequence
 
         await until(lambda: session.load.sequence > first + 1)
+
+
+async def test_what_the_worker_has_not_read_is_counted_beside_its_stamp() -> None:
+    """A stamp made before the worker read a submit must not make the router forget it."""
+    first_read, second_read = asyncio.Event(), asyncio.Event()
+
+    async def reads_when_told(worker: OddWorker, context: Any) -> None:
+        sequence = 0
+
+        async def stamp(read_handle: int) -> None:
+            nonlocal sequence
+            sequence += 1
+            load = worker_pb2.Load(sequence=sequence, read_handle=read_handle)
+            await context.write(worker_pb2.SessionResponse(load=load))
+
+        async for message in requests_of(context):
+            if message.ping:
+                await stamp(0)
+            for submitted in message.submits:
+                await stamp(submitted.handle - 1)
+                await (first_read, second_read)[submitted.handle - 1].wait()
+                await stamp(submitted.handle)
+
+    async with serving(OddWorker(reads_when_told)) as address, connected(address) as session:
+        before = session.load.sequence
+        submit(session, Stream(), [1] * 10)
+        submit(session, Stream(), [1] * 100)
+        await until(lambda: session.load.sequence > before)
+        assert (session.unread_requests, session.unread_tokens) == (2, 110)
+
+        first_read.set()
+        await until(lambda: session.load.read_handle == 1)
+        assert (session.unread_requests, session.unread_tokens) == (1, 100)
+
+        second_read.set()
+        await until(lambda: session.load.read_handle == 2)
+        assert (session.unread_requests, session.unread_tokens) == (0, 0)
+
+
+async def test_a_real_worker_says_what_it_has_read_and_how_many_steps_it_made() -> None:
+    stream = Stream()
+    async with running(SLOW) as worker, connected(f"127.0.0.1:{worker.port}") as session:
+        handle = submit(session, stream, max_tokens=5)
+        await until(lambda: stream.ended)
+
+        assert session.load.read_handle == handle
+        assert session.load.steps >= 5
+        assert session.unread_requests == 0
+
+
+async def test_a_worker_with_work_that_makes_no_step_is_lost_until_it_makes_one() -> None:
+    async def stands_still(worker: OddWorker, context: Any) -> None:
+        async for message in requests_of(context):
+            worker.received.append(message)
+            if message.ping or message.submits:
+                load = worker_pb2.Load(sequence=len(worker.received), running=1, steps=worker.steps)
+                await context.write(worker_pb2.SessionResponse(load=load))
+
+    worker, stream = OddWorker(stands_still), Stream()
+    async with serving(worker) as address, connected(address, stall_timeout_s=0.4) as session:
+        submit(session, stream)
+        await until(lambda: stream.ended)
+        assert stream.error is not None
+        assert "no engine step" in stream.error.message
+
+        sessions = worker.sessions
+        await until(lambda: worker.sessions > sessions)
+        assert not session.ready
+
+        worker.steps += 1
+        await until(lambda: session.ready)
+
+
+async def test_a_worker_that_answers_no_ping_is_lost() -> None:
+    async def falls_silent(worker: OddWorker, context: Any) -> None:
+        async for message in requests_of(context):
+            worker.received.append(message)
+            if len(worker.received) == 1:
+                await context.write(worker_pb2.SessionResponse())
+
+    async with serving(OddWorker(falls_silent)) as address, connected(address, stall_timeout_s=0.4) as session:
+        submit(session, stream := Stream())
+        await until(lambda: stream.ended)
+
+    assert stream.error is not None
+    assert "has said nothing" in stream.error.message
+
+
+async def test_a_long_prefill_is_no_stall() -> None:
+    """Parts of a prompt count as steps: 60 of them, each a fraction of the time limit, all of them far more."""
+    slow_prefill = SimulatedConfig(step_s=0.001, prefill_tokens_per_s=1000.0, prefill_chunk_tokens=20)
+    stream = Stream()
+    address = contextlib.AsyncExitStack()
+    async with address, running(slow_prefill) as worker:
+        session = await address.enter_async_context(connected(f"127.0.0.1:{worker.port}", stall_timeout_s=0.8))
+        submit(session, stream, [1] * 1200, max_tokens=2)
+        await until(lambda: stream.ended)
+
+    assert stream.error is None
+    assert len(stream.ids) == 2

@@ -83,6 +83,7 @@ class LlamaCppEngine:
         self._loaded: _Loaded | None = None
         self._jobs: dict[int, _Job] = {}
         self._requests = 0
+        self._steps = 0
         self._idle = asyncio.Event()
         self._deliver: Deliver = _nowhere
         self._on_failure: Callable[[EngineError], None] | None = None
@@ -146,7 +147,7 @@ class LlamaCppEngine:
 
     def load(self) -> EngineLoad:
         """Returns the number of requests in slots; llama.cpp's slots have no KV blocks to count."""
-        return EngineLoad(running=len(self._jobs))
+        return EngineLoad(running=len(self._jobs), steps=self._steps)
 
     def kv_events(self) -> Sequence[KvEvent]:
         """Returns nothing: llama.cpp does not tell."""
@@ -200,13 +201,19 @@ class LlamaCppEngine:
             loaded.outbox.put(last)
 
     def _generate(self, loaded: _Loaded, job: _Job) -> Chunk:
+        def cancelled() -> bool:
+            # Asked after each step of the request, parts of its prompt included. Threads that count at the same time
+            # may lose a step: what matters is that the count moves.
+            self._steps += 1
+            return job.aborted or loaded.outbox.closed
+
         return drive(
             loaded.server,
             job.request,
             job.generation,
             job.slot.number,
             reuse_prefix=job.reuse_prefix,
-            cancelled=lambda: job.aborted or loaded.outbox.closed,
+            cancelled=cancelled,
             emit=loaded.outbox.put,
         )
 

@@ -259,7 +259,7 @@ class SimulatedState:
 
     def load(self) -> EngineLoad:
         """Returns what runs and how many blocks are left."""
-        return EngineLoad(len(self._running), self._blocks.available, self._blocks.total)
+        return EngineLoad(len(self._running), self._blocks.available, self._blocks.total, self.steps)
 
     def kv_events(self) -> Sequence[KvEvent]:
         """Returns and forgets the cache events so far."""
@@ -268,7 +268,9 @@ class SimulatedState:
         return events
 
     def _shows(self, after: int | None) -> bool:
-        return after is not None and self._fault_steps >= after and bool(self._running or self._waiting)
+        if after is None or self._fault_steps < after:
+            return False
+        return bool(self._running or self._waiting or self._due)
 
     def _begin_step(self, now: float) -> None:
         config = self.config

@@ -110,20 +110,24 @@ class PromptLogprobRun(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., start: _Optional[int] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_token_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("sequence", "running", "queued", "free_kv_blocks", "total_kv_blocks", "pending_prompt_tokens")
+    __slots__ = ("sequence", "running", "queued", "free_kv_blocks", "total_kv_blocks", "pending_prompt_tokens", "read_handle", "steps")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     FREE_KV_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_KV_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PENDING_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    READ_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     running: int
     queued: int
     free_kv_blocks: int
     total_kv_blocks: int
     pending_prompt_tokens: int
-    def __init__(self, sequence: _Optional[int] = ..., running: _Optional[int] = ..., queued: _Optional[int] = ..., free_kv_blocks: _Optional[int] = ..., total_kv_blocks: _Optional[int] = ..., pending_prompt_tokens: _Optional[int] = ...) -> None: ...
+    read_handle: int
+    steps: int
+    def __init__(self, sequence: _Optional[int] = ..., running: _Optional[int] = ..., queued: _Optional[int] = ..., free_kv_blocks: _Optional[int] = ..., total_kv_blocks: _Optional[int] = ..., pending_prompt_tokens: _Optional[int] = ..., read_handle: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class GetLoadRequest(_message.Message):
     __slots__ = ()

@@ -1,0 +1,59 @@
+"""What a request needs of the worker that answers it, and which workers have that. Pure.
+
+Workers of one model may differ: in engine, window, sampling fields, guides. A request goes to those that can serve it
+as it stands, however poor the others are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+
+class Capabilities(NamedTuple):
+    """What one worker can do. `max_model_len` is its window in tokens, `unsupported` has the fields that its engine
+    cannot honour, `guide_kinds` the values of `type.v1.GuideKind` that it can follow.
+    """
+
+    engine: str
+    max_model_len: int
+    max_top_logprobs: int
+    unsupported: frozenset[str] = frozenset()
+    guide_kinds: frozenset[int] = frozenset()
+
+
+class Requirements(NamedTuple):
+    """What a worker must have to be given a request.
+
+    `fields` are names that its engine must honour, `tokens` those of prompt and answer together, `guide_kind` a value
+    of `type.v1.GuideKind` (0: no guide).
+    """
+
+    fields: frozenset[str] = frozenset()
+    tokens: int = 0
+    top_logprobs: int = 0
+    guide_kind: int = 0
+
+    def lacking(self, worker: Capabilities) -> frozenset[str]:
+        """Returns the fields of the request that a worker cannot serve; empty where it can serve all."""
+        lacking = self.fields & worker.unsupported
+        if self.tokens > worker.max_model_len:
+            lacking |= {"max_tokens"}
+        if self.top_logprobs > worker.max_top_logprobs and "top_logprobs" not in worker.unsupported:
+            lacking |= {"top_logprobs"}
+        if self.guide_kind and self.guide_kind not in worker.guide_kinds:
+            lacking |= {"guide"}
+        return lacking
+
+
+NO_REQUIREMENTS = Requirements()
+
+
+def best_suited(workers: Collection[Capabilities], needs: Requirements) -> Sequence[Capabilities]:
+    """Returns the workers that can serve a request; where none can, all those that lack the same fewest fields."""
+    by_lack: dict[frozenset[str], list[Capabilities]] = {}
+    for worker in workers:
+        by_lack.setdefault(needs.lacking(worker), []).append(worker)
+    if not by_lack:
+        return ()
+    return by_lack[min(by_lack, key=lambda lack: (len(lack), sorted(lack)))]
