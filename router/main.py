@@ -56,7 +56,7 @@ class Router:
         keys = KeyRing.from_config(config.auth)
         self.metrics = RouterMetrics()
         self._config = config
-        expected = Expectation(model.name, model.assets.tokenizer.vocab_size)
+        expected = Expectation(model.name, model.assets.tokenizer.vocab_size, model.fingerprint)
         self._workers = WorkerDirectory(
             StaticWorkers(config.router.workers),
             config.grpc,

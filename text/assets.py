@@ -6,9 +6,8 @@ rewritten, and no text can be made with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -45,7 +44,7 @@ class ModelAssets:
     """A model's text side.
 
     `max_model_len` is the context window in tokens, `eos_token_ids` end an answer, `generation_defaults` are the
-    recommended sampling settings that the model comes with. `fingerprint` changes with the tokenizer or template.
+    recommended sampling settings that the model comes with.
     """
 
     name: str
@@ -54,7 +53,6 @@ class ModelAssets:
     eos_token_ids: frozenset[int]
     max_model_len: int
     generation_defaults: Mapping[str, float | int]
-    fingerprint: str
 
 
 def load_assets(path: Path, *, cache_bytes: int = CACHE_BYTES) -> ModelAssets:
@@ -92,7 +90,6 @@ def _from_directory(path: Path, cache_bytes: int) -> ModelAssets:
         eos_token_ids=_eos_of_directory(path, tokenizer, (generation, config), settings),
         max_model_len=_window_of_directory(path, config, settings),
         generation_defaults=_defaults({key: generation.get(key) for key in _SAMPLING}),
-        fingerprint=_fingerprint(serialized, source.encode(), (tool_source or "").encode()),
     )
 
 
@@ -115,7 +112,6 @@ def _from_gguf(path: Path, cache_bytes: int) -> ModelAssets:
     if not isinstance(window, int):
         raise AssetError(f"{path} does not say its context length; convert the model again")
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    vocabulary = [metadata.get(f"tokenizer.ggml.{part}", ()) for part in ("tokens", "token_type", "merges")]
     named = {
         f"{name}_token": tokens[i]
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
@@ -128,7 +124,6 @@ def _from_gguf(path: Path, cache_bytes: int) -> ModelAssets:
         eos_token_ids=_eos_of_gguf(path, tokenizer, metadata),
         max_model_len=window,
         generation_defaults=_defaults({name: metadata.get(key) for key, name in _GGUF_SAMPLING.items()}),
-        fingerprint=_fingerprint(*map(_joined, vocabulary), source.encode()),
     )
 
 
@@ -204,17 +199,6 @@ def _window_of_directory(path: Path, config: Mapping[str, Any], settings: Mappin
 
 def _defaults(found: Mapping[str, Any]) -> Mapping[str, float | int]:
     return MappingProxyType({key: value for key, value in found.items() if isinstance(value, (int, float))})
-
-
-def _fingerprint(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:16]
-
-
-def _joined(values: Sequence[object]) -> bytes:
-    return "\0".join(map(str, values)).encode()
 
 
 def _read_bytes(file: Path) -> bytes:

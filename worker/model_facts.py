@@ -1,17 +1,12 @@
-"""What a worker must know of a Hugging Face directory without opening its weights: ids, window, fingerprint."""
+"""What a worker must know of a Hugging Face directory without opening its weights: ids and window."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import EngineError
-
-# Files that decide which text an id means and which weights answer. Weights count by size only: hashing gigabytes
-# at every start would cost more than it tells.
-_IDENTITY_FILES = ("tokenizer.json", "config.json")
 
 
 class DirectoryFacts(NamedTuple):
@@ -36,20 +31,6 @@ def read_directory(directory: Path) -> DirectoryFacts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"{directory}/config.json: {error!r} is missing or not a number") from None
-
-
-def fingerprint(path: Path) -> str:
-    """Returns 16 hex digits that change with the tokenizer, the configuration or the size of the weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    if path.is_file():
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        return digest.hexdigest()
-    for name in _IDENTITY_FILES:
-        file = path / name
-        digest.update(file.read_bytes() if file.exists() else b"")
-    for file in sorted(path.glob("*.safetensors")):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-    return digest.hexdigest()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

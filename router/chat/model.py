@@ -9,6 +9,7 @@ from pathlib import Path
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.config import Config, SamplingDefaults
 from qwenserve.runtime.errors import ModelNotFound
+from qwenserve.runtime.model_fingerprint import ModelFingerprint, fingerprint_of
 from qwenserve.runtime.sampling_ranges import NEUTRAL
 from qwenserve.text.assets import ModelAssets, load_assets
 from qwenserve.type.v1 import sampling_pb2, task_pb2
@@ -21,6 +22,7 @@ class ServedModel:
     name: str
     assets: ModelAssets
     max_model_len: int
+    fingerprint: ModelFingerprint
     enable_thinking: bool
     thinking_defaults: sampling_pb2.SamplingParams
     non_thinking_defaults: sampling_pb2.SamplingParams
@@ -39,6 +41,7 @@ class ServedModel:
             name=config.model_name,
             assets=assets,
             max_model_len=limit,
+            fingerprint=fingerprint_of(path),
             enable_thinking=config.model.enable_thinking,
             thinking_defaults=_defaults(published, config.model.thinking_defaults),
             # A model that never thinks publishes its own values; the ones configured for "not thinking" are for

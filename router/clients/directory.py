@@ -14,16 +14,20 @@ from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.model_fingerprint import ModelFingerprint
 from qwenserve.worker.v1 import worker_pb2
 
 _RETRY_AFTER_S = 2.0
 
 
 class Expectation(NamedTuple):
-    """What a worker must serve to be of use: a model by name, and at least the ids of its tokenizer."""
+    """What a worker must serve to be of use: a model by name, at least the ids of its tokenizer, and the very model
+    whose files the router has.
+    """
 
     model: str
     vocab_size: int
+    fingerprint: ModelFingerprint = ModelFingerprint()
 
     def why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can."""
@@ -33,6 +37,9 @@ class Expectation(NamedTuple):
             return f"its vocabulary has {info.vocab_size} ids, the tokenizer {self.vocab_size}"
         if info.max_model_len < 1:
             return "it has no context window"
+        theirs = ModelFingerprint.parse(info.model_fingerprint)
+        if different := self.fingerprint.differences(theirs):
+            return f"its {' and '.join(different)} differ from this router's (here {self.fingerprint}; there {theirs})"
         return ""
 
 
@@ -87,7 +94,7 @@ class WorkerDirectory:
                 address,
                 self._config,
                 self._on_change,
-                why_not=self._expected.why_not,
+                why_not=self._why_not,
                 stall_timeout_s=self._stall_timeout_s,
             )
             task = self._tasks.start(session.run(), name=f"session {address}")
@@ -183,6 +190,21 @@ class WorkerDirectory:
         best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
         self._policy.chosen(best, prompt)
         return next(session for session in usable if session.address == best.address)
+
+    def _why_not(self, info: worker_pb2.WorkerInfo) -> str:
+        """Returns why a worker cannot be used; empty where it can.
+
+        A router without weights cannot know which are the right ones; but workers that are used together must have the
+        same, or an answer that goes from one to the other would be nobody's.
+        """
+        if reason := self._expected.why_not(info):
+            return reason
+        theirs = ModelFingerprint.parse(info.model_fingerprint)
+        for session in self.ready_sessions:
+            ours = ModelFingerprint.parse(session.info.model_fingerprint if session.info is not None else "")
+            if different := ours.differences(theirs):
+                return f"its {' and '.join(different)} differ from those of worker {session.name}, which is in use"
+        return ""
 
     def _on_change(self) -> None:
         self._capabilities = None

@@ -16,7 +16,7 @@ from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.simulated.build import simulated_config
 from qwenserve.worker.engines.simulated.engine import Faults
 from qwenserve.worker.engines.simulated.settings import Settings
-from qwenserve.worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from qwenserve.worker.model_facts import DirectoryFacts, read_directory
 from qwenserve.worker.progress import no_progress
 from tests.worker.engines.model_directories import write_model
 
@@ -46,18 +46,6 @@ def test_a_broken_directory_is_named(tmp_path: Path, content: str):
 
     with pytest.raises(EngineError, match=r"config\.json"):
         read_directory(tmp_path)
-
-
-def test_fingerprints_tell_models_apart(tmp_path: Path):
-    directory = model_directory(tmp_path)
-    first = fingerprint(directory)
-    assert fingerprint(directory) == first
-
-    (directory / "tokenizer.json").write_text("{}")
-    second = fingerprint(directory)
-    (directory / "model.safetensors").write_bytes(b"12345678")
-
-    assert len({first, second, fingerprint(directory)}) == 3
 
 
 def test_settings_become_a_timing_model_of_the_model():

@@ -13,6 +13,7 @@ from qwenserve.router.clients.worker_source import Membership, StaticWorkers
 from qwenserve.router.routing.requirements import Capabilities, Requirements
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
+from qwenserve.runtime.model_fingerprint import ModelFingerprint
 from tests.router.clients.odd_worker import OddWorker, serving
 from tests.router.clients.test_worker_session import SLOW, Stream, submit
 from tests.system.stack import until
@@ -180,3 +181,33 @@ async def test_whoever_waits_hears_of_a_change() -> None:
     async with serving(OddWorker()) as address, directory(address) as workers:
         await asyncio.wait_for(workers.changed(), 10)
         await until(lambda: len(workers.ready_sessions) == 1)
+
+
+def test_a_worker_of_another_model_is_refused_and_the_part_that_differs_is_named() -> None:
+    expected = Expectation("m", 100, ModelFingerprint("aa", "bb", "cc"))
+    info = OddWorker().info
+
+    def why_not(fingerprint: str) -> str:
+        info.model_fingerprint = fingerprint
+        return expected.why_not(info)
+
+    assert why_not("tokenizer=aa template=bb weights=cc") == ""
+    assert why_not("") == why_not("weights=cc") == ""
+    assert why_not("tokenizer=a1 template=bb weights=cc").startswith("its tokenizer differ")
+    assert why_not("tokenizer=aa template=b1 weights=c1").startswith("its template and weights differ")
+
+
+async def test_workers_with_other_weights_than_those_in_use_wait_until_these_are_gone() -> None:
+    old, new = OddWorker(), OddWorker()
+    old.info.model_fingerprint, new.info.model_fingerprint = "weights=1", "weights=2"
+    async with contextlib.AsyncExitStack() as stack:
+        left = contextlib.AsyncExitStack()
+        one = await left.enter_async_context(serving(old))
+        workers = await stack.enter_async_context(directory(one))
+        await until(lambda: len(workers.ready_sessions) == 1)
+        other = await stack.enter_async_context(serving(new))
+        workers.join(other)
+        await until(lambda: any("weights differ" in s.why_not_ready for s in workers.sessions))
+
+        await left.aclose()
+        await until(lambda: [s.address for s in workers.ready_sessions] == [other])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.model_fingerprint import fingerprint_of
 from qwenserve.worker.engine_choice import BuiltEngine, PreparedModel
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
@@ -12,7 +13,6 @@ from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from qwenserve.worker.engines.llamacpp.random_model import random_copy
 from qwenserve.worker.engines.llamacpp.settings import Settings
-from qwenserve.worker.model_facts import fingerprint
 from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.progress import Progress
 from qwenserve.worker.weight_files import weight_files
@@ -40,7 +40,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             batch_tokens=settings.batch_tokens,
         )
     )
-    return BuiltEngine(engine, fingerprint(model))
+    return BuiltEngine(engine, str(fingerprint_of(model)))
 
 
 def _with_weights(config: Config, model: Path) -> PreparedModel:

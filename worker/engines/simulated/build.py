@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.model_fingerprint import fingerprint_of
 from qwenserve.worker.engine_choice import BuiltEngine, PreparedModel
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.simulated.engine import SimulatedEngine
 from qwenserve.worker.engines.simulated.settings import Settings
 from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig
-from qwenserve.worker.model_facts import DirectoryFacts, fingerprint, read_directory
+from qwenserve.worker.model_facts import DirectoryFacts, read_directory
 from qwenserve.worker.progress import Progress
 
 
@@ -25,7 +26,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
     directory = Path(config.model.reference).expanduser()
     facts = read_directory(directory) if (directory / "config.json").exists() else None
     simulated = simulated_config(settings, facts, config.model.max_model_len, config.worker.max_running)
-    return BuiltEngine(SimulatedEngine(simulated), fingerprint(directory) if facts else "")
+    return BuiltEngine(SimulatedEngine(simulated), str(fingerprint_of(directory)) if facts else "")
 
 
 def simulated_config(
