@@ -66,7 +66,12 @@ class Router:
         )
         self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (
-            RemoteTextService(config.router.tokenizers, model.name, config.grpc)
+            RemoteTextService(
+                config.router.tokenizers,
+                model.name,
+                config.grpc,
+                silence_limit_s=config.router.stall_timeout_s / 4,
+            )
             if config.router.tokenizers
             else LocalTextService(model.assets)
         )

@@ -106,6 +106,9 @@ class _Session:
             while not self._ending and (message := await self._context.read()) is not grpc.aio.EOF:
                 self._open_prompts += len(message.prompts)
                 await self._answer_all(message)
+                if message.ping and not self._outbox:
+                    self._message(0)
+                    self._changed.set()
         finally:
             self.end()
 

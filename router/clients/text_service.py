@@ -83,9 +83,12 @@ class LocalTextService:
 class RemoteTextService:
     """The tokenizer tier: one stream to each of its processes carries all prompts, packed both ways."""
 
-    def __init__(self, addresses: Sequence[str], model: str, config: GrpcConfig) -> None:
+    def __init__(
+        self, addresses: Sequence[str], model: str, config: GrpcConfig, *, silence_limit_s: float = 5.0
+    ) -> None:
+        """A process that says nothing for `silence_limit_s` is given up, and another one asked."""
         # In turn, so that processes that are equally busy all get their share.
-        self._processes = deque(TokenizerSession(address, model, config) for address in addresses)
+        self._processes = deque(TokenizerSession(address, model, config, silence_limit_s) for address in addresses)
 
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool

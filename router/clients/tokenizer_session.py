@@ -24,6 +24,8 @@ _SHUN_S = 2.0
 # What a byte of a prompt can come to in the answer: its text and one id of three bytes, with room to spare.
 _ANSWER_BYTES = 8
 _MAX_UINT32 = 0xFFFFFFFF
+# Of the time after which a silent process counts as lost, how often it is looked at.
+_LOOKS = 8
 _CLOSING = "the router is shutting down"
 
 
@@ -32,9 +34,11 @@ class TokenizerLost(Unavailable):
 
 
 class TokenizerSession:
-    """The router's side of one process's stream."""
+    """The router's side of one process's stream. A process that is asked and says nothing for `silence_limit_s`, not
+    even to a ping, counts as lost.
+    """
 
-    def __init__(self, address: str, model: str, config: GrpcConfig) -> None:
+    def __init__(self, address: str, model: str, config: GrpcConfig, silence_limit_s: float) -> None:
         self._address = address
         self._model = model
         self._channel = make_channel(address, config)
@@ -50,6 +54,8 @@ class TokenizerSession:
         self._outbox: list[tokenizer_pb2.PromptSessionRequest] = []
         self._outbox_bytes = 0
         self._wake = asyncio.Event()
+        self._silence_limit_s = silence_limit_s
+        self._heard = False
 
     def burden(self) -> tuple[bool, int]:
         """Sorts processes: those that are there before those that were not, the less busy first."""
@@ -96,11 +102,13 @@ class TokenizerSession:
         error: ServiceError = TokenizerLost(f"{self._address} ended the stream")
         try:
             call = self._stub.Session()
-            work = (self._read(call), self._write(call))
+            work = (self._read(call), self._write(call), self._watch())
             await run_until_one_ends(call, *work, name=f"tokenizer {self._address}")
         except grpc.aio.AioRpcError as failure:
             # Whatever it is, it is not about one prompt: their errors come as answers.
             error = TokenizerLost(f"{self._address}: {from_rpc_error(failure).message}")
+        except TokenizerLost as silence:
+            error = silence
         except asyncio.CancelledError:
             error = Draining(_CLOSING)
             raise
@@ -109,8 +117,26 @@ class TokenizerSession:
             self._shunned_until = time.monotonic() + _SHUN_S
             self._drop(error)
 
+    async def _watch(self) -> None:
+        """Raises TokenizerLost for a process that is asked and stays silent. Time is counted in looks, not on a clock:
+        where this process was held up itself, the other is not to blame.
+        """
+        look_s = self._silence_limit_s / _LOOKS
+        silent = 0
+        while True:
+            self._heard = False
+            await asyncio.sleep(look_s)
+            silent = 0 if self._heard or not self._waiting else silent + 1
+            if silent >= _LOOKS:
+                raise TokenizerLost(f"{self._address} has said nothing for {self._silence_limit_s:g} s")
+            if silent:
+                # Long prompts take their time; a process that works on them still answers this.
+                self._message(0).ping = True
+                self._wake.set()
+
     async def _read(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
+            self._heard = True
             for answer in message.answers:
                 future = self._waiting.get(answer.handle)
                 if future is not None and not future.done():

@@ -77,8 +77,10 @@ async def tier(servicer: PromptServicer) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def remote(*addresses: str, model: str = CONFIG.model_name) -> AsyncIterator[RemoteTextService]:
-    service = RemoteTextService(addresses, model, CONFIG.grpc)
+async def remote(
+    *addresses: str, model: str = CONFIG.model_name, silence_limit_s: float = 5.0
+) -> AsyncIterator[RemoteTextService]:
+    service = RemoteTextService(addresses, model, CONFIG.grpc, silence_limit_s=silence_limit_s)
     try:
         yield service
     finally:
@@ -211,6 +213,36 @@ async def test_another_process_of_the_tier_answers_where_one_is_gone() -> None:
         for number in range(4):
             assert (await render(service, good(str(number)))).token_ids
             assert await service.tokenize("x")
+
+
+async def test_another_process_of_the_tier_answers_where_one_is_silent() -> None:
+    stuck = CountingServicer()
+    stuck.gate.clear()
+    async with tier(stuck) as silent, tier(PromptServicer(ASSETS, CONFIG)) as other:
+        async with remote(silent, other, silence_limit_s=0.4) as text:
+            for number in range(4):
+                assert await text.tokenize(f"number {number}") == ASSETS.tokenizer.encode(f"number {number}")
+
+        assert stuck.streams > 0
+
+
+async def test_a_tier_that_is_silent_altogether_is_unavailable() -> None:
+    stuck = CountingServicer()
+    stuck.gate.clear()
+    async with tier(stuck) as silent, remote(silent, silence_limit_s=0.4) as text:
+        with pytest.raises(Unavailable, match="has said nothing"):
+            await text.tokenize("Hi")
+
+
+async def test_a_process_that_works_on_a_long_prompt_is_not_silent() -> None:
+    busy = CountingServicer()
+    async with tier(busy) as address, remote(address, silence_limit_s=0.4) as text:
+        with threads_taken() as let_go:
+            long = asyncio.ensure_future(text.tokenize(LONG))
+            # It was asked for a sign more often than a silent process ever is.
+            await until(lambda: busy.batches.count(0) > 12)
+            let_go()
+            assert await long == ASSETS.tokenizer.encode(LONG)
 
 
 async def test_processes_of_the_tier_take_turns() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from qwenserve.chat.v1 import message_pb2 as qwenserve_dot_chat_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&qwenserve/tokenizer/v1/tokenizer.proto\x12\x16qwenserve.tokenizer.v1\x1a\x1fqwenserve/chat/v1/message.proto\"V\n\x14PromptSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.qwenserve.tokenizer.v1.Prompt\"\x80\x01\n\x06Prompt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x37\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ConversationH\x00\x12\x13\n\x0breturn_text\x18\x04 \x01(\x08\x42\x08\n\x06source\"N\n\x15PromptSessionResponse\x12\x35\n\x07\x61nswers\x18\x01 \x03(\x0b\x32$.qwenserve.tokenizer.v1.PromptAnswer\"\x81\x01\n\x0cPromptAnswer\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x04 \x01(\t\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x13\n\x0b\x65rror_param\x18\x06 \x01(\t\"F\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\"\'\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\\\n\x10TokenizeResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\"\x8a\x01\n\x13TokenizeChatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x36\n\rconversations\x18\x02 \x03(\x0b\x32\x1f.qwenserve.chat.v1.Conversation\x12\x15\n\rreturn_prompt\x18\x03 \x01(\x08\x12\x15\n\rreturn_tokens\x18\x04 \x01(\x08\"q\n\rTokenizedChat\x12\x33\n\ttoken_ids\x18\x01 \x01(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1b\n\x13starts_in_reasoning\x18\x03 \x01(\x08\"e\n\x14TokenizeChatResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.qwenserve.tokenizer.v1.TokenizedChat\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\"r\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t2\xc1\x02\n\x10TokenizerService\x12]\n\x08Tokenize\x12\'.qwenserve.tokenizer.v1.TokenizeRequest\x1a(.qwenserve.tokenizer.v1.TokenizeResponse\x12i\n\x0cTokenizeChat\x12+.qwenserve.tokenizer.v1.TokenizeChatRequest\x1a,.qwenserve.tokenizer.v1.TokenizeChatResponse\x12\x63\n\nDetokenize\x12).qwenserve.tokenizer.v1.DetokenizeRequest\x1a*.qwenserve.tokenizer.v1.DetokenizeResponse2{\n\rPromptService\x12j\n\x07Session\x12,.qwenserve.tokenizer.v1.PromptSessionRequest\x1a-.qwenserve.tokenizer.v1.PromptSessionResponse(\x01\x30\x01\x42>\n\x16qwenserve.tokenizer.v1P\x01Z\"qwenserve/tokenizer/v1;tokenizerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&qwenserve/tokenizer/v1/tokenizer.proto\x12\x16qwenserve.tokenizer.v1\x1a\x1fqwenserve/chat/v1/message.proto\"d\n\x14PromptSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.qwenserve.tokenizer.v1.Prompt\x12\x0c\n\x04ping\x18\x03 \x01(\x08\"\x80\x01\n\x06Prompt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x37\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x1f.qwenserve.chat.v1.ConversationH\x00\x12\x13\n\x0breturn_text\x18\x04 \x01(\x08\x42\x08\n\x06source\"N\n\x15PromptSessionResponse\x12\x35\n\x07\x61nswers\x18\x01 \x03(\x0b\x32$.qwenserve.tokenizer.v1.PromptAnswer\"\x81\x01\n\x0cPromptAnswer\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x04 \x01(\t\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x13\n\x0b\x65rror_param\x18\x06 \x01(\t\"F\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\"\'\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\\\n\x10TokenizeResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\"\x8a\x01\n\x13TokenizeChatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x36\n\rconversations\x18\x02 \x03(\x0b\x32\x1f.qwenserve.chat.v1.Conversation\x12\x15\n\rreturn_prompt\x18\x03 \x01(\x08\x12\x15\n\rreturn_tokens\x18\x04 \x01(\x08\"q\n\rTokenizedChat\x12\x33\n\ttoken_ids\x18\x01 \x01(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1b\n\x13starts_in_reasoning\x18\x03 \x01(\x08\"e\n\x14TokenizeChatResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.qwenserve.tokenizer.v1.TokenizedChat\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\"r\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32 .qwenserve.tokenizer.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t2\xc1\x02\n\x10TokenizerService\x12]\n\x08Tokenize\x12\'.qwenserve.tokenizer.v1.TokenizeRequest\x1a(.qwenserve.tokenizer.v1.TokenizeResponse\x12i\n\x0cTokenizeChat\x12+.qwenserve.tokenizer.v1.TokenizeChatRequest\x1a,.qwenserve.tokenizer.v1.TokenizeChatResponse\x12\x63\n\nDetokenize\x12).qwenserve.tokenizer.v1.DetokenizeRequest\x1a*.qwenserve.tokenizer.v1.DetokenizeResponse2{\n\rPromptService\x12j\n\x07Session\x12,.qwenserve.tokenizer.v1.PromptSessionRequest\x1a-.qwenserve.tokenizer.v1.PromptSessionResponse(\x01\x30\x01\x42>\n\x16qwenserve.tokenizer.v1P\x01Z\"qwenserve/tokenizer/v1;tokenizerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026qwenserve.tokenizer.v1P\001Z\"qwenserve/tokenizer/v1;tokenizerv1'
   _globals['_PROMPTSESSIONREQUEST']._serialized_start=99
-  _globals['_PROMPTSESSIONREQUEST']._serialized_end=185
-  _globals['_PROMPT']._serialized_start=188
-  _globals['_PROMPT']._serialized_end=316
-  _globals['_PROMPTSESSIONRESPONSE']._serialized_start=318
-  _globals['_PROMPTSESSIONRESPONSE']._serialized_end=396
-  _globals['_PROMPTANSWER']._serialized_start=399
-  _globals['_PROMPTANSWER']._serialized_end=528
-  _globals['_TOKENIZEREQUEST']._serialized_start=530
-  _globals['_TOKENIZEREQUEST']._serialized_end=600
-  _globals['_TOKENIDS']._serialized_start=602
-  _globals['_TOKENIDS']._serialized_end=641
-  _globals['_TOKENIZERESPONSE']._serialized_start=643
-  _globals['_TOKENIZERESPONSE']._serialized_end=735
-  _globals['_TOKENIZECHATREQUEST']._serialized_start=738
-  _globals['_TOKENIZECHATREQUEST']._serialized_end=876
-  _globals['_TOKENIZEDCHAT']._serialized_start=878
-  _globals['_TOKENIZEDCHAT']._serialized_end=991
-  _globals['_TOKENIZECHATRESPONSE']._serialized_start=993
-  _globals['_TOKENIZECHATRESPONSE']._serialized_end=1094
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1096
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1210
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1212
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1247
-  _globals['_TOKENIZERSERVICE']._serialized_start=1250
-  _globals['_TOKENIZERSERVICE']._serialized_end=1571
-  _globals['_PROMPTSERVICE']._serialized_start=1573
-  _globals['_PROMPTSERVICE']._serialized_end=1696
+  _globals['_PROMPTSESSIONREQUEST']._serialized_end=199
+  _globals['_PROMPT']._serialized_start=202
+  _globals['_PROMPT']._serialized_end=330
+  _globals['_PROMPTSESSIONRESPONSE']._serialized_start=332
+  _globals['_PROMPTSESSIONRESPONSE']._serialized_end=410
+  _globals['_PROMPTANSWER']._serialized_start=413
+  _globals['_PROMPTANSWER']._serialized_end=542
+  _globals['_TOKENIZEREQUEST']._serialized_start=544
+  _globals['_TOKENIZEREQUEST']._serialized_end=614
+  _globals['_TOKENIDS']._serialized_start=616
+  _globals['_TOKENIDS']._serialized_end=655
+  _globals['_TOKENIZERESPONSE']._serialized_start=657
+  _globals['_TOKENIZERESPONSE']._serialized_end=749
+  _globals['_TOKENIZECHATREQUEST']._serialized_start=752
+  _globals['_TOKENIZECHATREQUEST']._serialized_end=890
+  _globals['_TOKENIZEDCHAT']._serialized_start=892
+  _globals['_TOKENIZEDCHAT']._serialized_end=1005
+  _globals['_TOKENIZECHATRESPONSE']._serialized_start=1007
+  _globals['_TOKENIZECHATRESPONSE']._serialized_end=1108
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1110
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1224
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1226
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1261
+  _globals['_TOKENIZERSERVICE']._serialized_start=1264
+  _globals['_TOKENIZERSERVICE']._serialized_end=1585
+  _globals['_PROMPTSERVICE']._serialized_start=1587
+  _globals['_PROMPTSERVICE']._serialized_end=1710
 # @@protoc_insertion_point(module_scope)
