@@ -121,8 +121,10 @@ class RouterConfig(Section):
     tokenizers: tuple[str, ...] = Field(
         default=(), description="Addresses of the tokenizer tier. Empty: tokenize inside the router."
     )
-    policy: Literal["prefix", "least_loaded", "round_robin"] = Field(
-        default="prefix", description="How a worker is chosen: cached prefix and load, load alone, or in turn."
+    policy: Literal["prefix", "least_loaded", "power_of_two", "round_robin", "session_affinity"] = Field(
+        default="prefix",
+        description="How a worker is chosen: cached prefix and load, load alone, the less loaded of two drawn ones, in "
+        "turn, or a session's own worker.",
     )
     strict: bool = Field(default=False, description="Refuse request fields that are unknown or cannot be applied.")
     separate_reasoning: bool = Field(

@@ -15,6 +15,7 @@ from qwenserve.router.chat.sampling import (
     check_counts,
     check_prompt_ids,
     check_sampling,
+    check_session,
     complete,
     drop_unsupported,
     fit_window,
@@ -61,6 +62,8 @@ class Prepared(NamedTuple):
     # An engine gives no id after one of these.
     end_ids: frozenset[int]
     needs: Requirements
+    # Requests of one session go to one worker, under the policy for it.
+    session: str
 
 
 class _Fit(NamedTuple):
@@ -133,6 +136,7 @@ class Preparation:
             cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
             unsupported=fit.unsupported,
             needs=fit.needs,
+            session=request.session,
             end_ids=self._end_ids(sampling),
         )
 
@@ -174,6 +178,7 @@ class Preparation:
             cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
             unsupported=fit.unsupported,
             needs=fit.needs,
+            session=request.session,
             end_ids=self._end_ids(sampling),
         )
 
@@ -193,6 +198,7 @@ class Preparation:
         check_counts(request.n, request.stop_strings)
         check_sampling(request.sampling, self._tokenizer.vocab_size)
         check_cache_salt(request.cache_salt)
+        check_session(request.session)
 
     def _fit(
         self,

@@ -12,6 +12,7 @@ from qwenserve.runtime.sampling_ranges import (
     MAX_CACHE_SALT,
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
+    MAX_SESSION,
     MAX_STOP_STRINGS,
     NEUTRAL,
     RANGES,
@@ -71,6 +72,12 @@ def check_cache_salt(cache_salt: str) -> None:
         raise InvalidRequest(
             f"cache_salt has {len(cache_salt)} characters; at most {MAX_CACHE_SALT}", param="cache_salt"
         )
+
+
+def check_session(session: str) -> None:
+    """Raises InvalidRequest for one that is too long."""
+    if len(session) > MAX_SESSION:
+        raise InvalidRequest(f"session has {len(session)} characters; at most {MAX_SESSION}", param="session")
 
 
 def complete(asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:

@@ -117,9 +117,18 @@ class ChatCore:
                     queued=candidate.queued,
                     expected_cached_tokens=candidate.expected_cached_tokens,
                     ready=candidate.ready,
+                    pending_prompt_tokens=candidate.pending_prompt_tokens,
+                    free_kv_blocks=candidate.free_kv_blocks,
+                    reason=reason,
                 )
-                for candidate in self._workers.candidates(prepared.prompts[0], prepared.cache_salt)
+                for candidate, reason in self._workers.candidates(
+                    prepared.prompts[0],
+                    needs=prepared.needs,
+                    cache_salt=prepared.cache_salt,
+                    session=prepared.session,
+                )
             ],
+            policy=self._config.policy,
             tool_call_format=self._model.assets.template.tool_call_format,
             max_model_len=self._prepare.max_model_len,
         )
@@ -261,7 +270,7 @@ class ChatCore:
         try:
             answer.begin(
                 plans,
-                partial(self._choose, prepared.needs, prepared.cache_salt),
+                partial(self._choose, prepared.needs, prepared.cache_salt, prepared.session),
                 self._continuations,
                 priority=prepared.priority,
                 cache_salt=prepared.cache_salt,
@@ -273,9 +282,9 @@ class ChatCore:
         return answer
 
     def _choose(
-        self, needs: Requirements, cache_salt: str, prompt: Sequence[int], tried: frozenset[str]
+        self, needs: Requirements, cache_salt: str, session: str, prompt: Sequence[int], tried: frozenset[str]
     ) -> WorkerSession:
-        return self._workers.choose(prompt, needs=needs, cache_salt=cache_salt, excluding=tried)
+        return self._workers.choose(prompt, needs=needs, cache_salt=cache_salt, session=session, excluding=tried)
 
     def _ended(self, answer: Answer, outcome: AnswerOutcome) -> None:
         self._release(answer)

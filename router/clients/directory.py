@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.clients.worker_source import WorkerSource
-from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, make_policy
+from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
@@ -43,6 +44,13 @@ class Expectation(NamedTuple):
         return ""
 
 
+class Explained(NamedTuple):
+    """A worker as the policy ranks it, and in words why it has its place."""
+
+    candidate: Candidate
+    reason: str
+
+
 class _Member(NamedTuple):
     session: WorkerSession
     task: asyncio.Task[None]
@@ -70,7 +78,8 @@ class WorkerDirectory:
         self._leaving: dict[str, _Member] = {}
         # Process ids by address: another one means an empty cache.
         self._pids: dict[str, int] = {}
-        self._policy: Policy = make_policy(policy)
+        # Routers that begin with different turns do not all give their first request to the same worker.
+        self._policy: Policy = make_policy(policy, start=random.getrandbits(16))
         self._tasks = TaskOwner()
         self._capabilities: Sequence[Capabilities] | None = None
 
@@ -150,10 +159,30 @@ class WorkerDirectory:
         reasons = [f"{session.name}: {session.why_not_ready}" for session in sessions]
         return f"no worker is ready ({'; '.join(reasons) or 'none is known'})"
 
-    def candidates(self, prompt_token_ids: Sequence[int], cache_salt: str = "") -> list[Candidate]:
-        """All workers as the policy sees them for this prompt, best first."""
-        prompt = PromptBlocks(prompt_token_ids, cache_salt)
-        return self._policy.rank([self._candidate(session) for session in self.sessions], prompt)
+    def candidates(
+        self,
+        prompt_token_ids: Sequence[int],
+        *,
+        needs: Requirements = NO_REQUIREMENTS,
+        cache_salt: str = "",
+        session: str = "",
+    ) -> list[Explained]:
+        """All workers as the policy sees them for this prompt, best first, those that cannot serve it last."""
+        prompt = RoutedPrompt(PromptBlocks(prompt_token_ids, cache_salt), session)
+        lacking = {
+            s.address: needs.lacking(s.capabilities) if s.info is not None else frozenset[str]() for s in self.sessions
+        }
+        ranked = self._policy.rank([self._candidate(s, able=not lacking[s.address]) for s in self.sessions], prompt)
+        explained = []
+        for candidate in ranked:
+            if missing := lacking[candidate.address]:
+                reason = f"cannot apply {', '.join(sorted(missing))}"
+            elif not candidate.ready:
+                reason = self._members[candidate.address].session.why_not_ready
+            else:
+                reason = self._policy.reason(candidate, prompt)
+            explained.append(Explained(candidate, reason))
+        return explained
 
     def choose(
         self,
@@ -161,11 +190,13 @@ class WorkerDirectory:
         *,
         needs: Requirements = NO_REQUIREMENTS,
         cache_salt: str = "",
+        session: str = "",
         excluding: frozenset[str] = frozenset(),
     ) -> WorkerSession:
         """Returns the best worker for a prompt among those that have what it needs, and remembers the choice.
 
-        Workers whose addresses are in `excluding` are left out. Raises Unavailable.
+        `session` is a name that the requests of one session share, for policies that keep them together. Workers whose
+        addresses are in `excluding` are left out. Raises Unavailable.
         """
         members = self._members.values()
         ready = [m.session for m in members if m.session.ready and m.session.address not in excluding]
@@ -175,7 +206,7 @@ class WorkerDirectory:
                 metadata={"workers": str(len(members))},
                 retry_after_s=_RETRY_AFTER_S,
             )
-        usable = [session for session in ready if not needs.lacking(session.capabilities)]
+        usable = [one for one in ready if not needs.lacking(one.capabilities)]
         if not usable:
             # It was checked against the workers of that moment: since then those that can have gone, or are excluded.
             lacking = min((needs.lacking(s.capabilities) for s in ready), key=len)
@@ -186,10 +217,10 @@ class WorkerDirectory:
             )
         if len(members) == 1:
             return usable[0]
-        prompt = PromptBlocks(prompt_token_ids, cache_salt)
+        prompt = RoutedPrompt(PromptBlocks(prompt_token_ids, cache_salt), session)
         best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
         self._policy.chosen(best, prompt)
-        return next(session for session in usable if session.address == best.address)
+        return next(one for one in usable if one.address == best.address)
 
     def _why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can.
@@ -221,15 +252,18 @@ class WorkerDirectory:
             del self._leaving[address]
 
     @staticmethod
-    def _candidate(session: WorkerSession) -> Candidate:
+    def _candidate(session: WorkerSession, *, able: bool = True) -> Candidate:
         load, info = session.load, session.info
+        tells_blocks = load.total_kv_blocks > 0
         return Candidate(
             address=session.address,
             name=session.name,
-            ready=session.ready,
+            ready=session.ready and able,
             running=load.running,
             queued=load.queued + session.unread_requests,
             max_running=info.max_running if info is not None else 0,
             block_tokens=(info.kv_block_tokens if info is not None else 0) or DEFAULT_BLOCK_TOKENS,
             pending_prompt_tokens=load.pending_prompt_tokens + session.unread_tokens,
+            free_kv_blocks=load.free_kv_blocks if tells_blocks else -1,
+            total_kv_blocks=load.total_kv_blocks if tells_blocks else -1,
         )

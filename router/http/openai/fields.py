@@ -254,6 +254,14 @@ _COMMON = (
         "cache_salt", str, "request.cache_salt", "tenant-a", "Cached prefixes are shared under an equal salt only."
     ),
     applied(
+        "prompt_cache_key",
+        str,
+        "request.session",
+        "conversation-1",
+        "Names a session, like the header x-session-id, which wins: under the policy session_affinity its requests go "
+        "to one worker.",
+    ),
+    applied(
         "request_id",
         str,
         "shim.request_id",
@@ -280,7 +288,6 @@ _COMMON = (
     ignored("store", True, "nothing is stored", harmless=(False,)),
     ignored("service_tier", "flex", "there is one tier", harmless=("auto", "default")),
     ignored("safety_identifier", "x", "not used"),
-    ignored("prompt_cache_key", "x", "prefixes are reused without it"),
     ignored("prompt_cache_retention", "24h", "prefixes are reused without it"),
     ignored("skip_special_tokens", False, "special tokens are never text", harmless=(True,)),
     ignored("spaces_between_special_tokens", False, "special tokens are never text", harmless=(True,)),

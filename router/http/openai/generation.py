@@ -94,6 +94,8 @@ def _note(exchange: Exchange, draft: Draft) -> None:
     if draft.request_id and "x-request-id" not in exchange.request.headers:
         exchange.request_id = request_id(draft.request_id)
     message.request_id = exchange.request_id
+    if session := exchange.request.headers.get("x-session-id"):
+        message.session = session
     exchange.ignore(draft.ignored)
 
 

@@ -14,6 +14,7 @@ from qwenserve.router.routing.requirements import Capabilities, Requirements
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.model_fingerprint import ModelFingerprint
+from qwenserve.type.v1 import guide_pb2
 from tests.router.clients.odd_worker import OddWorker, serving
 from tests.router.clients.test_worker_session import SLOW, Stream, submit
 from tests.system.stack import until
@@ -39,7 +40,7 @@ async def test_a_prompt_goes_where_its_beginning_went_unless_that_worker_was_tri
 
         assert [workers.choose([*PROMPT, n]).address for n in range(3)] == [first.address] * 3
         assert workers.choose(PROMPT, excluding=frozenset({first.address})) is not first
-        assert workers.candidates(PROMPT)[0].expected_cached_tokens > 0
+        assert workers.candidates(PROMPT)[0].candidate.expected_cached_tokens > 0
         with pytest.raises(Unavailable):
             workers.choose(PROMPT, excluding=frozenset({one, other}))
 
@@ -64,7 +65,7 @@ async def test_capabilities_are_those_of_the_ready_workers_each_kind_once() -> N
     small, poor = OddWorker(), OddWorker()
     small.info.max_model_len, small.info.max_top_logprobs, small.info.engine = 32, 20, "s"
     poor.info.unsupported_fields.append("min_p")
-    poor.info.guide_kinds.append(2)
+    poor.info.guide_kinds.append(guide_pb2.GUIDE_KIND_JSON_OBJECT)
     poor.info.max_top_logprobs, poor.info.engine = 5, "p"
     able = Capabilities("p", 64, 5, frozenset({"min_p"}), frozenset({2}))
     async with contextlib.AsyncExitStack() as stack:
@@ -97,6 +98,24 @@ async def test_a_request_goes_to_a_worker_that_has_what_it_needs() -> None:
             workers.choose(PROMPT, needs=Requirements(frozenset({"min_p"}), 65))
         with pytest.raises(Unavailable, match="min_p"):
             workers.choose(PROMPT, needs=Requirements(frozenset({"min_p"}), 33), excluding=frozenset({one}))
+
+
+async def test_candidates_are_explained_with_what_they_lack() -> None:
+    small, wrong = OddWorker(), OddWorker()
+    small.info.max_model_len, small.info.name = 32, "small"
+    wrong.info.model = "another"
+    async with contextlib.AsyncExitStack() as stack:
+        one, other, third = [await stack.enter_async_context(serving(w)) for w in (small, OddWorker(), wrong)]
+        workers = await stack.enter_async_context(directory(one, other, third))
+        await until(lambda: len(workers.ready_sessions) == 2 and "another" in workers.sessions[2].why_not_ready)
+
+        explained = workers.candidates(PROMPT[:20], needs=Requirements(tokens=33))
+
+    reasons = {candidate.address: (candidate.ready, reason) for candidate, reason in explained}
+    assert explained[0].candidate.address == other
+    assert reasons[one] == (False, "cannot apply max_tokens")
+    assert reasons[other][1].startswith("0 of 20 prompt tokens probably cached; 0 prompt tokens ahead")
+    assert "another" in reasons[third][1]
 
 
 async def test_a_worker_that_joins_is_used_and_one_that_leaves_is_not() -> None:

@@ -33,7 +33,7 @@ class ToolChoice(_message.Message):
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., names: _Optional[_Iterable[str]] = ..., parallel: bool = ...) -> None: ...
 
 class ChatCompletionRequest(_message.Message):
-    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt")
+    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class ChatCompletionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     conversation: _message_pb2.Conversation
     sampling: _sampling_pb2.SamplingParams
@@ -69,10 +70,11 @@ class ChatCompletionRequest(_message.Message):
     request_id: str
     priority: int
     cache_salt: str
-    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    session: str
+    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ...) -> None: ...
 
 class CompletionRequest(_message.Message):
-    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide")
+    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +87,7 @@ class CompletionRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GUIDE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[CompletionPrompt]
     sampling: _sampling_pb2.SamplingParams
@@ -97,7 +100,8 @@ class CompletionRequest(_message.Message):
     priority: int
     cache_salt: str
     guide: _guide_pb2.Guide
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ...) -> None: ...
+    session: str
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., session: _Optional[str] = ...) -> None: ...
 
 class CompletionPrompt(_message.Message):
     __slots__ = ("text", "token_ids")
@@ -294,7 +298,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, chat: _Optional[_Union[ChatCompletionRequest, _Mapping]] = ..., completion: _Optional[_Union[CompletionRequest, _Mapping]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model", "prompt", "token_ids", "starts_in_reasoning", "sampling", "defaulted_fields", "ignored_params", "candidates", "tool_call_format", "max_model_len")
+    __slots__ = ("model", "prompt", "token_ids", "starts_in_reasoning", "sampling", "defaulted_fields", "ignored_params", "candidates", "tool_call_format", "max_model_len", "policy")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +309,7 @@ class ExplainResponse(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALL_FORMAT_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -315,23 +320,30 @@ class ExplainResponse(_message.Message):
     candidates: _containers.RepeatedCompositeFieldContainer[CandidateWorker]
     tool_call_format: str
     max_model_len: int
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., starts_in_reasoning: bool = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., defaulted_fields: _Optional[_Iterable[str]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateWorker, _Mapping]]] = ..., tool_call_format: _Optional[str] = ..., max_model_len: _Optional[int] = ...) -> None: ...
+    policy: str
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., starts_in_reasoning: bool = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., defaulted_fields: _Optional[_Iterable[str]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateWorker, _Mapping]]] = ..., tool_call_format: _Optional[str] = ..., max_model_len: _Optional[int] = ..., policy: _Optional[str] = ...) -> None: ...
 
 class CandidateWorker(_message.Message):
-    __slots__ = ("name", "score", "running", "queued", "expected_cached_tokens", "ready")
+    __slots__ = ("name", "score", "running", "queued", "expected_cached_tokens", "ready", "pending_prompt_tokens", "free_kv_blocks", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    PENDING_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FREE_KV_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     score: float
     running: int
     queued: int
     expected_cached_tokens: int
     ready: bool
-    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., running: _Optional[int] = ..., queued: _Optional[int] = ..., expected_cached_tokens: _Optional[int] = ..., ready: bool = ...) -> None: ...
+    pending_prompt_tokens: int
+    free_kv_blocks: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., running: _Optional[int] = ..., queued: _Optional[int] = ..., expected_cached_tokens: _Optional[int] = ..., ready: bool = ..., pending_prompt_tokens: _Optional[int] = ..., free_kv_blocks: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
