@@ -15,7 +15,7 @@ from qwenserve.bench.clients.endpoint import EndpointError
 from qwenserve.bench.document import preamble, write_json
 from qwenserve.bench.findings import Finding, slow_interpreter
 from qwenserve.bench.meter import describe_machine
-from qwenserve.bench.tier import latency, memory, peer, scaling, servicer, streamed, table, tokenizer, whole, wrk
+from qwenserve.bench.tier import latency, memory, peer, route, scaling, servicer, streamed, table, tokenizer, whole, wrk
 from qwenserve.bench.tier.burden import TierError
 from qwenserve.bench.tier.context import Context
 from qwenserve.bench.tier.cores import Cores, name_cores
@@ -30,6 +30,7 @@ ROWS: Mapping[str, _Rows] = {
     "wrk": wrk.wrk_rows,
     "request": whole.request_rows,
     "long": whole.long_rows,
+    "route": route.route_rows,
     "grpc": streamed.grpc_rows,
     "latency": latency.latency_rows,
     "worker": servicer.worker_rows,

@@ -33,7 +33,7 @@ async def request_rows(context: Context) -> Found:
             context.say(f"request: repetition {number + 1} of {context.repeats}")
             for stream in (False, True):
                 jobs = context.jobs(count, vocabulary, output=1)
-                burdens[stream].append(await _http(stack, jobs, 16, stream=stream))
+                burdens[stream].append(await http_burden(stack, jobs, 16, stream=stream))
     rows = [
         Row(
             f"request.{'streamed' if stream else 'whole'}",
@@ -48,7 +48,8 @@ async def request_rows(context: Context) -> Found:
     return rows, disturbances("request", [*burdens[False], *burdens[True]], context.core_count)
 
 
-async def _http(stack: Stack, jobs: Sequence[Job], concurrency: int, *, stream: bool = True) -> Burden:
+async def http_burden(stack: Stack, jobs: Sequence[Job], concurrency: int, *, stream: bool = True) -> Burden:
+    """Asks over HTTP, so many at a time; returns what the routers' CPU had to do."""
     endpoint = chat_endpoint(stack.http_url, stream=stream)
     try:
         return await burden(endpoint, jobs, Load(concurrency=concurrency), stack.routers, stack.workers)
@@ -66,10 +67,10 @@ async def long_rows(context: Context) -> Found:
         for number in range(context.repeats):
             context.say(f"long: repetition {number + 1} of {context.repeats}")
             jobs = context.jobs(count, vocabulary, prompt=_LONG_TOKENS, output=1)
-            first.append(await _http(stack, jobs, 4))
+            first.append(await http_burden(stack, jobs, 4))
             earlier, *later = shared_turns(count + 1, vocabulary, next(context.seeds))
-            await _http(stack, [earlier], 1)
-            shared.append(await _http(stack, later, 4))
+            await http_burden(stack, [earlier], 1)
+            shared.append(await http_burden(stack, later, 4))
     rows = [
         Row(
             "long.first", f"{_LONG_TOKENS:,}-token prompt, first time", "ms CPU", [b.ms_per_request for b in first], 8.0

@@ -1,0 +1,81 @@
+"""Processes that are stopped, not dead: their connections stay open, and nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+
+from qwenserve.router.clients.text_service import RemoteTextService
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.text.assets import load_assets
+from tests.router.clients.test_worker_session import Stream, connected, submit
+from tests.system.processes import free_port, start
+from tests.system.stack import TINY, until
+
+START_S = 60.0
+
+
+@contextlib.asynccontextmanager
+async def process(tier: str, **settings: object) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """Runs one process inside the block, which may stop it; gives its address."""
+    port = free_port()
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    started = await start(tier, {f"{tier.removesuffix('_svc')}.port": port, "log.level": "error", **dotted})
+    try:
+        yield f"127.0.0.1:{port}", started
+    finally:
+        if started.returncode is None:
+            started.send_signal(signal.SIGCONT)
+            started.kill()
+        await asyncio.wait_for(started.wait(), START_S)
+
+
+async def test_a_stopped_worker_is_lost_and_used_again_once_it_goes_on() -> None:
+    settings = {"worker__engine": "simulated", "worker__simulated__step_ms": 20, "model__name": "m"}
+    async with contextlib.AsyncExitStack() as stack:
+        address, worker = await stack.enter_async_context(process("worker", **settings))
+        session = await stack.enter_async_context(connected(address, ready=False, stall_timeout_s=1.0))
+        await until(lambda: session.ready, START_S)
+        streams = [Stream() for _ in range(20)]
+        for stream in streams:
+            submit(session, stream, max_tokens=5000)
+        await until(lambda: all(stream.ids for stream in streams[:8]), START_S)
+
+        worker.send_signal(signal.SIGSTOP)
+        await until(lambda: all(stream.ended for stream in streams), START_S)
+        assert {"has said nothing" in str(stream.error) for stream in streams} == {True}
+        assert not session.ready
+
+        worker.send_signal(signal.SIGCONT)
+        await until(lambda: session.ready, START_S)
+        submit(session, again := Stream(), max_tokens=3)
+        await until(lambda: again.ended, START_S)
+        assert len(again.ids) == 3
+
+
+async def test_a_prompt_for_a_stopped_tokenizer_is_tokenized_by_another() -> None:
+    tokenizer = load_assets(TINY).tokenizer
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(process("tokenizer_svc")) for _ in range(2)]
+        text = RemoteTextService([address for address, _ in pairs], "qwen3-tiny", GrpcConfig(), silence_limit_s=1.0)
+        stack.push_async_callback(text.close)
+        for address, _ in pairs:
+            alone = RemoteTextService([address], "qwen3-tiny", GrpcConfig(), silence_limit_s=10.0)
+            await asyncio.wait_for(_until_it_answers(alone), START_S)
+            await alone.close()
+
+        pairs[0][1].send_signal(signal.SIGSTOP)
+        for number in range(4):
+            asked = text.tokenize(f"number {number}")
+            assert await asyncio.wait_for(asked, START_S) == tokenizer.encode(f"number {number}")
+
+
+async def _until_it_answers(text: RemoteTextService) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            await text.tokenize("Hi")
+            return
+        # Nothing tells when another process begins to listen: asking again is all there is.
+        await asyncio.sleep(0.1)
