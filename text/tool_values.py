@@ -2,50 +2,98 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
+
+from qwenserve.text.json_repair import JsonRepair, without_surrogates
+from qwenserve.text.schema_types import ALL, allowed_types, enum_texts
 
 _NOT = object()
 
+_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# Longer ones are texts: no number has so many digits that count.
+_MAX_NUMBER = 300
+# Up to here floating-point numbers hold every integer.
+_EXACT = 2**53
+_STRING = frozenset({"string"})
+
+
+class ParameterTypes:
+    """What the schema of a tool says of its parameters. Each is looked up when it is met."""
+
+    __slots__ = ("_known", "_properties", "_schema")
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = schema
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        self._properties: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+        self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+
+    @property
+    def named(self) -> bool:
+        """Whether the schema names parameters at all."""
+        return bool(self._properties)
+
+    def describes(self, name: str) -> bool:
+        """Whether the schema knows a parameter of this name; any, where it names none."""
+        return name in self._properties or not self._properties
+
+    def only_text(self, name: str) -> bool:
+        """Whether a value of this parameter is a string whatever it is."""
+        return self._of(name)[0] == _STRING
+
+    def value(self, name: str, text: str) -> Any:
+        """The value that `text` stands for.
+
+        A string stays as it is. Of several allowed types the narrowest that fits is taken, but where a string is
+        allowed only for a text that the value gives back: `02139` is no number there. A text that fits no type, or a
+        parameter that the schema does not describe, stays a string: the tool can then say what is wrong with it.
+        """
+        types, texts = self._of(name)
+        if types == _STRING or text in texts:
+            return text
+        bare = text.strip()
+        for kind, read in _NARROWEST_FIRST.items():
+            if kind in types:
+                value = read(bare)
+                if value is not _NOT and ("string" not in types or _gives_back(value, text)):
+                    return value
+        return text
+
+    def _of(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
+        known = self._known.get(name)
+        if known is None:
+            schema = self._properties.get(name)
+            types = allowed_types(schema, self._schema)
+            # Of a parameter that may be anything nobody has said that it is not the text that stands there.
+            known = (_STRING, frozenset()) if types == ALL else (_distinct(types), enum_texts(schema, self._schema))
+            self._known[name] = known
+        return known
+
 
 def parse_value(text: str, schema: Any) -> Any:
-    """The value that `text` stands for under a JSON schema.
-
-    A string stays as it is. Of several allowed types the narrowest that fits is taken. A text that fits none, or a
-    parameter that the schema does not describe, stays a string: the tool can then say what is wrong with it.
-    """
-    types = _types(schema)
-    if isinstance(schema, Mapping) and text in schema.get("enum", ()):
-        return text
-    for kind, read in _NARROWEST_FIRST.items():
-        if kind in types:
-            value = read(text.strip())
-            if value is not _NOT:
-                return value
-    return text
+    """The value that `text` stands for under the schema of one parameter; see `ParameterTypes.value`."""
+    return ParameterTypes({"properties": {"": schema}}).value("", text)
 
 
-def _types(schema: Any) -> set[str]:
-    if not isinstance(schema, Mapping):
-        return set()
-    declared = schema.get("type")
-    types = {declared} if isinstance(declared, str) else set(declared or ())
-    for choice in ("anyOf", "oneOf", "allOf"):
-        for alternative in schema.get(choice, ()):
-            types |= _types(alternative)
-    if not types:
-        types = {_type_of(value) for value in schema.get("enum", ())}
-    return types
+def _distinct(types: frozenset[str]) -> frozenset[str]:
+    # Numbers read integers as well, and leave `3.0` the number that it is.
+    return types - {"integer"} if "number" in types else types
 
 
-def _type_of(value: Any) -> str:
-    for kind, cls in (("boolean", bool), ("integer", int), ("number", float), ("string", str), ("array", list)):
-        if isinstance(value, cls):
-            return kind
-    return "null" if value is None else "object"
+def to_json(value: Any) -> str:
+    """JSON text of a value; text as it is, not as escapes."""
+    return without_surrogates(json.dumps(value, ensure_ascii=False))
+
+
+def _gives_back(value: Any, text: str) -> bool:
+    if value is None or isinstance(value, (list, dict)):
+        return True  # spelled in more than one way, but in none that is meant as a text
+    return json.dumps(value) == text
 
 
 def _null(text: str) -> Any:
@@ -57,45 +105,54 @@ def _boolean(text: str) -> Any:
 
 
 def _integer(text: str) -> Any:
-    try:
+    if len(text) > _MAX_NUMBER:
+        return _NOT
+    if _INTEGER.fullmatch(text):
         return int(text)
-    except ValueError:
-        value = _number(text)
-        return int(value) if isinstance(value, float) and value.is_integer() else _NOT
+    value = _number(text)
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else _NOT
 
 
 def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
+    if len(text) > _MAX_NUMBER or not _NUMBER.fullmatch(text):
         return _NOT
-    # JSON has no words for these.
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    value = float(text)
+    # JSON has no word for infinity.
     return value if math.isfinite(value) else _NOT
 
 
 def _array(text: str) -> Any:
-    return _container(text, list)
+    return _container(text, list, "[")
 
 
 def _object(text: str) -> Any:
-    return _container(text, dict)
+    return _container(text, dict, "{")
 
 
-def _container(text: str, cls: type) -> Any:
+def _container(text: str, cls: type, opening: str) -> Any:
+    if not text.startswith(opening):
+        return _NOT
+    # Models also write Python's spelling (single quotes, True, None), raw line breaks and commas at the end.
+    repair = JsonRepair()
+    valid = repair.push(text)
+    if repair.guessed or not repair.ended or repair.rest.strip():
+        return _NOT
     try:
-        value = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        # Models also write Python's spelling: single quotes, True, None.
-        try:
-            value = ast.literal_eval(text)
-            json.dumps(value, allow_nan=False)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return _NOT
+        value = json.loads(valid, parse_float=_finite, parse_constant=_refuse)
+    except ValueError:
+        return _NOT
     return value if isinstance(value, cls) else _NOT
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"JSON cannot hold {text}")
 
 
 _NARROWEST_FIRST: dict[str, Callable[[str], Any]] = {
