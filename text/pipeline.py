@@ -8,9 +8,12 @@ answer. What a reader of the events may rely on:
 - Newlines beside `<think>` and `</think>` belong to the form and are no text. White space around a tool call is none
   either. With `separate_reasoning` off, thoughts stay in the content as written.
 - Stop strings are matched on content only. A stop string in a thought or in a call's arguments ends nothing.
-- Tool calls are looked for only in content, and only where the request has tools. A call that breaks, or that names
-  an unknown function, comes back as content exactly as generated. Once a call's name has been sent it cannot be
-  taken back: it keeps the arguments sent so far, cut at the break, and text after the break comes back as content.
+- Tool calls are looked for only where the request has tools: in content, and at the end of a thought that never closes
+  (`text.thought_calls`). A text that is no call, or that names an unknown function, comes back as content exactly as
+  generated. A call is made whole where it was not (`text.json_repair`); only one that is cut short by the answer's end
+  keeps arguments that are no JSON, and `has_cut_call` says so.
+- A marker inside a call's argument is text of the argument. `</tool_call>` is the end nevertheless where nothing, or
+  another call, follows it.
 - Special tokens and end ids have no text. Characters cut off by the end of the answer are dropped.
 """
 
@@ -25,8 +28,10 @@ from qwenserve.text.detokenizer import Detokenizer
 from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
 from qwenserve.text.markers import Marker, Section, markers_of, next_section, starts_in_reasoning
 from qwenserve.text.stop_strings import NO_STOPS, StopMatcher
+from qwenserve.text.thought_calls import ThoughtCalls
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.text.tool_calls import ToolSchemas
+from qwenserve.text.xml_call import FUNCTION
 
 __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
@@ -34,6 +39,8 @@ __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings
 class PipelineSettings(NamedTuple):
     """How an answer is to be read.
 
+    `parse_tools` is the form in which the template wants calls, "hermes" or "xml", empty for none at all. Both forms
+    are read between the tags of a call; without tags only "xml" is, where the template wants that.
     `tools` maps function names to parameter schemas (`text.tool_calls.tool_schemas`); None accepts any name.
     `eos_token_ids` are ids whose text is never shown, the request's stop token ids among them.
     """
@@ -76,6 +83,7 @@ class CompletionPipeline:
         "_thinking",
         "broken_tool_calls",
         "completion_tokens",
+        "has_cut_call",
         "has_tool_calls",
         "plain_texts",
         "reasoning_tokens",
@@ -89,6 +97,7 @@ class CompletionPipeline:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.has_tool_calls = False
+        self.has_cut_call = False
         self.broken_tool_calls = 0
         self._events: list[TextEvent] = []
         self._owed = 0  # ids taken whose event is still to come
@@ -172,7 +181,7 @@ class CompletionPipeline:
     def _drain(self) -> list[TextEvent]:
         events = self._events
         if not events:
-            return events
+            return []  # not the list that events still to come are put into
         self._events = []
         return merged(events) if len(events) > 1 else events
 
@@ -181,8 +190,11 @@ class AnswerPipeline(CompletionPipeline):
     """Everything a chat answer may hold. `starts_in_reasoning` is what `text.markers` says of the prompt."""
 
     __slots__ = (
+        "_aside",
+        "_bare",
         "_call",
         "_calls",
+        "_close_pending",
         "_lead",
         "_markers",
         "_parallel",
@@ -191,6 +203,8 @@ class AnswerPipeline(CompletionPipeline):
         "_section",
         "_separate",
         "_space",
+        "_tag_pending",
+        "_tag_stray",
         "_tools",
     )
 
@@ -214,12 +228,23 @@ class AnswerPipeline(CompletionPipeline):
         self._space = ""
         self._call: CallReader | None = None
         self._calls = 0
+        # `</tool_call>` inside an argument and white space behind it, until it is known to be text or the call's end.
+        self._close_pending = ""
+        # The end of the content, where it may be the beginning of a call without tags around it.
+        self._bare = self._parse_tools == "xml"
+        self._tag_pending = ""
+        # Whether the next `</tool_call>` belongs to such a call.
+        self._tag_stray = False
+        # What may be calls at the end of a thought that never closes.
+        self._aside: ThoughtCalls | None = None
         self._plain_reasoning: Mapping[int, str | None] = NO_TEXTS
         super().__init__(tokenizer, settings, context=context)
         if self._plain_content is not NO_TEXTS:
             self._plain_reasoning = tokenizer.text_before_newlines if self._separate else tokenizer.plain_text
             if self._parse_tools:
-                self._plain_content = self._stops.screened(tokenizer.text_before_space)
+                self._plain_content = self._stops.screened(
+                    _without_tags(tokenizer) if self._bare else tokenizer.text_before_space
+                )
         if starts_in_reasoning:
             self._open_reasoning()
             if not self._separate:
@@ -246,28 +271,44 @@ class AnswerPipeline(CompletionPipeline):
         if not text:
             return
         if self._call is not None:
-            self._tell(self._call.push(text))
+            if self._close_pending:
+                text = self._close_pending + text
+                if text[len(Marker.CALL_CLOSE.value) :].isspace():
+                    self._close_pending = text
+                    return
+                self._close_pending = ""
+            self._read_call(text)
+        elif self._aside is not None:
+            if not self._aside.push(text):
+                self._end_aside()
         elif self._thinking:
             self._think(text)
         else:
             self._content(text)
 
     def _mark(self, marker: Marker) -> None:
+        if self._aside is not None and marker is not Marker.THINK_CLOSE:
+            if not self._aside.mark(marker):
+                self._end_aside()
+            return
+        if self._call is not None and self._call.in_value and self._mark_value(marker):
+            return
         target = next_section(self._section, marker)
         if target is None or (target is Section.CALL and not self._parse_tools):
-            # Some models open the thought again that the prompt has opened.
-            if not (marker is Marker.THINK_OPEN and self._thinking and self._lead):
-                self._text(marker.value)
+            self._mark_text(marker)
             return
         if self._section is Section.CALL:
-            self._close_call(marker)
+            # A tag that was held back is the end after all, with the opening of the next call behind it.
+            self._close_call(Marker.CALL_CLOSE if self._close_pending else marker)
         elif self._section is Section.REASONING:
             self._close_reasoning()
         if self.wants_stop:
             return
         self._section = target
+        self._tag_stray = False
         if target is not Section.CONTENT:
-            # A stop string does not reach over a marker.
+            # Neither a stop string nor a tag reaches over a marker.
+            self._flush_tag()
             self._release(self._stops.flush())
         if target is Section.REASONING:
             self._flush_space()
@@ -275,8 +316,38 @@ class AnswerPipeline(CompletionPipeline):
                 self._emit(Content(marker.value, self._owed))
             self._open_reasoning()
         elif target is Section.CALL:
-            self._call = CallReader(self._parse_tools, self._tools, self._space + marker.value)
+            self._call = CallReader(self._tools, self._space + marker.value)
             self._space = ""
+
+    def _mark_value(self, marker: Marker) -> bool:
+        """A marker inside an argument: whether it is dealt with, as text or for the time being."""
+        if marker is Marker.CALL_CLOSE:
+            if self._close_pending:
+                self._read_call(self._close_pending)  # the one before was text
+            self._close_pending = marker.value
+            return True
+        if marker is Marker.CALL_OPEN and self._close_pending:
+            return False
+        self._text(marker.value)
+        return True
+
+    def _mark_text(self, marker: Marker) -> None:
+        """A marker that leads nowhere from here."""
+        if self._thinking and marker is Marker.CALL_OPEN and self._parse_tools:
+            self._aside = ThoughtCalls(self._tools)
+        elif self._tag_stray and marker is Marker.CALL_CLOSE:
+            self._tag_stray = False
+            self._lead = None
+        # Some models open the thought again that the prompt has opened.
+        elif not (marker is Marker.THINK_OPEN and self._thinking and self._lead):
+            self._text(marker.value)
+
+    def _end_aside(self) -> None:
+        """The calls in the thought are text of it."""
+        aside = self._aside
+        self._aside = None
+        if aside is not None:
+            self._think(aside.text)
 
     def _open_reasoning(self) -> None:
         self._section = Section.REASONING
@@ -299,6 +370,7 @@ class AnswerPipeline(CompletionPipeline):
             self._emit(Reasoning(body, self._owed))
 
     def _close_reasoning(self) -> None:
+        self._end_aside()
         self._space = ""
         self._thinking = False
         self._lead = "\n"
@@ -316,9 +388,39 @@ class AnswerPipeline(CompletionPipeline):
                 return
             self._lead = ""
             text = body
-        super()._content(text)
-        if self.wants_stop:
-            self._flush_space()
+        if not self._bare:
+            self._plain(text)
+            return
+        text = self._tag_pending + text
+        at = text.find(FUNCTION)
+        if at >= 0:
+            self._tag_pending = ""
+            self._plain(text[:at])
+            if not self.wants_stop:
+                self._open_bare(text[at:])
+            return
+        at = _tag_begin(text)
+        self._tag_pending = text[at:]
+        self._plain(text[:at])
+
+    def _plain(self, text: str) -> None:
+        """Content that is no call."""
+        if text:
+            super()._content(text)
+            if self.wants_stop:
+                self._flush_space()
+
+    def _flush_tag(self) -> None:
+        text, self._tag_pending = self._tag_pending, ""
+        self._plain(text)
+
+    def _open_bare(self, text: str) -> None:
+        """What may be a call without tags around it; it comes back as content where it is none."""
+        self._release(self._stops.flush())
+        self._call = CallReader(self._tools, self._space, bare=True)
+        self._space = ""
+        self._section = Section.CALL
+        self._read_call(text)
 
     def _release(self, text: str) -> None:
         if not text:
@@ -336,6 +438,30 @@ class AnswerPipeline(CompletionPipeline):
             self._emit(Content(self._space, self._owed))
             self._space = ""
 
+    def _read_call(self, text: str) -> None:
+        """Reads on in the open call, and in those that follow it in the same text."""
+        while text and self._call is not None and not self.wants_stop:
+            call = self._call
+            self._tell(call.push(text))
+            text = ""
+            if call.bare and call.broken:
+                # Not counted as a broken call: more often than not somebody speaks of one.
+                self._call = None
+                self._section = Section.CONTENT
+            elif call.ended:
+                text = call.rest
+                self._call = None
+                self._lead = ""
+                self._count(call)
+                if call.bare:
+                    self._section = Section.CONTENT
+                    self._tag_stray = True
+                    if text and not self.wants_stop:
+                        self._content(text)
+                    return
+                # Models write several calls between the same tags.
+                self._call = CallReader(self._tools, behind=True)
+
     def _tell(self, piece: CallPiece) -> None:
         if piece.name is not None:
             self._emit(ToolCallStart(self._calls, piece.name, self._owed))
@@ -343,8 +469,8 @@ class AnswerPipeline(CompletionPipeline):
             self.has_tool_calls = True
         if piece.arguments:
             self._emit(ToolCallArguments(self._calls - 1, piece.arguments, self._owed))
-        if piece.content:
-            self._content(piece.content)
+        # Not looked through for calls once more.
+        self._plain(piece.content)
 
     def _close_call(self, marker: Marker | None) -> None:
         """Ends the open call: by its own tag, by the next call's, or with the answer."""
@@ -352,10 +478,18 @@ class AnswerPipeline(CompletionPipeline):
         if call is None:
             return
         self._call = None
+        self._close_pending = ""
         self._lead = ""
         self._tell(call.end(closed=marker is not None, tag=marker is Marker.CALL_CLOSE))
+        self._count(call)
+        if call.behind and call.broken:
+            self._lead = None
+
+    def _count(self, call: CallReader) -> None:
+        """Takes the outcome of a call that has ended."""
         self.broken_tool_calls += call.broken
         if call.started:
+            self.has_cut_call |= not call.complete
             # White space on either side of the closing tag is none of the content's.
             self._release(self._stops.flush())
             self._space = ""
@@ -363,21 +497,51 @@ class AnswerPipeline(CompletionPipeline):
             if call.complete and not self._parallel:
                 self.wants_stop = True
 
+    def _take_aside(self) -> None:
+        """The answer has ended inside a thought, with what may be calls."""
+        aside = self._aside
+        if aside is None:
+            return
+        calls = aside.finish()
+        if not calls:
+            self._end_aside()
+            return
+        self._aside = None
+        for call in calls if self._parallel else calls[:1]:
+            self._tell(CallPiece(call.name, call.arguments))
+
     def _end(self) -> None:
+        self._take_aside()
         # A thought's last newlines are form even where it was cut short.
         if self._thinking:
             self._space = ""
-        self._close_call(None)
+        self._close_call(Marker.CALL_CLOSE if self._close_pending else None)
         if not self.wants_stop:
+            self._flush_tag()
             self._release(self._stops.flush())
             self._flush_space()
 
     def _settle(self) -> None:
-        held = self.wants_stop or self._owed or self._events or self._space or self._lead != ""
-        if held or self._call is not None or self._detokenizer.holding or self._stops.holding:
+        held = self.wants_stop or self._owed or self._events or self._space or self._tag_pending or self._lead != ""
+        reads = self._call is not None or self._aside is not None
+        if held or reads or self._detokenizer.holding or self._stops.holding:
             self.plain_texts = NO_TEXTS
         else:
             self.plain_texts = self._plain_reasoning if self._thinking else self._plain_content
+
+
+@lru_cache(maxsize=8)  # by the tokenizer's identity
+def _without_tags(tokenizer: Tokenizer) -> Mapping[int, str | None]:
+    """The plain texts of content that may hold calls without tags around them."""
+    return StopMatcher((FUNCTION,)).screened(tokenizer.text_before_space)
+
+
+def _tag_begin(text: str) -> int:
+    """Where the longest ending of `text` begins that a call without tags begins with."""
+    at = text.find(FUNCTION[0], max(0, len(text) - len(FUNCTION) + 1))
+    while at >= 0 and not FUNCTION.startswith(text[at:]):
+        at = text.find(FUNCTION[0], at + 1)
+    return len(text) if at < 0 else at
 
 
 @lru_cache(maxsize=64)  # by the tokenizer's identity; nearly all requests have the same end ids

@@ -191,7 +191,9 @@ class Choice:
             ending.stop_string = pipeline.stop_string
         elif finish is not None and finish.HasField("stop_token_id"):
             ending.stop_token_id = finish.stop_token_id
-        if pipeline.has_tool_calls and ending.reason == _STOP and pipeline.stop_string is None:
+        # A call that was cut short is not for anybody to carry out.
+        whole_calls = pipeline.has_tool_calls and not pipeline.has_cut_call
+        if whole_calls and ending.reason == _STOP and pipeline.stop_string is None:
             ending.reason = _TOOL_CALLS
         last = ChatEvent(choice_index=self._index, finish=ending)
         if self._tracked is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,6 +38,10 @@ def run(pipeline: CompletionPipeline, pieces: Sequence[Sequence[int]], *, fast_p
     return events + pipeline.finish()
 
 
+def refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
 def fold(events: Sequence[TextEvent], pipeline: CompletionPipeline) -> Answer:
     calls: list[Call] = []
     for event in events:
@@ -47,6 +52,8 @@ def fold(events: Sequence[TextEvent], pipeline: CompletionPipeline) -> Answer:
             assert event.call == len(calls) - 1
             calls[-1] = Call(calls[-1].name, calls[-1].arguments + event.text)
     assert pipeline.has_tool_calls == bool(calls)
+    for call in calls[:-1] if pipeline.has_cut_call else calls:
+        assert isinstance(json.loads(call.arguments, parse_constant=refuse), dict), call
     return Answer(
         content="".join(event.text for event in events if isinstance(event, Content)),
         reasoning="".join(event.text for event in events if isinstance(event, Reasoning)),
@@ -56,11 +63,16 @@ def fold(events: Sequence[TextEvent], pipeline: CompletionPipeline) -> Answer:
     )
 
 
+# Of a long answer so many places are tried: each costs a run over all of it.
+_PLACES = 24
+
+
 def splits(ids: Sequence[int]) -> Iterator[list[Sequence[int]]]:
-    """Whole, one id at a time, and in two at every place."""
+    """Whole, one id at a time, and in two: at every place of a short answer, at places all over a long one."""
     yield [ids]
     yield [[token_id] for token_id in ids]
-    for at in range(len(ids) + 1):
+    places = len(ids) + 1
+    for at in range(places) if places <= _PLACES else range(0, places, -(-places // _PLACES)):
         yield [ids[:at], ids[at:]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -26,6 +27,8 @@ TOOLS = tool_schemas(
                 "parameters": {"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}},
             },
         },
+        {"type": "function", "function": {"name": "open", "parameters": None}},
+        {"name": "typed", "parameters": {"properties": {"o": {"type": "array"}}}},
     ]
 )
 
@@ -255,10 +258,6 @@ HERMES = {
     "name is no text": (call('{"name": 3}'), Answer(call('{"name": 3}'), broken=1)),
     "empty": (call(""), Answer(call(""), broken=1)),
     "cut before the name": ('A\n<tool_call>\n{"name": "wea', Answer('A\n<tool_call>\n{"name": "wea', broken=1)),
-    "bad arguments before the name": (
-        call('{"arguments": {"a": [1}, "name": "add"}'),
-        Answer(call('{"arguments": {"a": [1}, "name": "add"}'), broken=1),
-    ),
     "broken, then good": (
         call("x") + "\n" + call('{"name": "add"}'),
         Answer(call("x"), calls=(Call("add", "{}"),), broken=1),
@@ -267,13 +266,115 @@ HERMES = {
         '<tool_call>\n{"name": "weather", "arguments": {"city": "Os',
         Answer(calls=(Call("weather", '{"city": "Os'),), broken=1),
     ),
+    "cut in a word": (
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1',
+        Answer(calls=(Call("add", '{"a": 1'),), broken=1),
+    ),
+    "cut behind a backslash": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "a\\',
+        Answer(calls=(Call("weather", '{"city": "a\\'),), broken=1),
+    ),
+    "cut in arguments before the name": (
+        '<tool_call>\n{"arguments": {"city": "Os',
+        Answer('<tool_call>\n{"arguments": {"city": "Os', broken=1),
+    ),
+    "arguments under another name": (
+        call('{"name": "weather", "args": {"city": "Oslo"}}'),
+        Answer(call('{"name": "weather", "args": {"city": "Oslo"}}'), broken=1),
+    ),
+    "arguments that are a text under another name": (
+        call('{"name": "weather", "input": "Oslo"}'),
+        Answer(call('{"name": "weather", "input": "Oslo"}'), broken=1),
+    ),
+    "arguments that are a list": (
+        call('{"name": "weather", "arguments": ["Oslo"]}'),
+        Answer(call('{"name": "weather", "arguments": ["Oslo"]}'), broken=1),
+    ),
+    "arguments that are a number": (
+        call('{"name": "weather", "arguments": 3}'),
+        Answer(call('{"name": "weather", "arguments": 3}'), broken=1),
+    ),
+    "arguments that are a text of something else": (
+        call('{"name": "weather", "arguments": "Oslo"}'),
+        Answer(call('{"name": "weather", "arguments": "Oslo"}'), broken=1),
+    ),
+    "text behind a call": (
+        call('{"name": "weather"} hm') + " A",
+        Answer("hm\nA", calls=(Call("weather", "{}"),), broken=1),
+    ),
+    # Calls that are mended.
     "brackets that do not match": (
         call('{"name": "add", "arguments": {"a": [1}}'),
-        Answer("}}", calls=(Call("add", '{"a": [1'),), broken=1),
+        Answer(calls=(Call("add", '{"a": [1]}'),)),
+    ),
+    "brackets that do not match before the name": (
+        call('{"arguments": {"a": [1}, "name": "add"}'),
+        Answer(calls=(Call("add", '{"a": [1]}'),)),
     ),
     "arguments that are no JSON": (
-        call('{"name": "add", "arguments": {"a": one}}'),
-        Answer(calls=(Call("add", '{"a": one}'),), broken=1),
+        call('{"name": "add", "arguments": {"a": one, "b": None,}}'),
+        Answer(calls=(Call("add", '{"a": "one", "b": null}'),)),
+    ),
+    "one brace too many": (
+        call('{"name": "weather", "arguments": {"city": "A"}}}'),
+        Answer(calls=(Call("weather", '{"city": "A"}'),)),
+    ),
+    "both braces missing": (
+        call('{"name": "weather", "arguments": {"city": "A"'),
+        Answer(calls=(Call("weather", '{"city": "A"}'),)),
+    ),
+    "quotation mark missing": (
+        call('{"name": "weather", "arguments": {"city": "A'),
+        Answer(calls=(Call("weather", '{"city": "A\\n"}'),)),
+    ),
+    "raw line breaks": (
+        call('{"name": "weather", "arguments": {"city": "a\nb\tc", "r": "\\d"}}'),
+        Answer(calls=(Call("weather", '{"city": "a\\nb\\tc", "r": "\\\\d"}'),)),
+    ),
+    "Python's spelling": (
+        call("{'name': 'weather', 'arguments': {'city': 'Oslo', 'now': True}}"),
+        Answer(calls=(Call("weather", '{"city": "Oslo", "now": true}'),)),
+    ),
+    "arguments called parameters": (
+        call('{"name": "weather", "parameters": {"city": "Oslo"}}'),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "arguments as a text with raw line breaks": (
+        call('{"name": "weather", "arguments": "{\\"city\\": \\"a\\nb\\"}"}'),
+        Answer(calls=(Call("weather", '{"city": "a\\nb"}'),)),
+    ),
+    "half of a surrogate pair": (
+        call('{"name": "weather", "arguments": "{\\"city\\": \\"\\ud83d\\"}"}'),
+        Answer(calls=(Call("weather", '{"city": "\\ud83d"}'),)),
+    ),
+    "several calls between the same tags": (
+        call('{"name": "weather", "arguments": {"city": "A"}}\n{"name": "add", "arguments": {"a": 1}}'),
+        Answer(calls=(Call("weather", '{"city": "A"}'), Call("add", '{"a": 1}'))),
+    ),
+    "tags instead": (
+        call("<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>"),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    # Markers inside an argument.
+    "closing tag in a string": (
+        call('{"name": "weather", "arguments": {"city": "a </tool_call> b"}}') + "\nDone.",
+        Answer("Done.", calls=(Call("weather", '{"city": "a </tool_call> b"}'),)),
+    ),
+    "both tags in a string": (
+        call('{"name": "weather", "arguments": {"city": "<tool_call>x</tool_call>"}}'),
+        Answer(calls=(Call("weather", '{"city": "<tool_call>x</tool_call>"}'),)),
+    ),
+    "two closing tags in a string": (
+        call('{"name": "weather", "arguments": {"city": "a</tool_call>\n</tool_call>\nb"}}'),
+        Answer(calls=(Call("weather", '{"city": "a</tool_call>\\n</tool_call>\\nb"}'),)),
+    ),
+    "closing tag in arguments that are a text": (
+        call('{"name": "weather", "arguments": "{\\"city\\": \\"</tool_call>\\"}"}'),
+        Answer(calls=(Call("weather", '{"city": "</tool_call>"}'),)),
+    ),
+    "an open string before the next call": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "A\n</tool_call>\n' + call('{"name": "add"}'),
+        Answer(calls=(Call("weather", '{"city": "A\\n"}'), Call("add", "{}"))),
     ),
 }
 
@@ -289,6 +390,77 @@ def test_hermes_calls(assets, name):
 def xml(name: str, *parameters: tuple[str, str]) -> str:
     inner = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in parameters)
     return call(f"<function={name}>\n{inner}</function>")
+
+
+WEATHER = call('{"name": "weather", "arguments": {"city": "Oslo"}}')
+OPEN_THOUGHTS = {
+    "a call at the end": ("<think>\nHm.\n" + WEATHER, Answer("", "Hm.", (Call("weather", '{"city": "Oslo"}'),))),
+    "nothing but a call": ("<think>\n" + WEATHER + "<|im_end|>", Answer(calls=(Call("weather", '{"city": "Oslo"}'),))),
+    "several calls": (
+        "<think>A" + WEATHER + "\n" + call('{"name": "add"}') + "\n",
+        Answer("", "A", (Call("weather", '{"city": "Oslo"}'), Call("add", "{}"))),
+    ),
+    "a closing tag in a string": (
+        "<think>A" + call('{"name": "weather", "arguments": {"city": "</tool_call>"}}'),
+        Answer("", "A", (Call("weather", '{"city": "</tool_call>"}'),)),
+    ),
+    "without the closing tag": (
+        '<think>A<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}',
+        Answer("", "A", (Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "in tags": (
+        "<think>A<tool_call><function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function></tool_call>",
+        Answer("", "A", (Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    # These are text of the thought.
+    "the thought closes": ("<think>A\n" + WEATHER + "\n</think>\n\nB", Answer("B", "A\n" + WEATHER)),
+    "the thought goes on": ("<think>A\n" + WEATHER + "\nB", Answer("", "A\n" + WEATHER + "\nB")),
+    "an unknown function": ("<think>A" + call('{"name": "rm"}'), Answer("", "A" + call('{"name": "rm"}'))),
+    "no call": ("<think>A <tool_call> is a tag", Answer("", "A <tool_call> is a tag")),
+    "cut short": (
+        '<think>A<tool_call>\n{"name": "weather", "arguments": {"city": "Os',
+        Answer("", 'A<tool_call>\n{"name": "weather", "arguments": {"city": "Os'),
+    ),
+    "whole, and another one cut short": (
+        "<think>A" + WEATHER + '<tool_call>\n{"name": "wea',
+        Answer("", "A" + WEATHER + '<tool_call>\n{"name": "wea'),
+    ),
+    "another thought inside": ("<think>A<tool_call><think>", Answer("", "A<tool_call><think>")),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_THOUGHTS)
+def test_calls_in_a_thought_that_never_closes(assets, name):
+    """At the answer's end they are taken; otherwise they are the thought's text."""
+    text, expected = OPEN_THOUGHTS[name]
+
+    assert expected == answer(assets, text, parse_tools="hermes", tools=TOOLS)
+
+
+def test_calls_in_an_open_thought_without_tools(assets):
+    """A request without tools gets the text."""
+    assert Answer("", "A" + WEATHER) == answer(assets, "<think>A" + WEATHER)
+
+
+def test_only_the_first_call_of_a_thought_where_one_is_wanted(assets):
+    """`parallel_tool_calls` holds there, too."""
+    text = "<think>A" + WEATHER + call('{"name": "add"}')
+    expected = Answer("", "A", (Call("weather", '{"city": "Oslo"}'),))
+
+    assert expected == answer(assets, text, parse_tools="hermes", tools=TOOLS, parallel_tool_calls=False)
+
+
+def test_a_call_in_a_thought_that_stays_in_the_content(assets):
+    """The call is taken out of it."""
+    expected = Answer("<think>\nA", calls=(Call("weather", '{"city": "Oslo"}'),))
+
+    assert expected == answer(
+        assets, "<think>\nA" + WEATHER, parse_tools="hermes", tools=TOOLS, separate_reasoning=False
+    )
+
+
+def bare(name: str, *parameters: tuple[str, str]) -> str:
+    return xml(name, *parameters).removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
 
 
 XML = {
@@ -314,15 +486,110 @@ XML = {
         Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
     ),
     "unknown function": (xml("rm", ("path", "/")), Answer(xml("rm", ("path", "/")), broken=1)),
-    "JSON instead": (call('{"name": "weather"}'), Answer(call('{"name": "weather"}'), broken=1)),
+    "JSON instead": (
+        call('{"name": "weather", "arguments": {"city": "Oslo"}}'),
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
     "cut before the name": ("<tool_call>\n<function=wea", Answer("<tool_call>\n<function=wea", broken=1)),
     "cut in a value": (
         "<tool_call>\n<function=weather>\n<parameter=city>\nOs",
         Answer(calls=(Call("weather", '{"city": "Os'),), broken=1),
     ),
+    "cut in a value that is no string": (
+        "<tool_call>\n<function=add>\n<parameter=a>\n12",
+        Answer(calls=(Call("add", '{"a": 12'),), broken=1),
+    ),
+    "cut behind a value": (
+        "<tool_call>\n<function=add>\n<parameter=a>\n12\n</parameter>\n",
+        Answer(calls=(Call("add", '{"a": 12'),), broken=1),
+    ),
+    "cut behind the function": (
+        "<tool_call>\n<function=add>\n<parameter=a>\n12\n</function>\n",
+        Answer(calls=(Call("add", '{"a": 12}'),)),
+    ),
+    "text instead of parameters": (
+        call("<function=weather>\nOslo\n</function>"),
+        Answer(call("<function=weather>\nOslo\n</function>"), broken=1),
+    ),
+    "text behind a call": (
+        "<tool_call>" + bare("weather", ("city", "A")) + "\nhm\n</tool_call>\nB",
+        Answer("hm\nB", calls=(Call("weather", '{"city": "A"}'),), broken=1),
+    ),
+    # Tags that are missing, and tags that are text.
     "text between parameters": (
         call("<function=weather>\n<parameter=city>A</parameter>\nhm\n</function>"),
-        Answer("hm\n</function>", calls=(Call("weather", '{"city": "A"'),), broken=1),
+        Answer(calls=(Call("weather", '{"city": "A</parameter>\\nhm"}'),)),
+    ),
+    "a parameter is not closed": (
+        call("<function=add>\n<parameter=a>\n1\n<parameter=b>\n2\n</function>"),
+        Answer(calls=(Call("add", '{"a": 1, "b": 2}'),)),
+    ),
+    "no parameter is closed": (
+        call("<function=weather>\n<parameter=city>\nOslo\n"),
+        Answer(calls=(Call("weather", '{"city": "Oslo\\n"}'),)),
+    ),
+    "a parameter of an unknown shape is not closed": (
+        call("<function=open>\n<parameter=a>\n1\n<parameter=b>\nx <parameter=c> y\n</function>"),
+        Answer(calls=(Call("open", '{"a": "1", "b": "x <parameter=c> y"}'),)),
+    ),
+    "the closing tag in a value": (
+        xml("weather", ("city", "a </parameter> b\n</parameter>\nc")),
+        Answer(calls=(Call("weather", json.dumps({"city": "a </parameter> b\n</parameter>\nc"})),)),
+    ),
+    "the whole form in a value": (
+        xml("weather", ("city", "<function=f>\n<parameter=x>\n1\n</function>\n.")),
+        Answer(calls=(Call("weather", json.dumps({"city": "<function=f>\n<parameter=x>\n1\n</function>\n."})),)),
+    ),
+    "the same parameter's tag in a value": (
+        xml("add", ("a", "<parameter=a>")),
+        Answer(calls=(Call("add", '{"a": "<parameter=a>"}'),)),
+    ),
+    "markers in a value": (
+        xml("weather", ("city", "<tool_call>a</tool_call>\nb <think>")),
+        Answer(calls=(Call("weather", json.dumps({"city": "<tool_call>a</tool_call>\nb <think>"})),)),
+    ),
+    "several calls between the same tags": (
+        call(bare("add", ("a", "1")) + "\n" + bare("weather", ("city", "B"))),
+        Answer(calls=(Call("add", '{"a": 1}'), Call("weather", '{"city": "B"}'))),
+    ),
+    "a half of a surrogate pair": (
+        xml("typed", ("o", '["\\ud83d"]')),
+        Answer(calls=(Call("typed", '{"o": ["\\ud83d"]}'),)),
+    ),
+    # Without tags around the call.
+    "bare": (bare("weather", ("city", "Oslo")), Answer(calls=(Call("weather", '{"city": "Oslo"}'),))),
+    "bare with a closing tag": (
+        "Now.\n" + bare("weather", ("city", "Oslo")) + "\n</tool_call>\nDone.",
+        Answer("Now.Done.", calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "two bare ones": (
+        bare("add", ("a", "1")) + "\n" + bare("add", ("a", "2")) + "\nDone.",
+        Answer("Done.", calls=(Call("add", '{"a": 1}'), Call("add", '{"a": 2}'))),
+    ),
+    "bare without parameters": ("A <function=weather></function> B", Answer("AB", calls=(Call("weather", "{}"),))),
+    "bare, not closed": (
+        "<function=weather>\n<parameter=city>\nOslo\n</function>\nDone.",
+        Answer("Done.", calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "bare, closed by the tag alone": (
+        "<function=weather>\n<parameter=city>\nOslo\n</tool_call>",
+        Answer(calls=(Call("weather", '{"city": "Oslo"}'),)),
+    ),
+    "bare before another": (
+        bare("add", ("a", "1")) + "\n" + xml("add", ("a", "2")),
+        Answer(calls=(Call("add", '{"a": 1}'), Call("add", '{"a": 2}'))),
+    ),
+    "bare, of an unknown function": (
+        "A\n" + bare("rm", ("path", "/")) + " B",
+        Answer("A\n" + bare("rm", ("path", "/")) + " B"),
+    ),
+    "only spoken of": (
+        "Write <function=weather> to call it, <function= and <functio",
+        Answer("Write <function=weather> to call it, <function= and <functio"),
+    ),
+    "bare in a thought": (
+        "<think>\n<function=weather></function>\n</think>\n\nA",
+        Answer("A", "<function=weather></function>"),
     ),
 }
 
@@ -366,6 +633,34 @@ def test_arguments_are_streamed(assets):
     assert ToolCallStart(0, "weather", events[0].tokens) == events[0]
     assert len(events) > 5
     assert all(isinstance(event, ToolCallArguments) for event in events[1:])
+
+
+def test_a_text_in_tags_is_streamed(assets):
+    """A value that can only be a string comes out as it is written, and not all at its end."""
+    pipeline = AnswerPipeline(
+        assets.tokenizer, PipelineSettings(parse_tools="xml", tools=TOOLS), starts_in_reasoning=False
+    )
+    lines = "".join(f"line {n} of a <b>long</b> text\n" for n in range(60))
+    ids = assets.tokenizer.encode(xml("weather", ("city", lines)))
+    events = [pipeline.push([token_id]) for token_id in ids]
+    told = [bool(each) for each in events]
+    written = "".join(e.text for each in events for e in each if isinstance(e, ToolCallArguments))
+
+    assert {"city": lines} == json.loads(written)
+    # The tag before the value takes some tokens, and what may be a tag or the form's line break is held for some.
+    assert sum(told) > len(ids) // 2
+    assert max(len(list(group)) for any_told, group in itertools.groupby(told) if not any_told) < 25
+
+
+def test_a_call_that_is_cut_is_told_from_a_whole_one(assets):
+    """Only the answer's end leaves arguments that are no JSON, and whoever names the reason of the end is told."""
+    for text, cut in ((WEATHER, False), (WEATHER[:-20], True), (call("x"), False), ("A", False)):
+        pipeline = AnswerPipeline(
+            assets.tokenizer, PipelineSettings(parse_tools="hermes", tools=TOOLS), starts_in_reasoning=False
+        )
+        run(pipeline, [assets.tokenizer.encode(text)])
+
+        assert cut == pipeline.has_cut_call, text
 
 
 def test_plain_content_is_never_held(assets):

@@ -15,7 +15,7 @@ from tests.text.folding import Call, every_way
 
 ASSETS = load_assets(TINY_MODEL)
 TOKENIZER = ASSETS.tokenizer
-TOOLS = {"f": {"properties": {"x": {"type": "integer"}, "y": {"type": "object"}}}, "天气": {}}
+TOOLS = {"f": {"properties": {"x": {"type": "integer"}, "y": {"type": "object"}, "s": {"type": "string"}}}, "天气": {}}
 DERANDOMIZED = settings(derandomize=True, max_examples=150, deadline=None)
 
 JSON = st.recursive(
@@ -31,6 +31,17 @@ FRAGMENTS = st.sampled_from(
         *("<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>", "\n", "\n\n", " ", "STOP", "ST", "END"),
         *('{"name": "f", "arguments": {"x": 1', '{"name": "f"', "}}", "}", '"', "\\", '{"name": "g"}', "[", "]"),
         *("<function=f>", "<function=", "<parameter=x>", "</parameter>", "</function>", "12", "<", ">"),
+        *(
+            "<parameter=s>",
+            "<function=天气>\n",
+            "'",
+            ",",
+            ": ",
+            "None",
+            "[1, 2",
+            "{'a': ",
+            '{"name": "天气", "parameters": {',
+        ),
     ]
 )
 ANSWERS = st.lists(FRAGMENTS | st.sampled_from(TEXTS) | st.text(max_size=4), max_size=14).map(
@@ -73,6 +84,62 @@ def test_no_split_changes_a_completion(ids, given_settings):
         assert TOKENIZER.decode(ids) == answer.content
 
 
+WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
+# What a call's form is made of, and words that must not be lost wherever they are.
+PIECES = st.sampled_from(
+    [
+        *(
+            "<tool_call>",
+            "</tool_call>",
+            "<function=f>",
+            "<function=天气>",
+            "</function>",
+            "\n",
+            " ",
+            "<think>",
+            "</think>",
+        ),
+        *(
+            "<parameter=x>",
+            "<parameter=s>",
+            "<parameter=z>",
+            "</parameter>",
+            '"',
+            "\\",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "'",
+        ),
+        *('{"name": "f", "arguments": {"s": "', '{"name": "f", "parameters": ', '"}}', '": ', "12", "<", '", "'),
+        *WORDS,
+    ]
+)
+
+
+@DERANDOMIZED
+@given(
+    st.lists(PIECES, max_size=20),
+    st.sampled_from(["hermes", "xml"]),
+    st.sampled_from([None, TOOLS]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_word_of_an_answer_is_lost(pieces, form, tools, separate, reasoning):
+    """Each is content, reasoning or in a call, as often as it was generated, and whole calls have JSON arguments."""
+    text = "".join(pieces)
+    ids = TOKENIZER.encode(text)
+    given_settings = PipelineSettings(parse_tools=form, tools=tools, separate_reasoning=separate)
+    answer = every_way(lambda: AnswerPipeline(TOKENIZER, given_settings, starts_in_reasoning=reasoning), ids)
+
+    told = "".join([answer.content, answer.reasoning, *(each for call in answer.calls for each in call)])
+    for word in WORDS:
+        assert text.count(word) == told.count(word), (word, answer)
+
+
 @DERANDOMIZED
 @given(st.text(), st.text(), st.booleans())
 def test_thoughts_and_content_come_back(thought, content, opened):
@@ -89,7 +156,7 @@ def test_thoughts_and_content_come_back(thought, content, opened):
     assert (thought, content) == (answer.reasoning, answer.content)
 
 
-@DERANDOMIZED
+@settings(DERANDOMIZED, max_examples=50)  # of long answers
 @given(
     st.lists(st.tuples(NAMES, ARGUMENTS, st.booleans()), min_size=1, max_size=3), st.sampled_from(["", "Well.", "好"])
 )

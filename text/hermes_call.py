@@ -1,0 +1,262 @@
+"""Tool calls written as JSON: `{"name": "weather", "arguments": {"city": "Oslo"}}`.
+
+The keys come in either order; `parameters` is another name for `arguments`, and both may be a JSON text in quotation
+marks. Keys beside them are passed over, but a call without arguments has no others than `id` and `type`: what it means
+is under a name that nobody knows. Missing and null arguments are `{}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+from qwenserve.text.json_repair import JsonRepair, without_surrogates
+from qwenserve.text.tool_calls import ToolSchemas
+
+_STRING_STEP = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_SCALAR_END = re.compile(r"[\s,}]")
+_ARGUMENTS = ("arguments", "parameters")
+_WITHOUT_MEANING = ("id", "type")
+# What models write once too often.
+_EXTRA_CLOSERS = "}]"
+
+
+class HermesCall:
+    """See `CallParser`. Arguments come out as the model wrote them, where that is JSON; see `text.json_repair`.
+
+    Each state is a method that reads on from `_at` and returns whether it got anywhere; when one needs more text, the
+    next piece brings it back. What a state has read of a string or a word is in `_held`, so that nothing is read twice.
+    """
+
+    def __init__(self, tools: ToolSchemas | None) -> None:
+        self.name: str | None = None
+        self.complete = False
+        self.broken = False
+        self.rest = ""
+        self._tools = tools
+        self._text = ""
+        self._at = 0
+        self._held: list[str] = []
+        self._out: list[str] = []
+        self._state: Callable[[], bool] = self._open
+        self._known: str | None = None  # the name, before it is certain that this is a call
+        self._key = ""
+        self._quote = '"'
+        self._nested = JsonRepair()
+        self._has_arguments = False
+        self._strange_key = False
+
+    @property
+    def in_value(self) -> bool:
+        """See `CallParser`."""
+        if self._state == self._read_arguments:
+            return self._nested.in_string
+        return self._state == self._read_string and self._key in _ARGUMENTS
+
+    def push(self, text: str) -> str:
+        """See `CallParser`."""
+        self._text = self._text[self._at :] + text
+        self._at = 0
+        while self._state():
+            pass
+        return self._take()
+
+    def end(self, closed: bool) -> str:
+        """See `CallParser`."""
+        if self.complete or self.broken:
+            return self._take()
+        if self._state == self._read_arguments:
+            if closed and self._known is not None:
+                self._out.append(self._nested.close())
+                self.complete = True
+            else:
+                self._out.append(self._nested.cut())
+                self.broken = True
+        elif self._has_arguments and self._known is not None:
+            # All that matters is there, whatever else was begun.
+            self.complete = True
+        else:
+            self._break()
+        return self._take()
+
+    def _take(self) -> str:
+        """Arguments to hand out. Held until it is certain that this is a call."""
+        if self.name is None or not self._out:
+            return ""
+        text = "".join(self._out)
+        self._out.clear()
+        return text
+
+    def _break(self) -> bool:
+        self.rest = self._text[self._at :]
+        # Arguments have no break, so where they have begun what is wrong is behind them.
+        self.complete = self.name is not None
+        self.broken = not self.complete
+        return False
+
+    def _go(self, state: Callable[[], bool], at: int) -> bool:
+        self._state = state
+        self._at = at
+        return True
+
+    def _begin_arguments(self) -> None:
+        self._has_arguments = True
+        self.name = self._known  # where it is known already
+
+    def _take_held(self) -> str:
+        text = "".join(self._held)
+        self._held.clear()
+        return text
+
+    def _next(self) -> str:
+        """The next character that is not white space; empty if there is none yet."""
+        text, at = self._text, self._at
+        while at < len(text) and text[at].isspace():
+            at += 1
+        self._at = at
+        return text[at : at + 1]
+
+    def _open(self) -> bool:
+        found = self._next()
+        if found == "{":
+            return self._go(self._member, self._at + 1)
+        return self._break() if found else False
+
+    def _member(self) -> bool:
+        found = self._next()
+        if not found:
+            return False
+        if found in _STRING_STEP:
+            self._quote = found
+            self._key = ""
+            return self._go(self._read_string, self._at + 1)
+        if found == ",":
+            return self._go(self._member, self._at + 1)
+        if found != "}" or self._known is None or (self._strange_key and not self._has_arguments):
+            return self._break()
+        if not self._has_arguments:
+            self._begin_arguments()
+            self._out.append("{}")
+        self.complete = True
+        return self._go(self._done, self._at + 1)
+
+    def _colon(self) -> bool:
+        found = self._next()
+        if found == ":":
+            return self._go(self._value, self._at + 1)
+        return self._break() if found else False
+
+    def _value(self) -> bool:
+        found = self._next()
+        if not found:
+            return False
+        arguments = self._key in _ARGUMENTS and not self._has_arguments
+        if self._key == "name" and found not in _STRING_STEP:
+            return self._break()
+        if found in _STRING_STEP:
+            self._quote = found
+            return self._go(self._read_string, self._at + 1)
+        if found in "{[":
+            if arguments and found == "[":
+                return self._break()
+            if arguments:
+                self._begin_arguments()
+            self._nested = JsonRepair()
+            return self._go(self._read_arguments if arguments else self._pass_over, self._at)
+        return self._go(self._scalar, self._at)
+
+    def _read_string(self) -> bool:
+        """A key, or a value in quotation marks, from behind the first of these on."""
+        if not self._hold_string():
+            return False
+        value = _string_value(self._quote, self._take_held())
+        if value is None:
+            return self._break()
+        if not self._key:
+            self._key = value
+            self._strange_key |= value != "name" and value not in _ARGUMENTS and value not in _WITHOUT_MEANING
+            return self._go(self._colon, self._at) if value else self._break()
+        if self._key == "name":
+            if self._known is not None or (self._tools is not None and value not in self._tools):
+                return self._break()
+            self._known = value
+            if self._has_arguments:
+                self.name = value
+        elif self._key in _ARGUMENTS and not self._has_arguments:
+            arguments = _whole_object(value)
+            if arguments is None:
+                return self._break()
+            self._begin_arguments()
+            self._out.append(arguments)
+        return self._go(self._member, self._at)
+
+    def _hold_string(self) -> bool:
+        """Holds the text up to the closing quotation mark, and passes that; false while it is not there."""
+        text = self._text
+        while True:
+            found = _STRING_STEP[self._quote].search(text, self._at)
+            if found is None:
+                self._held.append(text[self._at :])
+                self._at = len(text)
+                return False
+            if found.group() == self._quote:
+                self._held.append(text[self._at : found.start()])
+                self._at = found.end()
+                return True
+            if found.end() == len(text):  # a backslash whose partner is still to come
+                return False
+            self._held.append(text[self._at : found.end() + 1])
+            self._at = found.end() + 1
+
+    def _scalar(self) -> bool:
+        end = _SCALAR_END.search(self._text, self._at)
+        at = len(self._text) if end is None else end.start()
+        self._held.append(self._text[self._at : at])
+        self._at = at
+        if end is None:
+            return False
+        word = self._take_held()
+        if self._key in _ARGUMENTS and not self._has_arguments and word not in ("null", "None", ""):
+            return self._break()
+        return self._go(self._member, at)
+
+    def _read_arguments(self) -> bool:
+        self._out.append(self._nested.push(self._text[self._at :]))
+        return self._behind_nested()
+
+    def _pass_over(self) -> bool:
+        self._nested.push(self._text[self._at :])
+        return self._behind_nested()
+
+    def _behind_nested(self) -> bool:
+        self._at = len(self._text)
+        return self._nested.ended and self._go(self._member, self._at - len(self._nested.rest))
+
+    def _done(self) -> bool:
+        while (found := self._next()) and found in _EXTRA_CLOSERS:
+            self._at += 1
+        self.rest = self._text[self._at :]
+        return False
+
+
+def _string_value(quote: str, text: str) -> str | None:
+    """What a string in quotation marks of either kind stands for; None if it stands for nothing."""
+    repair = JsonRepair()
+    valid = repair.push(f"[{quote}{text}{quote}]")
+    if not repair.ended or repair.guessed:
+        return None
+    value = json.loads(valid)[0]
+    return without_surrogates(value) if isinstance(value, str) else None
+
+
+def _whole_object(text: str) -> str | None:
+    """Arguments that were written as a text: the object in it; None if there is none."""
+    text = text.strip()
+    if not text or text == "null":
+        return "{}"
+    if not text.startswith("{"):
+        return None
+    repair = JsonRepair()
+    valid = repair.push(text) + repair.close()
+    return None if repair.rest.strip(_EXTRA_CLOSERS + " \t\n\r") else valid
