@@ -45,12 +45,18 @@ class Limits:
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     unsupported_fields: frozenset[str] = frozenset()
     guide_kinds: frozenset[GuideKind] = frozenset()
+    eos_token_ids: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, info: EngineInfo) -> Limits:
         """Returns the limits of an engine."""
         return cls(
-            info.vocab_size, info.max_model_len, info.max_top_logprobs, info.unsupported_fields, info.guide_kinds
+            info.vocab_size,
+            info.max_model_len,
+            info.max_top_logprobs,
+            info.unsupported_fields,
+            info.guide_kinds,
+            info.eos_token_ids,
         )
 
 
@@ -126,7 +132,7 @@ def sampling_from(params: sampling_pb2.SamplingParams, prompt_tokens: int, limit
         stop_token_ids=stops,
         ignore_eos=params.ignore_eos,
         top_logprobs=_top_logprobs(params, limits),
-        allowed_token_ids=_allowed_token_ids(params, limits) if params.allowed_token_ids else _NO_IDS,
+        allowed_token_ids=_allowed_token_ids(params, stops, limits) if params.allowed_token_ids else _NO_IDS,
     )
 
 
@@ -182,13 +188,20 @@ def _logit_bias(params: sampling_pb2.SamplingParams, limits: Limits) -> dict[int
     return bias
 
 
-def _allowed_token_ids(params: sampling_pb2.SamplingParams, limits: Limits) -> frozenset[int]:
+def _allowed_token_ids(params: sampling_pb2.SamplingParams, stops: frozenset[int], limits: Limits) -> frozenset[int]:
     path = "sampling.allowed_token_ids"
     if len(params.allowed_token_ids) > MAX_ALLOWED_TOKEN_IDS:
         raise InvalidRequest(
             f"{path}: {len(params.allowed_token_ids)} ids, {MAX_ALLOWED_TOKEN_IDS} at most", param=path
         )
-    return _ids(params.allowed_token_ids, path, limits)
+    allowed = _ids(params.allowed_token_ids, path, limits)
+    ends = stops if params.ignore_eos else stops | limits.eos_token_ids
+    if params.min_tokens and allowed <= ends:
+        raise InvalidRequest(
+            f"{path}: only end and stop tokens, which min_tokens forbids; allow another id or leave min_tokens out",
+            param=path,
+        )
+    return allowed
 
 
 def _ids(token_ids: Sequence[int], path: str, limits: Limits) -> frozenset[int]:

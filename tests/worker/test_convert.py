@@ -196,6 +196,16 @@ def test_too_many_allowed_ids_are_refused():
         sampling_from(params(allowed_token_ids=range(1025)), 1, limits)
 
 
+def test_allowed_ids_that_min_tokens_forbids_are_refused():
+    limits = replace(LIMITS, eos_token_ids=frozenset({7}))
+
+    assert sampling_from(params(allowed_token_ids=[7, 8], min_tokens=1, stop_token_ids=[9]), 1, limits)
+    assert sampling_from(params(allowed_token_ids=[7], min_tokens=1, ignore_eos=True), 1, limits)
+    assert sampling_from(params(allowed_token_ids=[7, 9], stop_token_ids=[9]), 1, limits)
+    with pytest.raises(InvalidRequest, match="min_tokens forbids"):
+        sampling_from(params(allowed_token_ids=[7, 9], min_tokens=1, stop_token_ids=[9]), 1, limits)
+
+
 def test_too_many_biases_are_refused():
     limits = Limits(vocab_size=1000, max_model_len=50)
 

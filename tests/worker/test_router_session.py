@@ -446,3 +446,22 @@ async def test_generate_shares_the_queue_and_its_end_aborts():
         await worker.until_idle()
 
         assert from_rpc_error(caught.value).reason == "QUEUE_FULL"
+
+
+async def test_a_prompts_logprobs_come_before_its_first_token():
+    prompt = list(range(300, 700))
+    async with running() as worker, worker.session() as client:
+        await client.send(
+            submit(1, prompt, sampling={"max_tokens": 3}, prompt_logprobs=2), submit(2, prompt, sampling=ENDLESS)
+        )
+        await client.finish_of(1)
+        runs = [(at, run) for at, message in enumerate(client.messages) for run in message.prompt_logprobs]
+        first_token = next(at for at, message in enumerate(client.messages) if 1 in message.handles)
+
+        assert {run.handle for _, run in runs} == {1}
+        assert max(at for at, _ in runs) <= first_token
+        places = [place for _, run in runs for place in range(run.start, run.start + len(run.logprobs))]
+        assert places == list(range(1, len(prompt)))
+        for _, run in runs:
+            assert len(run.top_token_ids) == len(run.top_logprobs) == 2 * len(run.logprobs)
+        assert len(client.answer(1).token_ids) == 3

@@ -122,6 +122,42 @@ async def test_logprobs_do_not_depend_on_sampling_parameters(driver: Driver) -> 
     assert biased.logprobs[0].logprob < plain.logprobs[0].logprob
 
 
+async def test_a_long_prompt_is_scored_whole_and_end_tokens_in_it_too(driver: Driver) -> None:
+    prompt = [*range(150), END, FOREIGN_END, 129, *range(80)]
+    _, slow = driver.submit(prompt, replace(GREEDY, max_tokens=2), prompt_logprobs=1)
+    await slow.whole()
+    again = await driver.ask(prompt, replace(GREEDY, max_tokens=2), prompt_logprobs=1)
+    plain = await driver.ask(prompt, replace(GREEDY, max_tokens=2))
+
+    assert [row.token_id for row in slow.prompt_logprobs] == prompt[1:]
+    for place in (1, 64, 150, 151, 152, 232):
+        row = slow.prompt_logprobs[place - 1]
+        assert row.logprob == pytest.approx(await driver.logprob(prompt[:place], prompt[place]), abs=0.001)
+        assert len(row.top) == 1
+    assert [row.logprob for row in again.prompt_logprobs] == pytest.approx(
+        [row.logprob for row in slow.prompt_logprobs], abs=0.001
+    )
+    assert slow.token_ids == again.token_ids == plain.token_ids
+    assert again.finish is not None
+    assert again.finish.cached_tokens == 0
+
+
+async def test_abort_while_the_prompt_is_scored(driver: Driver) -> None:
+    key, doomed = driver.submit([5] * 400, GREEDY, prompt_logprobs=0)
+    while not doomed.prompt_logprobs:
+        await asyncio.wait_for(doomed.changed.wait(), LIMIT_S)
+        doomed.changed.clear()
+    driver.engine.abort(key)
+    assert (await doomed.whole()).reason == FinishReason.ABORTED
+    assert len((await driver.ask(PROMPT, GREEDY)).token_ids) == GREEDY.max_tokens
+
+
+async def test_allowed_ids_with_a_repetition_penalty_are_refused(driver: Driver) -> None:
+    with pytest.raises(EngineRefusal) as refusal:
+        driver.submit(PROMPT, replace(GREEDY, allowed_token_ids=frozenset({1, 2}), repetition_penalty=1.1))
+    assert refusal.value.param == "allowed_token_ids"
+
+
 async def test_abort_while_the_prompt_is_read(gguf: Path) -> None:
     async with driving(exact_engine(gguf, max_model_len=2048, batch_tokens=16)) as driver:
         key, long = driver.submit([5] * 2000, GREEDY)

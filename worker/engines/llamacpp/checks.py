@@ -26,5 +26,11 @@ def _check_sampling(s: Sampling, info: EngineInfo) -> None:
         value = getattr(s, name)
         if value is not None and not allowed.holds(value):
             raise EngineRefusal(f"{name} is {value}; it must be {allowed}", param=name)
-    if any(not 0 <= token < info.vocab_size for token in s.logit_bias):
-        raise EngineRefusal(f"logit_bias names ids outside 0 to {info.vocab_size - 1}", param="logit_bias")
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        if any(not 0 <= token < info.vocab_size for token in getattr(s, name)):
+            raise EngineRefusal(f"{name} names ids outside 0 to {info.vocab_size - 1}", param=name)
+    if s.allowed_token_ids and s.repetition_penalty != 1:
+        raise EngineRefusal(
+            "allowed_token_ids cannot be had with a repetition_penalty in this engine; send repetition_penalty 1",
+            param="allowed_token_ids",
+        )

@@ -9,6 +9,7 @@ from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest
 from qwenserve.worker.engines.llamacpp.chunks import Ended, Failed, Generated, Prefilled, read_chunk
 from qwenserve.worker.engines.llamacpp.generation import Generation
 from qwenserve.worker.engines.llamacpp.native import NativeServer
+from qwenserve.worker.engines.llamacpp.scoring import score_prompt
 
 
 def drive(
@@ -25,13 +26,31 @@ def drive(
 
     Raises EngineError where llama.cpp does not behave as this adapter knows it.
     """
+    try:
+        if request.prompt_logprobs is not None:
+            generation.computes_whole_prompt()
+            failed = score_prompt(server, request, slot, reuse_prefix=reuse_prefix, cancelled=cancelled, emit=emit)
+            if failed:
+                return generation.failed(failed)
+        return _generate(server, request, generation, slot, reuse_prefix=reuse_prefix, cancelled=cancelled, emit=emit)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"llama.cpp answered in a form that is not known: {error!r}") from error
+
+
+def _generate(
+    server: NativeServer,
+    request: EngineRequest,
+    generation: Generation,
+    slot: int,
+    *,
+    reuse_prefix: bool,
+    cancelled: Callable[[], bool],
+    emit: Callable[[Chunk], None],
+) -> Chunk:
     call = _Call(generation, request.sampling.top_logprobs, cancelled, emit)
     while not cancelled() and (body := generation.next_call(slot, reuse_prefix=reuse_prefix)) is not None:
         call.begin()
-        try:
-            server.complete(body, call.on_chunk)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise EngineError(f"llama.cpp answered in a form that is not known: {error!r}") from error
+        server.complete(body, call.on_chunk)
         if call.failed is not None:
             return generation.failed(call.failed.message)
         if call.ended is not None:

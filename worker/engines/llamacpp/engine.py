@@ -43,6 +43,7 @@ _WHOLE_CONTEXT = "ids of the prompt count as well as those of the answer"
 _APPROXIMATE = {
     "presence_penalty": _WHOLE_CONTEXT,
     "frequency_penalty": _WHOLE_CONTEXT,
+    "allowed_token_ids": "logits are rounded to 1/16384, and repetition_penalty must be 1 with it",
     "answer_offset": "penalties count the whole context, wherever the answer began",
 }
 
@@ -264,7 +265,6 @@ def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes
         vocab_size=facts.vocab_size,
         eos_token_ids=sizes.end_token_ids,
         max_running=config.max_running,
-        unsupported_fields=frozenset({"allowed_token_ids", "prompt_logprobs"}),
         approximate_fields=_APPROXIMATE,
     )
 

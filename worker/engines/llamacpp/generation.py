@@ -27,6 +27,9 @@ from qwenserve.worker.engines.llamacpp.chunks import Generated, Prefilled
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 # After the temperature 0 sampler one token is left.
 _GREEDY_SAMPLERS = ("penalties", "temperature")
+# Lifts allowed ids above all others, whatever their logits and biases. At this height a float32 logit has steps of
+# 1/16384. A grammar of ids would not need it, but lets every end token pass as soon as it lets one.
+ALLOWED = 512.0
 _WORD = (1 << 64) - 1
 
 
@@ -64,11 +67,14 @@ class Generation:
         bias = dict(self._request.sampling.logit_bias)
         banning = len(self.produced) < self._banned_until
         target = self._banned_until if banning else self._limit
-        banned = [[token, False] for token in sorted(self._stops)] if banning else []
+        for token in self._request.sampling.allowed_token_ids:
+            bias[token] = bias.get(token, 0.0) + ALLOWED
+        forbidden = self._stops if banning else frozenset()
+        banned = [[token, False] for token in sorted(forbidden)]
         body |= {
             "prompt": [*self._request.prompt_token_ids, *self.produced],
             "max_tokens": target - len(self.produced),
-            "logit_bias": [[t, b] for t, b in bias.items() if not (banning and t in self._stops)] + banned,
+            "logit_bias": [[t, b] for t, b in bias.items() if t not in forbidden] + banned,
             # The whole context; the server refuses the -1 that would say so.
             "repeat_last_n": self._window,
             "id_slot": slot,
@@ -78,6 +84,10 @@ class Generation:
         self._calls += 1
         self._call_began_at = len(self.produced)
         return body
+
+    def computes_whole_prompt(self) -> None:
+        """Notes that nothing of the prompt is taken from the cache, whatever a later call finds there."""
+        self._cached = 0
 
     def prefilled(self, new: Prefilled) -> None:
         """Notes how much of the prompt was cached, where the first call's number counts, and what is left of it."""
