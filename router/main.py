@@ -79,7 +79,7 @@ class Router:
             model, self._workers, self._text, config.router, self.metrics, OutcomeRecorder(self.metrics)
         )
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys), self._server)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.core), self._server)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(self.core), self._server)
         self._health = Health(self._server, SERVICES)

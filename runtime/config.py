@@ -108,6 +108,12 @@ class GrpcConfig(Section):
         gt=0,
         description="How long a ping may stay unanswered. Long: a process busy with a long prompt must not be cut off.",
     )
+    write_buffer_bytes: int = Field(
+        default=1024 * 1024, ge=4096, description="Unread answer bytes kept for one call before it is ended."
+    )
+    write_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a client may read nothing of what waits for it."
+    )
 
 
 class RouterConfig(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
@@ -16,12 +15,15 @@ from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
+from qwenserve.router.grpc_api.unread import Unread
 from qwenserve.runtime.auth import KeyRing
-from qwenserve.runtime.errors import ServiceError, SlowReader
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import sampling_pb2
 
-# Events kept for a client that reads slowly: at a token an event, minutes of text.
-_MAX_UNREAD_EVENTS = 16_384
+# What waits takes this much memory besides its own bytes.
+_EVENT_BYTES = 150
+_TEXT_BYTES = 60
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -29,9 +31,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     """The public chat API. `keys` are those that the server asks for."""
 
-    def __init__(self, core: ChatCore, keys: KeyRing) -> None:
+    def __init__(self, core: ChatCore, keys: KeyRing, limits: GrpcConfig) -> None:
         self._core = core
         self._keys = keys
+        self._limits = limits
 
     async def CreateChatCompletion(  # noqa: N802  # the proto's name
         self, request: chat_pb2.ChatCompletionRequest, context: Context
@@ -47,7 +50,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.ChatCompletionRequest, context: Context
     ) -> None:
         """Answers as events."""
-        sink = EventQueue()
+        sink = EventQueue(self._limits)
         answer = await self._core.stream_chat(request, self._call(request.request_id, context), sink)
         await sink.write(answer, context)
 
@@ -64,18 +67,15 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.CompletionRequest, context: Context
     ) -> None:
         """Continues a text as events."""
-        sink = EventQueue()
+        sink = EventQueue(self._limits)
         answer = await self._core.stream_completion(request, self._call(request.request_id, context), sink)
         await sink.write(answer, context)
 
     async def ChatSession(  # noqa: N802
         self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: Context
-    ) -> AsyncIterator[chat_pb2.ChatSessionResponse]:
+    ) -> None:
         """Carries many chats, packed."""
-        writer = ChatSessionWriter(self._core, self._call("", context))
-        async with contextlib.aclosing(writer.serve(requests)) as responses:
-            async for response in responses:
-                yield response
+        await ChatSessionWriter(self._core, self._call("", context), self._limits).serve(requests, context)
 
     async def Explain(  # noqa: N802
         self, request: chat_pb2.ExplainRequest, context: Context
@@ -121,22 +121,34 @@ class ModelServicer(chat_pb2_grpc.ModelServiceServicer):
 class EventQueue:
     """A sink whose events leave on a streaming call. Bounded: a client that stops reading loses its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: GrpcConfig) -> None:
         self._events: list[chat_pb2.ChatEvent] = []
+        # Deltas of plain text that came since the last event, of one choice and kind: they leave as one event.
+        self._texts: list[str] = []
+        self._kind = (0, False)
         self._wake = asyncio.Event()
         self._error: ServiceError | None = None
         self._answer: Answer | None = None
+        self._unread = Unread(limits.write_buffer_bytes, limits.write_timeout_s)
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes new events."""
+        self._join_texts()
         self._events += events
-        self._wake.set()
-        if len(self._events) > _MAX_UNREAD_EVENTS and self._answer is not None:
-            self._answer.fail(SlowReader(f"{len(self._events)} events were not read; read faster"))
+        self._added(sum(_EVENT_BYTES + event.ByteSize() for event in events))
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
         """Returns what takes deltas of plain text."""
-        return lambda text: self.events((text_event(choice_index, text, reasoning),))
+        kind = (choice_index, reasoning)
+
+        def take(text: str) -> None:
+            if kind != self._kind:
+                self._join_texts()
+                self._kind = kind
+            self._texts.append(text)
+            self._added(_TEXT_BYTES + len(text))
+
+        return take
 
     def failed(self, error: ServiceError) -> None:
         """The answer ended early."""
@@ -150,21 +162,39 @@ class EventQueue:
         """
         self._answer = answer
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                batch, self._events = self._events, []
-                for event in batch:
-                    if event.HasField("start"):
-                        _list_ignored(context, event.start.ignored_params)
-                    await context.write(event)
-                if self._error is not None:
-                    raise self._error
-                if batch and batch[-1].HasField("usage"):
-                    _tell_continued(context, batch[-1].usage)
-                    return
+            await self._unread.run(self._write(context))
         finally:
             answer.cancel()
+
+    async def _write(self, context: Context) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._join_texts()
+            batch, self._events = self._events, []
+            size = self._unread.waiting
+            for event in batch:
+                if event.HasField("start"):
+                    _list_ignored(context, event.start.ignored_params)
+                await context.write(event)
+            self._unread.written(size)
+            if self._error is not None:
+                raise self._error
+            if batch and batch[-1].HasField("usage"):
+                _tell_continued(context, batch[-1].usage)
+                return
+
+    def _join_texts(self) -> None:
+        if self._texts:
+            self._events.append(text_event(self._kind[0], "".join(self._texts), self._kind[1]))
+            self._texts.clear()
+
+    def _added(self, size: int) -> None:
+        self._wake.set()
+        error = self._unread.add(size)
+        if error is not None and self._answer is not None and not self._answer.ended:
+            self._answer.fail(error)
+            self._unread.end(error)
 
 
 def _list_ignored(context: Context, ignored: Sequence[str]) -> None:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Any
+
+import grpc
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.answer import Answer
 from qwenserve.router.chat.call import Call, request_id
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.service import ChatCore
-from qwenserve.runtime.errors import InternalError, InvalidRequest, ServiceError, SlowReader
+from qwenserve.router.grpc_api.unread import Unread
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import InternalError, InvalidRequest, QueueFull, ServiceError
 from qwenserve.runtime.grpc_setup import rich_status
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
@@ -24,16 +29,19 @@ _log = EventLog("chat_session")
 
 # About what a message holds, in bytes. Clients take 4 MB unless told otherwise.
 _MESSAGE_BYTES = 1 << 20
-# Messages kept for a client that reads slowly, over all of its chats.
-_MAX_UNREAD = 16
-# A delta's numbers and lengths.
+# A delta's numbers and lengths, and what it takes in memory besides its own bytes.
 _DELTA_BYTES = 12
+_DELTA_MEMORY = 100
+# A session has many chats: so many calls' bounds for what is unread.
+_CALLS = 8
+# Chats of one session that have not ended.
+_MAX_CHATS = 4096
 
 
 class _Page:
     """The parts of one message."""
 
-    __slots__ = ("choices", "events", "handles", "reasoning", "size", "texts", "typed")
+    __slots__ = ("choices", "events", "handles", "memory", "reasoning", "size", "texts", "typed")
 
     def __init__(self) -> None:
         self.handles: list[int] = []
@@ -44,6 +52,7 @@ class _Page:
         # Chats that have an event among `events`.
         self.typed: set[int] = set()
         self.size = 0
+        self.memory = 0
 
     def message(self) -> chat_pb2.ChatSessionResponse:
         return chat_pb2.ChatSessionResponse(
@@ -58,7 +67,7 @@ class _Page:
 class ChatSessionWriter:
     """One client's session: its chats, and the packed message that is being filled."""
 
-    def __init__(self, core: ChatCore, call: Call) -> None:
+    def __init__(self, core: ChatCore, call: Call, limits: GrpcConfig) -> None:
         self._core = core
         self._call = call
         self._tasks = TaskOwner()
@@ -68,27 +77,35 @@ class ChatSessionWriter:
         self._error: ServiceError | None = None
         self._page = _Page()
         self._full: deque[_Page] = deque()
+        self._unread = Unread(_CALLS * limits.write_buffer_bytes, limits.write_timeout_s)
 
     async def serve(
-        self, requests: AsyncIterator[chat_pb2.ChatSessionRequest]
-    ) -> AsyncGenerator[chat_pb2.ChatSessionResponse, None]:
-        """Yields packed messages until the client has closed its side and every chat has ended."""
+        self, requests: AsyncIterator[chat_pb2.ChatSessionRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Writes packed messages until the client has closed its side and every chat has ended. Raises SlowReader for
+        one that does not read.
+        """
         self._tasks.start(self._read(requests), name="chat-session-reader")
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._full or self._page.size:
-                    yield self._take_page().message()
-                if self._error is not None:
-                    raise self._error
-                if self._ended and not self._chats:
-                    return
+            await self._unread.run(self._write(context))
         finally:
             # Cancelled before anything is waited for: a wait may take long, or be cut short itself.
             self._ended = True
             self._cancel_all()
             await self._tasks.close()
+
+    async def _write(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._full or self._page.size:
+                page = self._take_page()
+                await context.write(page.message())
+                self._unread.written(page.memory)
+            if self._error is not None:
+                raise self._error
+            if self._ended and not self._chats:
+                return
 
     def text(self, handle: int, choice: int, reasoning: bool, text: str) -> None:
         """Adds one delta of plain text to the message being filled. Typed events come after the packed deltas of their
@@ -103,7 +120,7 @@ class ChatSessionWriter:
         page.handles.append(handle)
         page.choices.append(choice)
         page.texts.append(text)
-        self._added(_DELTA_BYTES + len(text))
+        self._added(_DELTA_BYTES + len(text), _DELTA_MEMORY + len(text))
 
     def event(self, handle: int, event: chat_pb2.ChatEvent) -> None:
         """Adds a typed event."""
@@ -128,19 +145,24 @@ class ChatSessionWriter:
     def _append(self, event: chat_pb2.ChatSessionEvent) -> None:
         self._page.typed.add(event.handle)
         self._page.events.append(event)
-        self._added(event.ByteSize())
+        size = event.ByteSize()
+        self._added(size, _DELTA_MEMORY + size)
 
-    def _added(self, size: int) -> None:
+    def _added(self, size: int, memory: int) -> None:
         self._wake.set()
-        self._page.size += size
-        if self._page.size < _MESSAGE_BYTES:
-            return
-        self._full.append(self._page)
-        self._page = _Page()
-        if len(self._full) > _MAX_UNREAD and self._error is None:
-            self._error = SlowReader("the session's client does not read; its chats were cancelled")
+        page = self._page
+        page.size += size
+        page.memory += memory
+        if page.size >= _MESSAGE_BYTES:
+            self._full.append(page)
+            self._page = _Page()
+        error = self._unread.add(memory)
+        if error is not None and self._error is None:
+            self._error = error
             self._full.clear()
+            self._page = _Page()
             self._cancel_all()
+            self._unread.end(error)
 
     def _take_page(self) -> _Page:
         if self._full:
@@ -174,6 +196,9 @@ class ChatSessionWriter:
         if submit.handle < 1 or submit.handle in self._chats:
             error = InvalidRequest(f"handle {submit.handle} must be 1 or more and not in use", param="submits.handle")
             self._report(submit.handle, error)
+            return
+        if len(self._chats) >= _MAX_CHATS:
+            self._report(submit.handle, QueueFull(f"{_MAX_CHATS} chats of this session are open; let some of them end"))
             return
         chat = self._chats[submit.handle] = _Chat(self, submit.handle)
         call = self._call._replace(request_id=request_id(submit.request.request_id))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc
+import pytest
+
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.whole import chat_completion
+from qwenserve.runtime.grpc_setup import from_rpc_error
 from qwenserve.type.v1 import sampling_pb2
 from tests.system.requests import chat
 from tests.system.stack import running_stack, stack_config
@@ -30,6 +34,30 @@ async def test_log_probabilities_do_not_fill_the_session_of_others() -> None:
         counts = [len(answer.choices[0].logprobs) for answer in answers]
         assert counts == [64] * 40 + [0] * 20
         assert {len(item.top_logprobs) for answer in answers for item in answer.choices[0].logprobs} == {20}
+
+
+@pytest.mark.parametrize("session", [False, True])
+async def test_a_grpc_client_that_does_not_read_loses_its_call_and_its_engine_work(session: bool) -> None:
+    """Its answers are a megabyte: much more than the transport takes ahead of a reader."""
+    config = stack_config(grpc__write_buffer_bytes=4096, worker__max_running=16)
+    async with running_stack(config) as stack:
+        # 64 kB are taken ahead; with the default probing it is up to 4 MB.
+        narrow = [("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.router.grpc_port}", options=narrow) as channel:
+            stub = chat_pb2_grpc.ChatServiceStub(channel)
+            request = chat(max_tokens=2000, ignore_eos=True, top_logprobs=20)
+            if session:
+                call = stub.ChatSession()
+                submits = [chat_pb2.ChatSubmit(handle=handle, request=request) for handle in (1, 2)]
+                await call.write(chat_pb2.ChatSessionRequest(submits=submits))
+            else:
+                call = stub.StreamChatCompletion(request)
+            await call.read()
+            await stack.until_idle()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await rest_of(call)
+
+        assert from_rpc_error(caught.value).reason == "SLOW_READER"
 
 
 async def _answer(call: object) -> chat_pb2.ChatCompletion:

@@ -12,10 +12,13 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
 from qwenserve.router.grpc_api.chat_servicer import EventQueue
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
+from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import NotFound, ServiceError, SlowReader
 from qwenserve.runtime.grpc_setup import from_rich_status
 from qwenserve.type.v1 import sampling_pb2
 from tests.system.stack import until
+
+LIMITS = GrpcConfig(write_buffer_bytes=1 << 18)
 
 
 class Told:
@@ -24,11 +27,13 @@ class Told:
     def __init__(self, sink: Any) -> None:
         self.sink = sink
         self.cancelled = False
+        self.ended = False
 
     def cancel(self) -> None:
         self.cancelled = True
 
     def fail(self, error: ServiceError) -> None:
+        self.ended = True
         self.sink.failed(error)
 
 
@@ -60,12 +65,39 @@ class Core:
         return answer
 
 
+class Responses:
+    """A session's call: its client takes a message when the test asks for one, and one lies ready besides."""
+
+    def __init__(self, writer: ChatSessionWriter, requests: AsyncIterator[chat_pb2.ChatSessionRequest]) -> None:
+        self._messages: asyncio.Queue[chat_pb2.ChatSessionResponse] = asyncio.Queue(1)
+        self._task = asyncio.ensure_future(writer.serve(requests, self))
+
+    async def write(self, message: chat_pb2.ChatSessionResponse) -> None:
+        await self._messages.put(message)
+
+    def __aiter__(self) -> Responses:
+        return self
+
+    async def __anext__(self) -> chat_pb2.ChatSessionResponse:
+        message = asyncio.ensure_future(self._messages.get())
+        await asyncio.wait({message, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if message.done():
+            return message.result()
+        message.cancel()
+        self._task.result()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+
 class Client:
     """Sends what a test puts in; `responses` are those of the session."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, limits: GrpcConfig = LIMITS) -> None:
         self._requests: asyncio.Queue[chat_pb2.ChatSessionRequest | None] = asyncio.Queue()
-        self.responses = ChatSessionWriter(core, Call("session")).serve(self._sent())  # type: ignore[arg-type]
+        self.responses = Responses(ChatSessionWriter(core, Call("session"), limits), self._sent())  # type: ignore[arg-type]
 
     async def _sent(self) -> AsyncIterator[chat_pb2.ChatSessionRequest]:
         while (request := await self._requests.get()) is not None:
@@ -195,7 +227,7 @@ async def test_a_client_that_does_not_read_loses_its_chats_at_once_and_memory_st
 
 async def test_a_message_stays_below_what_clients_take() -> None:
     core = Core()
-    client = Client(core)
+    client = Client(core, GrpcConfig(write_buffer_bytes=1 << 22))
     client.send(1)
     first = client.reading()
     await until(lambda: bool(core.answers))
@@ -219,7 +251,7 @@ async def test_requests_that_cannot_be_read_end_the_session_with_an_error() -> N
         yield chat_pb2.ChatSessionRequest()
         raise RuntimeError("broken")
 
-    responses = ChatSessionWriter(Core(), Call("session")).serve(broken())  # type: ignore[arg-type]
+    responses = Responses(ChatSessionWriter(Core(), Call("session"), LIMITS), broken())  # type: ignore[arg-type]
 
     with pytest.raises(ServiceError) as caught:
         await asyncio.wait_for(responses.__anext__(), 5)
@@ -273,25 +305,60 @@ class Context:
         self.metadata = metadata
 
 
-async def test_a_stream_that_is_not_read_fails_its_answer_and_keeps_a_bounded_number_of_events() -> None:
-    queue = EventQueue()
+@pytest.mark.parametrize("typed", [True, False])
+async def test_a_stream_that_is_not_read_ends_at_its_bound_though_its_write_waits_for_ever(typed: bool) -> None:
+    queue = EventQueue(LIMITS)
     answer = Told(queue)
     context = Context(takes=1)
     writing = asyncio.ensure_future(queue.write(answer, context))  # type: ignore[arg-type]
     queue.events([content("a")])
     await asyncio.wait_for(context.stuck.wait(), 5)
 
-    for _ in range(20_000):
-        queue.events([content("b")])
+    add = queue.text_writer(0, False)
+    pieces = 0
+    while not answer.ended:
+        pieces += 1
+        assert pieces < 10_000
+        if typed:
+            queue.events([content("b" * 100)])
+        else:
+            add("b" * 100)
 
-    context.reads_on.set()
     with pytest.raises(SlowReader):
         await asyncio.wait_for(writing, 5)
     assert answer.cancelled
 
 
+async def test_a_client_that_reads_nothing_for_too_long_is_left() -> None:
+    queue = EventQueue(GrpcConfig(write_timeout_s=0.01))
+    answer = Told(queue)
+    writing = asyncio.ensure_future(queue.write(answer, Context(takes=1)))  # type: ignore[arg-type]
+    queue.events([content("a")])
+
+    with pytest.raises(SlowReader):
+        await asyncio.wait_for(writing, 5)
+    assert answer.cancelled
+
+
+async def test_plain_text_that_waited_leaves_as_one_event_in_its_place() -> None:
+    queue = EventQueue(LIMITS)
+    answer = Told(queue)
+    context = Context(takes=0)
+    say, think = queue.text_writer(0, False), queue.text_writer(0, True)
+    think("a")
+    think("b")
+    say("c")
+    say("d")
+    queue.events([usage()])
+
+    await asyncio.wait_for(queue.write(answer, context), 5)  # type: ignore[arg-type]
+
+    shown = [event.reasoning_delta or event.content_delta for event in context.written]
+    assert shown == ["ab", "cd", ""]
+
+
 async def test_leaving_a_stream_early_cancels_its_answer() -> None:
-    queue = EventQueue()
+    queue = EventQueue(LIMITS)
     answer = Told(queue)
     context = Context(takes=2)
     writing = asyncio.ensure_future(queue.write(answer, context))  # type: ignore[arg-type]
