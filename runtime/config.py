@@ -181,6 +181,9 @@ class WorkerConfig(Section):
         gt=0,
         description="An engine that has work and makes no step for this long makes the worker NOT_SERVING.",
     )
+    max_queued_tokens: int = Field(
+        default=2**21, ge=0, description="Most prompt tokens of waiting requests together; 0: any number."
+    )
     request_buffer_bytes: int = Field(
         default=4 << 20,
         ge=4096,

@@ -61,6 +61,9 @@ RANGES: Mapping[str, Range] = {
 # Of each value of `logit_bias`.
 BIAS = Range(-100, 100, 0)
 
+# Of a request's `priority`. A waiting request rises by one a second, so these are seconds of waiting too.
+PRIORITY = Range(-100, 100, 0)
+
 # What "unset everywhere" means: no filter, no penalty.
 NEUTRAL: Mapping[str, float | int | bool] = {
     "temperature": 1.0,

@@ -5,6 +5,9 @@ take turns, and within a session it is first come first served, so that one busy
 same reason a full queue makes room for a session that has fewer waiting: the newest request of the session
 with the most is displaced.
 
+Priorities age: with every AGE_S seconds a request has waited, it counts as one higher, and with it all of its priority.
+So nothing waits for ever, whatever comes after it.
+
 There is always either a free slot or an empty queue once `next_to_start` has been called until it returns None.
 """
 
@@ -15,18 +18,22 @@ import heapq
 from collections import Counter, OrderedDict
 from typing import NamedTuple
 
+# Waiting so long is worth one step of priority.
+AGE_S = 1.0
+
 # Below this many, outdated deadlines are not worth a clean-up.
 _SPARE_DEADLINES = 64
 
 
 class Ticket(NamedTuple):
-    """A request as admission sees it. `deadline` is on the caller's clock; None: none."""
+    """A request as admission sees it. `arrived` and `deadline` are on the caller's clock; None: no deadline."""
 
     key: int
     owner: int
     priority: int
     prompt_tokens: int
     deadline: float | None = None
+    arrived: float = 0.0
 
 
 class Verdict(enum.Enum):
@@ -47,9 +54,11 @@ class Offered(NamedTuple):
 class Admission:
     """Slots and the queue in front of them."""
 
-    def __init__(self, max_running: int, max_queued: int) -> None:
+    def __init__(self, max_running: int, max_queued: int, max_queued_tokens: int = 0) -> None:
+        """`max_queued_tokens` are of the prompts that wait; 0: any number. One request may wait however long it is."""
         self.max_running = max_running
         self.max_queued = max_queued
+        self.max_queued_tokens = max_queued_tokens
         self.queued_prompt_tokens = 0
         self._running: dict[int, Ticket] = {}
         self._waiting: dict[int, Ticket] = {}
@@ -75,20 +84,20 @@ class Admission:
             self._watch(ticket)
             return Offered(Verdict.START)
         displaced = None
-        if len(self._waiting) >= self.max_queued:
+        if len(self._waiting) >= self.max_queued or not self._has_room(ticket.prompt_tokens):
             displaced = self._displaceable(ticket.owner)
-            if displaced is None:
+            if displaced is None or not self._has_room(ticket.prompt_tokens - displaced.prompt_tokens):
                 return Offered(Verdict.REFUSE)
             self._leave(displaced)
         self._join(ticket)
         self._watch(ticket)
         return Offered(Verdict.WAIT, displaced)
 
-    def next_to_start(self) -> Ticket | None:
+    def next_to_start(self, now: float) -> Ticket | None:
         """Gives a free slot to the request whose turn it is; None without either."""
         if not self._waiting or len(self._running) >= self.max_running:
             return None
-        owners = self._queue[max(self._queue)]
+        owners = self._queue[max(self._queue, key=lambda priority: self._aged(priority, now))]
         owner, tickets = next(iter(owners.items()))
         ticket = next(iter(tickets.values()))
         owners.move_to_end(owner)
@@ -120,6 +129,17 @@ class Admission:
             _, key = heapq.heappop(self._deadlines)
             found.append(self._running.get(key) or self._waiting[key])
         return found
+
+    def _has_room(self, tokens: int) -> bool:
+        limit = self.max_queued_tokens
+        return not limit or not self._waiting or self.queued_prompt_tokens + tokens <= limit
+
+    def _aged(self, priority: int, now: float) -> tuple[int, int]:
+        """Returns what a priority has come to by the wait of its oldest request; among equals the asked one decides."""
+        if len(self._queue) == 1:
+            return priority, priority
+        oldest = min(next(iter(tickets.values())).arrived for tickets in self._queue[priority].values())
+        return priority + int((now - oldest) / AGE_S), priority
 
     def _watch(self, ticket: Ticket) -> None:
         if ticket.deadline is None:

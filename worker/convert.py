@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
@@ -13,6 +13,7 @@ from qwenserve.runtime.sampling_ranges import (
     MAX_LOGIT_BIAS,
     MAX_TOP_LOGPROBS,
     NEUTRAL,
+    PRIORITY,
     RANGES,
 )
 from qwenserve.type.v1 import guide_pb2, sampling_pb2, task_pb2
@@ -74,19 +75,20 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
         sampling,
         submit.cache_salt,
         _answer_offset(submit, len(prompt)),
-        submit.priority,
+        _priority(submit),
         _prompt_logprobs(submit, limits),
         _guide(submit.guide, limits) if submit.HasField("guide") else None,
     )
 
 
-def prompt_from(token_ids: Iterable[int], limits: Limits) -> list[int]:
+def prompt_from(token_ids: Sequence[int], limits: Limits) -> list[int]:
     """Returns a prompt's ids. Raises InvalidRequest or ContextLengthExceeded."""
-    ids = list(token_ids)
-    if not ids:
+    # Counted before anything is made of them: there may be millions.
+    if not token_ids:
         raise InvalidRequest("prompt_token_ids: at least one id is needed", param="prompt_token_ids")
-    if len(ids) >= limits.max_model_len:
-        raise _too_long(len(ids), 1, limits, "prompt_token_ids")
+    if len(token_ids) >= limits.max_model_len:
+        raise _too_long(len(token_ids), 1, limits, "prompt_token_ids")
+    ids = list(token_ids)
     if min(ids) < 0 or max(ids) >= limits.vocab_size:
         index, bad = next((i, value) for i, value in enumerate(ids) if not 0 <= value < limits.vocab_size)
         raise _outside(f"prompt_token_ids[{index}]", bad, limits)
@@ -168,6 +170,7 @@ def failure_to_wire(handle: int, error: ServiceError | None, queue_us: int = 0) 
         reason=sampling_pb2.FINISH_REASON_ABORTED,
         error_reason=error.reason if error is not None else "",
         error_message=error.message if error is not None else "",
+        retry_after_ms=int((error.retry_after_s or 0) * 1000) if error is not None else 0,
         queue_us=queue_us,
     )
 
@@ -268,6 +271,12 @@ def _check_unsupported(params: sampling_pb2.SamplingParams, limits: Limits) -> N
     for name, is_set in asked:
         if is_set and name in limits.unsupported_fields:
             raise _unsupported(f"sampling.{name}")
+
+
+def _priority(submit: worker_pb2.Submit) -> int:
+    if not PRIORITY.holds(submit.priority):
+        raise InvalidRequest(f"priority: {submit.priority} is not {PRIORITY}", param="priority")
+    return submit.priority
 
 
 def _unsupported(path: str) -> Unsupported:

@@ -27,6 +27,7 @@ from qwenserve.runtime.errors import (
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.admission import Admission, Ticket, Verdict
 from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, request_from
+from qwenserve.worker.drain_rate import DrainRate
 from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
@@ -52,12 +53,14 @@ _UNREAD_ENDS = 4096
 class DispatchLimits(NamedTuple):
     """Sizes of one worker.
 
-    `request_buffer_bytes` is what may wait for a slow reader of one request, `session_buffer_bytes` of all requests of
-    a session; `write_limit_s` is how long one message may wait to be taken, however little is waiting behind it.
+    `max_queued_tokens` are of prompts that wait, 0 any number. `request_buffer_bytes` is what may wait for a slow
+    reader of one request, `session_buffer_bytes` of all requests of a session; `write_limit_s` is how long one message
+    may wait to be taken, however little is waiting behind it.
     """
 
     max_running: int
     max_queued: int
+    max_queued_tokens: int = 0
     request_buffer_bytes: int = 4 << 20
     session_buffer_bytes: int = 64 << 20
     write_limit_s: float = 30.0
@@ -69,7 +72,8 @@ class Dispatcher:
     def __init__(self, engine: Engine, limits: DispatchLimits) -> None:
         self._engine = engine
         self._limits = limits
-        self._admission = Admission(limits.max_running, limits.max_queued)
+        self._admission = Admission(limits.max_running, limits.max_queued, limits.max_queued_tokens)
+        self._drain_rate = DrainRate()
         self.load = LoadMeter(engine, self._admission)
         self._request_limits: Limits | None = None
         self._flights: dict[int, Flight] = {}
@@ -136,7 +140,7 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         flight = Flight(request, session, handle, submit.request_id, now)
         deadline = now + submit.deadline_ms / 1000 if submit.deadline_ms else None
-        ticket = Ticket(request.key, session.number, submit.priority, len(request.prompt_token_ids), deadline)
+        ticket = Ticket(request.key, session.number, submit.priority, len(request.prompt_token_ids), deadline, now)
         offered = self._admission.offer(ticket)
         if offered.displaced is not None:
             self._give_up(self._flights[offered.displaced.key], self._queue_full())
@@ -286,7 +290,12 @@ class Dispatcher:
         return request_from(submit, next(self._numbers), limits)
 
     def _queue_full(self) -> QueueFull:
-        return QueueFull(f"{self._admission.queued} requests are waiting, the most this worker takes")
+        queued = self._admission.queued
+        return QueueFull(
+            f"{queued} requests with {self._admission.queued_prompt_tokens} prompt tokens are waiting, the most this"
+            " worker takes",
+            retry_after_s=self._drain_rate.wait_s(queued, asyncio.get_running_loop().time()),
+        )
 
     def _reject(self, session: Session, handle: int, error: ServiceError) -> None:
         _log.debug("request_rejected", session=session.number, reason=error.reason)
@@ -312,7 +321,8 @@ class Dispatcher:
         if self.failed is not None:
             return
         now = asyncio.get_running_loop().time()
-        while (ticket := self._admission.next_to_start()) is not None:
+        while (ticket := self._admission.next_to_start(now)) is not None:
+            self._drain_rate.started(now)
             self._start(self._flights[ticket.key], now)
 
     def _finished(self, flight: Flight, finish: Finish) -> None:

@@ -103,6 +103,7 @@ class _Worker:
         limits = DispatchLimits(
             settings.max_running,
             settings.max_queued,
+            settings.max_queued_tokens,
             settings.request_buffer_bytes,
             settings.session_buffer_bytes,
         )

@@ -13,6 +13,7 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
+    check_priority,
     check_prompt_ids,
     check_sampling,
     check_session,
@@ -199,6 +200,7 @@ class Preparation:
         check_sampling(request.sampling, self._tokenizer.vocab_size)
         check_cache_salt(request.cache_salt)
         check_session(request.session)
+        check_priority(request.priority)
 
     def _fit(
         self,

@@ -15,6 +15,7 @@ from qwenserve.runtime.sampling_ranges import (
     MAX_SESSION,
     MAX_STOP_STRINGS,
     NEUTRAL,
+    PRIORITY,
     RANGES,
     choice_seed,
 )
@@ -64,6 +65,12 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
         )
     if any(not stop for stop in stop_strings):
         raise InvalidRequest("stop must not contain an empty string", param="stop")
+
+
+def check_priority(priority: int) -> None:
+    """Raises InvalidRequest for one out of range: without a range, any client could be first for ever."""
+    if not PRIORITY.holds(priority):
+        raise InvalidRequest(f"priority must be {PRIORITY}, got {priority}", param="priority")
 
 
 def check_cache_salt(cache_salt: str) -> None:

@@ -361,7 +361,8 @@ class Generation:
 
 def _error_of(finish: worker_pb2.Finish) -> ServiceError:
     kind = by_reason(finish.error_reason)
-    return kind(finish.error_message, retry_after_s=1.0 if kind.http_status in (429, 503) else None)
+    retry_after_s = finish.retry_after_ms / 1000 or 1.0
+    return kind(finish.error_message, retry_after_s=retry_after_s if kind.http_status in (429, 503) else None)
 
 
 class _NoTexts(dict[int, str | None]):

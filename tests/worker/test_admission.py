@@ -7,8 +7,15 @@ from qwenserve.worker.admission import Admission, Offered, Ticket, Verdict
 START, WAIT, REFUSE = Offered(Verdict.START), Offered(Verdict.WAIT), Offered(Verdict.REFUSE)
 
 
-def ticket(key: int, owner: int = 1, priority: int = 0, deadline: float | None = None, tokens: int = 10) -> Ticket:
-    return Ticket(key, owner, priority, tokens, deadline)
+def ticket(
+    key: int,
+    owner: int = 1,
+    priority: int = 0,
+    deadline: float | None = None,
+    tokens: int = 10,
+    arrived: float = 0.0,
+) -> Ticket:
+    return Ticket(key, owner, priority, tokens, deadline, arrived)
 
 
 def order_of(admission: Admission, running: int) -> list[int]:
@@ -16,7 +23,7 @@ def order_of(admission: Admission, running: int) -> list[int]:
     started: list[int] = []
     while True:
         admission.remove(running)
-        following = admission.next_to_start()
+        following = admission.next_to_start(0.0)
         if following is None:
             return started
         running = following.key
@@ -54,6 +61,44 @@ def test_higher_priority_goes_first():
     assert order_of(admission, 0) == [2, 4, 1, 3]
 
 
+def test_what_waits_rises_by_one_a_second():
+    """A flood of the highest priority holds up the lowest for as long as they lie apart, and no longer."""
+    admission = Admission(1, 1000)
+    admission.offer(ticket(0))
+    admission.offer(ticket(1, priority=-100, arrived=0.0))
+    running, now = 0, 0.0
+    while running != 1:
+        now += 1.0
+        admission.offer(ticket(1000 + int(now), owner=2, priority=100, arrived=now))
+        admission.remove(running)
+        following = admission.next_to_start(now)
+        assert following is not None
+        running = following.key
+
+    assert 199 <= now <= 202
+
+
+def test_a_queue_is_bounded_by_prompt_tokens_too():
+    admission = Admission(1, 10, max_queued_tokens=100)
+    admission.offer(ticket(0))
+
+    assert admission.offer(ticket(1, tokens=500)) == WAIT, "one may wait, however long it is"
+    admission.remove(1)
+    assert [admission.offer(ticket(key, tokens=50)) for key in (2, 3, 4)] == [WAIT, WAIT, REFUSE]
+    assert admission.queued_prompt_tokens == 100
+
+
+def test_a_session_with_less_waiting_displaces_only_what_makes_enough_room():
+    admission = Admission(1, 10, max_queued_tokens=100)
+    admission.offer(ticket(0))
+    for key in (1, 2, 3):
+        admission.offer(ticket(key, tokens=30))
+
+    assert admission.offer(ticket(4, owner=2, tokens=60)) == REFUSE
+    assert admission.offer(ticket(5, owner=2, tokens=40)) == Offered(Verdict.WAIT, ticket(3, tokens=30))
+    assert admission.queued_prompt_tokens == 100
+
+
 def test_sessions_take_turns_among_equals():
     admission = Admission(1, 10)
     admission.offer(ticket(0))
@@ -70,7 +115,7 @@ def test_nothing_overtakes_the_queue_when_a_slot_is_free():
     admission.remove(0)
 
     assert admission.offer(ticket(2)) == WAIT
-    following = admission.next_to_start()
+    following = admission.next_to_start(0.0)
     assert following is not None
     assert following.key == 1
 

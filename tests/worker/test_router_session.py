@@ -319,6 +319,7 @@ async def test_a_full_queue_rejects_at_once():
         finishes = [await client.finish_of(handle) for handle in (4, 5)]
 
         assert [finish.error_reason for finish in finishes] == ["QUEUE_FULL", "QUEUE_FULL"]
+        assert all(finish.retry_after_ms > 0 for finish in finishes)
         load = await worker.load()
         assert (load.running, load.queued) == (1, 2)
 

@@ -249,7 +249,7 @@ _COMMON = (
     ),
     applied("return_token_ids", bool, "request.return_token_ids", True, "Also returns token ids."),
     applied("user", str, "request.user", "u-1", "Name of the end user, kept for logs."),
-    applied("priority", Int32, "request.priority", 3, "Higher is sooner among queued requests."),
+    applied("priority", Int32, "request.priority", 3, "Higher is sooner among queued requests, -100 to 100."),
     applied(
         "cache_salt", str, "request.cache_salt", "tenant-a", "Cached prefixes are shared under an equal salt only."
     ),

@@ -64,7 +64,7 @@ class SessionResponse(_message.Message):
     def __init__(self, handles: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., finishes: _Optional[_Iterable[_Union[Finish, _Mapping]]] = ..., logprobs: _Optional[_Iterable[_Union[LogprobRun, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobRun, _Mapping]]] = ...) -> None: ...
 
 class Finish(_message.Message):
-    __slots__ = ("handle", "reason", "stop_token_id", "cached_tokens", "error_reason", "error_message", "queue_us")
+    __slots__ = ("handle", "reason", "stop_token_id", "cached_tokens", "error_reason", "error_message", "queue_us", "retry_after_ms")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Finish(_message.Message):
     ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     handle: int
     reason: _sampling_pb2.FinishReason
     stop_token_id: int
@@ -79,7 +80,8 @@ class Finish(_message.Message):
     error_reason: str
     error_message: str
     queue_us: int
-    def __init__(self, handle: _Optional[int] = ..., reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., queue_us: _Optional[int] = ...) -> None: ...
+    retry_after_ms: int
+    def __init__(self, handle: _Optional[int] = ..., reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., queue_us: _Optional[int] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class LogprobRun(_message.Message):
     __slots__ = ("handle", "logprobs", "top_counts", "top_token_ids", "top_logprobs")
