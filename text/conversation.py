@@ -27,6 +27,17 @@ _RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "
 
 _KWARGS = "chat_template_kwargs"
 
+# The most that is rendered, besides what the window leaves of it: each takes time before the prompt's length is known.
+MAX_MESSAGES = 1 << 14
+MAX_TOOL_CALLS = 1 << 14
+MAX_TOOLS = 1024
+MAX_TOOL_CHARACTERS = 1 << 20
+
+# Up to so many messages, calls and tools, and so many characters of tools, a conversation is converted and rendered
+# within a few milliseconds.
+_SMALL_PARTS = 512
+_SMALL_TOOL_CHARACTERS = 1 << 16
+
 # Agents send the same tools with every request. Of the newest ones the parsed form is kept, unless they are long: at
 # worst, of nothing but brackets, 12 MB.
 _KEPT_TOOLS = 128
@@ -61,10 +72,33 @@ class TemplateInput(NamedTuple):
     continue_final_message: bool
 
 
+def is_large(conversation: Conversation) -> bool:
+    """Whether converting and rendering it would hold up others on an event loop."""
+    messages, tools = conversation.messages, conversation.tools
+    if len(messages) + len(tools) > _SMALL_PARTS:
+        return True
+    calls = sum(len(message.tool_calls) for message in messages)
+    return calls > _SMALL_PARTS or sum(len(tool.definition_json) for tool in tools) > _SMALL_TOOL_CHARACTERS
+
+
+def _check_size(conversation: Conversation) -> None:
+    """Raises ConversationError where it is more than is rendered. Nothing but counts and lengths is looked at."""
+    messages, tools = conversation.messages, conversation.tools
+    for name, number, most, what in (
+        ("messages", len(messages), MAX_MESSAGES, "messages"),
+        ("tools", len(tools), MAX_TOOLS, "tools"),
+        ("messages", sum(len(message.tool_calls) for message in messages), MAX_TOOL_CALLS, "tool calls"),
+        ("tools", sum(len(tool.definition_json) for tool in tools), MAX_TOOL_CHARACTERS, "characters of tools"),
+    ):
+        if number > most:
+            raise ConversationError(f"{name}: {number:,} {what}; at most {most:,} in one request", name)
+
+
 def conversation_to_template(conversation: Conversation) -> TemplateInput:
     """Returns the template's input. Raises ConversationError."""
     if not conversation.messages:
         raise ConversationError("messages is empty; send at least one", "messages")
+    _check_size(conversation)
     messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)

@@ -17,6 +17,7 @@ from qwenserve.runtime.errors import InternalError, InvalidRequest, ModelNotFoun
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.assets import ModelAssets
+from qwenserve.text.conversation import is_large
 from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.tokenizer_svc.rendering import render
@@ -129,11 +130,13 @@ class _Session:
 
     async def _answer(self, prompt: tokenizer_pb2.Prompt) -> int:
         """Answers now or starts to. Returns how many characters were tokenized here."""
+        text: str | None = None
         try:
-            text = self._text(prompt)
-            if len(text) <= INLINE_CHARACTERS:
-                self._put(prompt, text, self._tokenizer.encode(text))
-                return len(text)
+            if not is_large(prompt.conversation):
+                text = self._text(prompt)
+                if len(text) <= INLINE_CHARACTERS:
+                    self._put(prompt, text, self._tokenizer.encode(text))
+                    return len(text)
         except Exception as error:
             self._refuse(prompt.handle, error)
             return 0
@@ -141,8 +144,11 @@ class _Session:
         self._tasks.start(self._answer_long(prompt, text), name="long prompt")
         return 0
 
-    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, text: str) -> None:
+    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, text: str | None) -> None:
+        """Answers with a long text, or (None) a conversation that takes long to render."""
         try:
+            if text is None:
+                text = await asyncio.to_thread(self._text, prompt)
             self._put(prompt, text, await self._tokenizer.encode_async(text))
         except Exception as error:
             self._refuse(prompt.handle, error)

@@ -16,6 +16,7 @@ from qwenserve.chat.v1 import message_pb2
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
 from qwenserve.text.assets import ModelAssets
+from qwenserve.text.conversation import is_large
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.tokenizer_svc.rendering import render
@@ -24,6 +25,9 @@ SERVICE = "qwenserve.tokenizer.v1.TokenizerService"
 
 MAX_TEXTS = 1024
 MAX_CONVERSATIONS = 256
+
+# Token ids that are read in one request.
+_MAX_IDS = 1 << 20
 
 # Ids that are decoded on the event loop in one go, about 2 ms; more are decoded in a thread.
 _INLINE_IDS = 16_384
@@ -60,7 +64,11 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self._check(request.model, "conversations", len(request.conversations), MAX_CONVERSATIONS)
         response = tokenizer_pb2.TokenizeChatResponse(max_model_len=self._max_model_len)
         for index, conversation in enumerate(request.conversations):
-            prompt = self._render(conversation, f"conversations[{index}]")
+            path = f"conversations[{index}]"
+            if is_large(conversation):
+                prompt = await asyncio.to_thread(self._render, conversation, path)
+            else:
+                prompt = self._render(conversation, path)
             ids = await self._tokenizer.encode_async(prompt)
             response.results.add(
                 token_ids=self._token_ids(ids, request.return_tokens),
@@ -75,6 +83,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     ) -> tokenizer_pb2.DetokenizeResponse:
         """Ids to texts."""
         self._check(request.model, "batches", len(request.batches), MAX_TEXTS)
+        count = sum(len(batch.ids) for batch in request.batches)
+        if count > _MAX_IDS:
+            raise InvalidRequest(f"batches: {count:,} token ids; at most {_MAX_IDS:,} in one request", param="batches")
         response = tokenizer_pb2.DetokenizeResponse()
         for index, batch in enumerate(request.batches):
             self._check_ids(batch.ids, f"batches[{index}].ids")

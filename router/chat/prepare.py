@@ -13,8 +13,10 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
+    check_ids_in_all,
     check_priority,
     check_prompt_ids,
+    check_prompt_length,
     check_sampling,
     check_session,
     complete,
@@ -28,13 +30,15 @@ from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
-from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template
+from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template, is_large
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.text.tool_calls import tool_schemas
 from qwenserve.type.v1 import sampling_pb2
 
 _MAX_PROMPTS = 128
+# Ids of a prompt that are checked before it is somebody else's turn, about a millisecond.
+_IDS_PER_TURN = 16_384
 # Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.
 _MAX_CHOICES_IN_ALL = 256
 _COMPLETION_MAX_TOKENS = 16
@@ -104,7 +108,7 @@ class Preparation:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
         self._check_common(request)
         _check_tool_choice(request)
-        given = self.template_input(request.conversation)
+        given = await self.template_input(request.conversation)
         choice = request.tool_choice
         if choice.mode == _NONE:
             # The only sure way to no call: a model that sees no tools calls none.
@@ -151,6 +155,7 @@ class Preparation:
                 f"{len(request.prompts)} prompts with n={request.n} are more than {_MAX_CHOICES_IN_ALL} answers",
                 param="n",
             )
+        check_ids_in_all([prompt.token_ids.ids for prompt in request.prompts], "prompt")
         is_text = [prompt.WhichOneof("prompt") != "token_ids" for prompt in request.prompts]
         texts = [prompt.text for prompt, known in zip(request.prompts, is_text, strict=True) if known]
         tokenized = iter(await _in_time(self._text.tokenize_batch(texts), call) if texts else ())
@@ -158,8 +163,11 @@ class Preparation:
         for index, prompt in enumerate(request.prompts):
             ids: Sequence[int] = next(tokenized) if is_text[index] else prompt.token_ids.ids
             param = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
+            check_prompt_length(len(ids), self.max_model_len, param)
             check_prompt_ids(ids, self._tokenizer.vocab_size, param)
             prompts.append(ids)
+            if len(ids) > _IDS_PER_TURN:
+                await asyncio.sleep(0)
         # A raw text is nothing that thinks: the values for answers without thinking apply.
         sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
@@ -183,10 +191,15 @@ class Preparation:
             end_ids=self._end_ids(sampling),
         )
 
-    def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
-        """Converts a conversation, with the deployment's thinking default filled in. Raises InvalidRequest."""
+    async def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
+        """Converts a conversation, off the event loop where it is large, with the deployment's thinking default filled
+        in. Raises InvalidRequest.
+        """
         try:
-            given = conversation_to_template(conversation)
+            if is_large(conversation):
+                given = await asyncio.to_thread(conversation_to_template, conversation)
+            else:
+                given = conversation_to_template(conversation)
         except ConversationError as error:
             raise InvalidRequest(error.message, param=error.path) from None
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)

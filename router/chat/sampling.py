@@ -14,12 +14,16 @@ from qwenserve.runtime.sampling_ranges import (
     MAX_LOGIT_BIAS,
     MAX_SESSION,
     MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
     NEUTRAL,
     PRIORITY,
     RANGES,
     choice_seed,
 )
 from qwenserve.type.v1 import sampling_pb2
+
+# Token ids that are read in one request, over all of its prompts.
+MAX_IDS = 1 << 20
 
 # Whatever an engine says that it lacks: without it there is no generation.
 _INDISPENSABLE = frozenset({"max_tokens"})
@@ -37,6 +41,10 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
         elif name == "logit_bias":
             _check_bias(value, vocab_size)
         elif name == "stop_token_ids":
+            if len(value) > MAX_STOP_TOKEN_IDS:
+                raise InvalidRequest(
+                    f"stop_token_ids has {len(value)} ids; at most {MAX_STOP_TOKEN_IDS} are allowed", param=name
+                )
             _check_ids(value, vocab_size, name)
         elif name == "allowed_token_ids":
             if len(value) > MAX_ALLOWED_TOKEN_IDS:
@@ -44,6 +52,24 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
                     f"{name} has {len(value)} ids; at most {MAX_ALLOWED_TOKEN_IDS} are allowed", param=name
                 )
             _check_ids(value, vocab_size, name)
+
+
+def check_ids_in_all(batches: Sequence[Sequence[int]], param: str) -> None:
+    """Raises InvalidRequest for more ids than are read in one request. Nothing but counts is looked at."""
+    count = sum(map(len, batches))
+    if count > MAX_IDS:
+        raise InvalidRequest(f"{param}: {count:,} token ids; at most {MAX_IDS:,} in one request", param=param)
+
+
+def check_prompt_length(prompt_tokens: int, window: int, param: str) -> None:
+    """Raises ContextLengthExceeded where a prompt leaves no room for one token. `window` 0: unknown."""
+    if window and prompt_tokens >= window:
+        raise ContextLengthExceeded(
+            f"this model's context window is {window} tokens, and the prompt has {prompt_tokens}; "
+            f"shorten it to {window - 1} tokens or fewer",
+            param=param,
+            metadata={"max_model_len": str(window), "prompt_tokens": str(prompt_tokens)},
+        )
 
 
 def check_prompt_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
@@ -100,19 +126,15 @@ def filled_fields(asked: sampling_pb2.SamplingParams) -> list[str]:
     return [name for name in NEUTRAL if not asked.HasField(name)]
 
 
-def fit_window(sampling: sampling_pb2.SamplingParams, prompt_tokens: int, window: int, default_max: int) -> bool:
+def fit_window(
+    sampling: sampling_pb2.SamplingParams, prompt_tokens: int, window: int, default_max: int, param: str = "messages"
+) -> bool:
     """Sets `max_tokens` to what the window leaves, where unset or larger. Returns whether an asked value shrank.
 
-    Raises ContextLengthExceeded where not even one token fits.
+    Raises ContextLengthExceeded, for the field `param`, where not even one token fits.
     """
+    check_prompt_length(prompt_tokens, window, param)
     room = window - prompt_tokens
-    if room < 1:
-        raise ContextLengthExceeded(
-            f"this model's context window is {window} tokens, and the prompt has {prompt_tokens}; "
-            f"shorten it to {window - 1} tokens or fewer",
-            param="messages",
-            metadata={"max_model_len": str(window), "prompt_tokens": str(prompt_tokens)},
-        )
     asked = sampling.max_tokens if sampling.HasField("max_tokens") else 0
     sampling.max_tokens = min(asked or default_max or room, room)
     if sampling.min_tokens > sampling.max_tokens:

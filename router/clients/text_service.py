@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import message_pb2
@@ -13,7 +14,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import InvalidRequest, Unavailable
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
-from qwenserve.text.conversation import TemplateInput
+from qwenserve.text.conversation import TemplateInput, is_large
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _RETRY_AFTER_S = 2.0
@@ -54,15 +55,17 @@ class LocalTextService:
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
-        """Renders here; long texts are tokenized off the event loop."""
+        """Renders here; large conversations are rendered, and long texts tokenized, off the event loop."""
+        render = partial(
+            self._assets.template.render,
+            given.messages,
+            given.tools,
+            add_generation_prompt=given.add_generation_prompt,
+            continue_final_message=given.continue_final_message,
+            **given.variables,
+        )
         try:
-            prompt = self._assets.template.render(
-                given.messages,
-                given.tools,
-                add_generation_prompt=given.add_generation_prompt,
-                continue_final_message=given.continue_final_message,
-                **given.variables,
-            )
+            prompt = await asyncio.to_thread(render) if is_large(conversation) else render()
         except TemplateError as error:
             where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
             raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None

@@ -207,7 +207,7 @@ def test_a_request_for_which_too_much_waits_is_named_until_it_is_taken_or_droppe
         assert packer.waiting_bytes < 4096
 
 
-@settings(max_examples=200)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -7,6 +7,7 @@ from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS
 
 _INT32 = range(-(2**31), 2**31)
 
@@ -107,6 +108,10 @@ def write_top_k(draft: Draft, value: int) -> None:
 
 def write_logit_bias(draft: Draft, value: Mapping[str, float]) -> None:
     """JSON has no integer keys: OpenAI sends the ids as strings."""
+    if len(value) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias has {len(value)} entries; at most {MAX_LOGIT_BIAS} are allowed", param="logit_bias"
+        )
     for key, bias in value.items():
         token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else -1
         if token_id not in _INT32 or token_id < 0:

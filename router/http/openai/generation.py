@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import request_id
 from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.interface import Backend
 from qwenserve.router.http.openai.chunks import ChatChunks, ChunkPlan, CompletionChunks
-from qwenserve.router.http.openai.drafts import Draft
+from qwenserve.router.http.openai.drafts import ChatDraft, CompletionDraft, Draft
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
 from qwenserve.router.http.openai.fields import fields_of
 from qwenserve.router.http.openai.json_answers import chat_body, completion_body
 from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
 from qwenserve.router.http.transport.answering import stream, until_complete
-from qwenserve.router.http.transport.body import read_body
+from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Face
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
+
+# Log-probabilities that are written on the event loop in one go, about 10 ms.
+_INLINE_LOGPROBS = 4096
 
 
 class GenerationEndpoints:
@@ -41,8 +48,7 @@ class GenerationEndpoints:
 
     async def chat(self, exchange: Exchange) -> Reply:
         """Answers a conversation."""
-        body = await read_body(exchange.request, self._config)
-        draft = read_chat(CHAT_BODY.read(body))
+        draft = await read_request(exchange.request, self._config, _chat_draft)
         message = draft.request
         _note(exchange, draft)
         call = exchange.call()
@@ -54,12 +60,15 @@ class GenerationEndpoints:
             )
         fold = Fold()
         await until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
-        return exchange.reply(chat_body(fold, logprobs=draft.has_logprobs, token_ids=message.return_token_ids))
+        return exchange.reply(
+            await _written(
+                fold, partial(chat_body, fold, logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
+            )
+        )
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
-        body = await read_body(exchange.request, self._config)
-        draft = read_completion(COMPLETION_BODY.read(body))
+        draft = await read_request(exchange.request, self._config, _completion_draft)
         message = draft.request
         _note(exchange, draft)
         call = exchange.call()
@@ -78,14 +87,36 @@ class GenerationEndpoints:
         fold = Fold()
         await until_complete(exchange, fold, await self._backend.stream_completion(message, call, fold))
         return exchange.reply(
-            completion_body(
+            await _written(
                 fold,
-                _leads(message, fold),
-                max(1, message.n),
-                logprobs=draft.has_logprobs,
-                token_ids=message.return_token_ids,
+                partial(
+                    completion_body,
+                    fold,
+                    _leads(message, fold),
+                    max(1, message.n),
+                    logprobs=draft.has_logprobs,
+                    token_ids=message.return_token_ids,
+                ),
             )
         )
+
+
+async def _written(fold: Fold, write: Callable[[], bytes]) -> bytes:
+    """Returns a whole answer's body, made off the event loop where it has many log-probabilities."""
+    logprobs = sum(
+        len(choice.logprobs) * (1 + len(choice.logprobs[0].top_logprobs))
+        for _, choice in fold.choices()
+        if choice.logprobs
+    )
+    return write() if logprobs <= _INLINE_LOGPROBS else await asyncio.to_thread(write)
+
+
+def _chat_draft(body: bytes) -> ChatDraft:
+    return read_chat(CHAT_BODY.read(body))
+
+
+def _completion_draft(body: bytes) -> CompletionDraft:
+    return read_completion(COMPLETION_BODY.read(body))
 
 
 def _note(exchange: Exchange, draft: Draft) -> None:

