@@ -19,17 +19,8 @@ TIERS = ("worker", "router", "tokenizer")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["bench"]:  # has a command line of its own
-        from qwenserve.bench.command import main as bench
-
-        return bench(argv[1:])
-    if argv[:1] and argv[0] in TIERS:  # takes the flags of the process that it becomes
-        from qwenserve.cli.tier import run_tier_process
-
-        return run_tier_process(argv[0], argv[1:])
-    arguments = make_parser().parse_args(argv)
     try:
-        return int(_run(arguments))
+        return _with_own_parser(argv) if argv[:1] and argv[0] in _OWN_PARSERS else _run(make_parser().parse_args(argv))
     except (CommandError, ConfigError) as error:
         print(f"qwenserve: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -39,6 +30,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough. Nothing more may be written, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+# Commands with command lines of their own: a tier takes the flags of the process that it becomes.
+_OWN_PARSERS = frozenset({"bench", "engine", *TIERS})
+
+
+def _with_own_parser(argv: Sequence[str]) -> int:
+    command, *rest = argv
+    if command == "bench":
+        from qwenserve.bench.command import main as bench
+
+        return bench(rest)
+    if command == "engine":
+        from qwenserve.cli.engine_command import main as engine
+
+        return engine(rest)
+    from qwenserve.cli.tier import run_tier_process
+
+    return run_tier_process(command, rest)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -62,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.config_command import run_explain as run
     else:
         from qwenserve.cli.config_command import run_template as run
-    return run(arguments)
+    return int(run(arguments))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -86,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
     probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
     probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
+    commands.add_parser("engine", help="what a model is and who loads it; quantize, build, check")
     commands.add_parser("bench", help="measure servers and engines")
     config = commands.add_parser("config", help="show settings")
     actions = config.add_subparsers(dest="config_command", required=True, metavar="ACTION")
