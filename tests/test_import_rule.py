@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("bench", "cli", "router", "runtime", "store", "text", "tokenizer_svc", "worker")
 # What faces know of the use case: who calls, what can be asked, and an answer put together.
-USE_CASE = ("router.chat.call", "router.chat.fold", "router.chat.interface")
+USE_CASE = ("router.chat.call", "router.chat.events", "router.chat.fold", "router.chat.interface")
 TIERS = frozenset({"router", "tokenizer_svc", "worker"})
 # Whatever is ours in an import statement. The folders' bare names are here too: nothing may be imported by them.
 OURS = frozenset({*PACKAGES, "qwenserve", "models", "tests"})
@@ -46,6 +46,7 @@ RULES = (
     Rule("router.http", ("router.http", *USE_CASE, "runtime")),
     # A face knows what all faces share, and no other face.
     Rule("router.http.transport", ("router.http.transport", *USE_CASE, "runtime")),
+    Rule("router.http.anthropic", ("router.http.anthropic", "router.http.transport", *USE_CASE, "runtime")),
     Rule("router.http.openai", ("router.http.openai", "router.http.transport", *USE_CASE, "runtime")),
     Rule("router.generation", ("router.generation", "router.clients.worker_session", "runtime")),
     Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),

@@ -239,6 +239,7 @@ class ChatCore:
             created=int(time.time()),
             model=self._model.name,
             ignored_params=prepared.ignored,
+            prompt_tokens=sum(map(len, prepared.prompts)),
         )
         if return_ids:
             for prompt in prepared.prompts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qwenserve.router.chat.interface import Backend
+from qwenserve.router.http.anthropic.endpoints import MessagesEndpoints
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
 from qwenserve.router.http.openai.generation import GenerationEndpoints
 from qwenserve.router.http.openai.texts import TextEndpoints
@@ -17,6 +18,10 @@ def make_shim(
     backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
 ) -> Dispatcher:
     """Returns what serves all faces. A new face adds its endpoints here."""
-    faces = (*GenerationEndpoints(backend, config).endpoints(), *TextEndpoints(backend, config).endpoints())
+    faces = (
+        *GenerationEndpoints(backend, config).endpoints(),
+        *TextEndpoints(backend, config).endpoints(),
+        *MessagesEndpoints(backend, config).endpoints(),
+    )
     pages = ServicePages(backend, metrics, faces, OPENAI_ERRORS)
     return Dispatcher((*faces, *pages.endpoints()), OPENAI_ERRORS, strict=strict, keys=keys, metrics=metrics)

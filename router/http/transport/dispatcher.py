@@ -92,7 +92,7 @@ class Dispatcher:
     async def _answer(self, endpoint: Endpoint, exchange: Exchange) -> Reply:
         try:
             if endpoint.guarded:
-                exchange.key_id = self._keys.check(exchange.request.headers.get("Authorization"))
+                exchange.key_id = self._keys.check(_authorization(exchange.request))
             exchange.read_headers()
             reply = await endpoint.answer(exchange)
         except ServiceError as error:
@@ -155,6 +155,14 @@ class Dispatcher:
 
 def _is_under(path: str, endpoint: Endpoint) -> bool:
     return path.startswith(f"{endpoint.path}/") and endpoint.path != "/"
+
+
+def _authorization(request: web.BaseRequest) -> str | None:
+    """Returns the key as `Authorization` has it; Anthropic's clients send it as `x-api-key`."""
+    given = request.headers.get("Authorization")
+    if given is None and (key := request.headers.get("x-api-key")) is not None:
+        return f"Bearer {key}"
+    return given
 
 
 def _allow(error: ServiceError) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Face(enum.Flag):
     CHAT = enum.auto()
     COMPLETION = enum.auto()
     BOTH = CHAT | COMPLETION
+    MESSAGES = enum.auto()
+    RESPONSES = enum.auto()
 
 
 class Draft(Protocol):

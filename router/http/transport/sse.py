@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.events import text_event
 from qwenserve.router.http.transport.errors import ErrorFormat, defect
 from qwenserve.runtime.errors import ServiceError, SlowReader
 from qwenserve.runtime.json_text import quoted  # with quotation marks; non-ASCII text as it is
@@ -53,8 +54,10 @@ class StreamFormat(Protocol):
     def render(self, events: Sequence[chat_pb2.ChatEvent]) -> str:
         """Returns what is sent for these events; empty where they have nothing."""
 
-    def text_frame(self, choice_index: int, reasoning: bool) -> Frame:
-        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events."""
+    def text_frame(self, choice_index: int, reasoning: bool) -> Frame | None:
+        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events. None
+        where that depends on what came before: the deltas then go through `render`.
+        """
 
 
 class SseSink:
@@ -124,6 +127,8 @@ class SseSink:
         if not self.began:
             return None
         frame = self._format.text_frame(choice_index, reasoning)
+        if frame is None:
+            return lambda text: self.events((text_event(choice_index, text, reasoning),))
         if not self._chunked:
             return lambda text: self._write(frame.chunk(text).encode())
         writer = _DeltaWriter(self, frame, self._transport, self._limit)

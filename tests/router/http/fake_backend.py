@@ -195,7 +195,12 @@ class FakeBackend:
     ) -> Iterator[list[chat_pb2.ChatEvent]]:
         ids = [chat_pb2.TokenIdList(ids=prompt) for prompt in prompts] if request.return_token_ids else []
         start = chat_pb2.StreamStart(
-            id=answer_id, created=CREATED, model=MODEL, prompt_token_ids=ids, ignored_params=self.ignored
+            id=answer_id,
+            created=CREATED,
+            model=MODEL,
+            prompt_token_ids=ids,
+            ignored_params=self.ignored,
+            prompt_tokens=sum(map(len, prompts)),
         )
         first = [chat_pb2.ChatEvent(start=start)]
         per_prompt = max(1, request.n)
