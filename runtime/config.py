@@ -140,6 +140,18 @@ class RouterConfig(Section):
         default=0, ge=0, description="Limit for chats that send none. 0: what the context window leaves."
     )
     request_timeout_s: float = Field(default=3600.0, gt=0, description="Longest time for one answer.")
+    thinking_budget: int = Field(
+        default=-1, ge=-1, description="Most tokens of thinking where a request does not say. 0: none; -1: no limit."
+    )
+    thinking_closing: str = Field(
+        default="\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
+        "directly now.",
+        description="What ends a thought whose budget is spent, before the closing tag; Qwen's own words.",
+    )
+    reasoning_efforts: dict[str, int] = Field(
+        default={"none": 0, "minimal": 256, "low": 1024, "medium": 8192, "high": -1, "xhigh": -1, "max": -1},
+        description="What the values of reasoning_effort mean in tokens of thinking; -1: no limit.",
+    )
     continuation_wait_s: float = Field(
         default=30.0, ge=0, description="How long an answer whose worker was lost waits for one that goes on with it."
     )

@@ -114,6 +114,11 @@ class CompletionPipeline:
         self._settle()
 
     @property
+    def thinking(self) -> bool:
+        """Whether a thought is open."""
+        return self._thinking
+
+    @property
     def plain_reasoning(self) -> bool:
         """Whether `plain_texts` are texts of the reasoning."""
         return self._event is Reasoning

@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
+from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import Placement
+from qwenserve.router.generation.leg import NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
@@ -37,6 +38,7 @@ class ChoicePlan(NamedTuple):
     pipeline: AnswerPipeline | CompletionPipeline
     end_ids: frozenset[int] = frozenset()
     lead: str = ""
+    thinking: ThinkingBudget | None = None
 
 
 class Listener(Protocol):
@@ -68,6 +70,7 @@ class Choice:
         "_listener",
         "_request_id",
         "_text_ended",
+        "_thinking_cut",
         "_tracked",
         "generation",
         "pipeline",
@@ -86,12 +89,15 @@ class Choice:
     ) -> None:
         self.plan = plan
         self.pipeline = plan.pipeline
-        self.generation = Generation(plan.prompt_token_ids, plan.sampling, plan.end_ids, placement, self)
+        self.generation = Generation(
+            plan.prompt_token_ids, plan.sampling, plan.end_ids, placement, self, pause_at=_first_pause(plan)
+        )
         self._listener = listener
         self._index = index
         self._request_id = placement.request_id
         self._lead = plan.lead
         self._text_ended = False
+        self._thinking_cut = False
         tracked = want_token_ids or plan.sampling.HasField("top_logprobs")
         self._tracked = _Tracked(tokenizer, with_ids=want_token_ids) if tracked else None
         # Events of the message that ends the choice: they leave with the end, in one write.
@@ -135,6 +141,18 @@ class Choice:
         self._kept = []
         if self.generation.fast_path_open:
             self.generation.open_fast_path(self.pipeline.plain_texts, self._keep_text)
+
+    def paused(self) -> NextLeg:
+        """Closes a thought whose budget is spent; lets one that is not go on for what is left."""
+        self._count_plain()
+        budget, pipeline = self.plan.thinking, self.pipeline
+        if budget is None or not pipeline.thinking:
+            return NextLeg()
+        left = budget.tokens - pipeline.reasoning_tokens
+        if left > 0:
+            return NextLeg(limit=left)
+        self._thinking_cut = True
+        return NextLeg(budget.closing)
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Ends the text, where it has not ended by itself, and the choice."""
@@ -186,6 +204,7 @@ class Choice:
             self._say_lead(events)
         events += map(self._to_event, pipeline.finish())
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
+        ending.thinking_cut = self._thinking_cut
         if pipeline.stop_string is not None:
             ending.reason = _STOP
             ending.stop_string = pipeline.stop_string
@@ -212,6 +231,14 @@ class Choice:
         if self._tracked is not None:
             self._tracked.attach(made, event.tokens)
         return made
+
+
+def _first_pause(plan: ChoicePlan) -> int | None:
+    """Returns after how many ids it is first looked whether the thought has used up its budget: at once where the
+    prompt has opened it, else the model's own opening tag comes first.
+    """
+    budget = plan.thinking
+    return None if budget is None else budget.tokens + (not plan.pipeline.thinking)
 
 
 class _Tracked:

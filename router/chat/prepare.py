@@ -23,8 +23,9 @@ from qwenserve.router.chat.sampling import (
     drop_unsupported,
     fit_window,
 )
+from qwenserve.router.chat.thinking import END_OF_THOUGHT, ThinkingBudget, thinking_tokens
 from qwenserve.router.clients.directory import WorkerDirectory
-from qwenserve.router.clients.text_service import TextService
+from qwenserve.router.clients.text_service import RenderedChat, TextService
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements, best_suited
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
@@ -69,6 +70,7 @@ class Prepared(NamedTuple):
     needs: Requirements
     # Requests of one session go to one worker, under the policy for it.
     session: str
+    thinking: ThinkingBudget | None = None
 
 
 class _Fit(NamedTuple):
@@ -98,6 +100,7 @@ class Preparation:
         self._text = text
         self._config = config
         self._prompt_stage = prompt_stage
+        self._thought_closing = self._tokenizer.encode(config.thinking_closing + END_OF_THOUGHT)
 
     @property
     def max_model_len(self) -> int:
@@ -108,14 +111,24 @@ class Preparation:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
         self._check_common(request)
         _check_tool_choice(request)
-        given = await self.template_input(request.conversation)
+        given = await _converted(request.conversation)
+        budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
+        given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         choice = request.tool_choice
         if choice.mode == _NONE:
             # The only sure way to no call: a model that sees no tools calls none.
             given = given._replace(tools=None)
+        if budget == 0:
+            given.variables["enable_thinking"] = False
         stage = time.monotonic()
         rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
         self._prompt_stage.observe(time.monotonic() - stage)
+        if budget == 0 and starts_in_reasoning(self._tokenizer, rendered.token_ids):
+            # A template that opens a thought whatever it is told.
+            rendered = RenderedChat(
+                [*rendered.token_ids, *self._tokenizer.encode(END_OF_THOUGHT)],
+                rendered.prompt and rendered.prompt + END_OF_THOUGHT,
+            )
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling = complete(request.sampling, self._model.defaults(thinking))
         fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call)
@@ -143,6 +156,9 @@ class Preparation:
             needs=fit.needs,
             session=request.session,
             end_ids=self._end_ids(sampling),
+            thinking=ThinkingBudget(budget, self._thought_closing)
+            if budget > 0 and (thinking or in_reasoning)
+            else None,
         )
 
     async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
@@ -195,13 +211,7 @@ class Preparation:
         """Converts a conversation, off the event loop where it is large, with the deployment's thinking default filled
         in. Raises InvalidRequest.
         """
-        try:
-            if is_large(conversation):
-                given = await asyncio.to_thread(conversation_to_template, conversation)
-            else:
-                given = conversation_to_template(conversation)
-        except ConversationError as error:
-            raise InvalidRequest(error.message, param=error.path) from None
+        given = await _converted(conversation)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         return given
 
@@ -283,6 +293,15 @@ def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
         raise Unsupported(
             f"tool_choice: {asked} needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
         )
+
+
+async def _converted(conversation: message_pb2.Conversation) -> TemplateInput:
+    try:
+        if is_large(conversation):
+            return await asyncio.to_thread(conversation_to_template, conversation)
+        return conversation_to_template(conversation)
+    except ConversationError as error:
+        raise InvalidRequest(error.message, param=error.path) from None
 
 
 async def _in_time(work: Awaitable[T], call: Call) -> T:

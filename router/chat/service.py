@@ -275,7 +275,11 @@ class ChatCore:
                 if "seed" not in prepared.unsupported:
                     sampling.seed = seed
                 lead = leads[index] if leads else ""
-                plans.append(ChoicePlan(prompt, sampling, prepared.new_pipeline(prompt), prepared.end_ids, lead))
+                plans.append(
+                    ChoicePlan(
+                        prompt, sampling, prepared.new_pipeline(prompt), prepared.end_ids, lead, prepared.thinking
+                    )
+                )
         self._running.add(answer)
         self._idle.clear()
         try:

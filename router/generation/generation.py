@@ -35,7 +35,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from qwenserve.router.generation.leg import Excluded, Leg, Placement, leg_sampling
+from qwenserve.router.generation.leg import Excluded, Leg, NextLeg, Placement, leg_sampling
 from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
@@ -59,6 +59,9 @@ class Receiver(Protocol):
     def ending(self) -> None:
         """The message being read ends the generation: `ended` follows what it brings now."""
 
+    def paused(self) -> NextLeg:
+        """A leg ended where it was to end. Returns how the generation goes on; what is appended comes by `take`."""
+
     def ended(self, finish: worker_pb2.Finish) -> None:
         """The generation is complete; nothing follows."""
 
@@ -78,6 +81,7 @@ class Generation:
         "_excluded",
         "_fruitless",
         "_leg",
+        "_pause_at",
         "_placement",
         "_receiver",
         "_resuming",
@@ -101,9 +105,12 @@ class Generation:
         end_ids: frozenset[int],
         placement: Placement,
         receiver: Receiver,
+        *,
+        pause_at: int | None = None,
     ) -> None:
         """`sampling` is complete and not changed by anybody from now on. An engine gives no id after one of
-        `end_ids`."""
+        `end_ids`. After `pause_at` ids, 1 or more, the receiver is asked how to go on.
+        """
         self.prompt = prompt
         self.ids = array("i")
         # Name of the worker that has it.
@@ -119,6 +126,9 @@ class Generation:
         self._placement = placement
         self._receiver = receiver
         self._leg: Leg | None = None
+        # The number of ids after which the leg is to end; None: not before the generation does.
+        self._pause_at: int | None = None
+        self._set_pause(pause_at)
         # Legs that went on with what another had begun.
         self.continued = 0
         # Workers that failed it since it last got an id.
@@ -215,7 +225,7 @@ class Generation:
 
     def finishing(self, finish: worker_pb2.Finish) -> None:
         """Tells the receiver of the coming end, where it is one of the generation and not of a leg alone."""
-        if finish.error_reason and not self._stopped:
+        if not self._stopped and (finish.error_reason or self._pauses(finish)):
             return
         self._ending = True
         try:
@@ -234,7 +244,10 @@ class Generation:
             return
         self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
-        self._end(finish)
+        if self._pauses(finish) and not self._stopped:
+            self._pause()
+        else:
+            self._end(finish)
 
     def lost(self, error: ServiceError) -> None:
         """The session broke."""
@@ -275,7 +288,7 @@ class Generation:
         handle = session.submit(
             self,
             prompt,
-            leg_sampling(self._sampling, begun),
+            leg_sampling(self._sampling, begun, self._pause_at),
             request_id=placement.request_id,
             priority=placement.priority,
             deadline=placement.deadline,
@@ -313,6 +326,38 @@ class Generation:
             return worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_LENGTH)
         return None
 
+    def _set_pause(self, after: int | None) -> None:
+        """Lets the next leg end after so many ids of the answer, where that is not its end anyway."""
+        limit = self._sampling.max_tokens
+        self._pause_at = after if after is not None and (not limit or after < limit) else None
+
+    def _pauses(self, finish: worker_pb2.Finish) -> bool:
+        return self._pause_at is not None and finish.reason == sampling_pb2.FINISH_REASON_LENGTH
+
+    def _pause(self) -> None:
+        """Asks the receiver how to go on, and does."""
+        self.close_fast_path()
+        self._leave_continuations()
+        try:
+            appended, more = self._receiver.paused()
+            limit = self._sampling.max_tokens
+            if limit and len(self.ids) + len(appended) >= limit:
+                # No room for what is to be appended and one id more.
+                self._end(worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_LENGTH))
+                return
+            if appended:
+                self.ids.extend(appended)
+                self._receiver.take(appended, ())
+            if self._receiver is _NOBODY:  # the caller left when it heard of them
+                return
+            self._set_pause(None if more is None else len(self.ids) + more)
+            try:
+                self.start_leg()
+            except ServiceError as error:
+                self._go_on(error)
+        except Exception as defect:  # as above
+            self._receiver.defect(defect)
+
     def _leave_continuations(self) -> None:
         if self._resuming:
             self._resuming = False
@@ -329,6 +374,9 @@ class Generation:
         if finish is not None:
             self._end(finish)
             return
+        if self._pause_at is not None and len(self.ids) >= self._pause_at:
+            self._pause()
+            return
         here = Excluded(leg.session, leg.connection, isinstance(error, (QueueFull, SlowReader)))
         if len(self.ids) > leg.first:
             self._excluded, self._fruitless = (here,), 0
@@ -338,6 +386,7 @@ class Generation:
         self._go_on(error)
 
     def _go_on(self, error: ServiceError) -> None:
+        self.close_fast_path()
         most = self._placement.continuations.limits.legs
         if self.ids and self.continued >= most:
             often = f"the answer went on {most} times, the most that router.continuation_legs allows" if most else ""
@@ -388,6 +437,10 @@ class _Nobody:
 
     def ending(self) -> None:
         """Nobody waits for it."""
+
+    def paused(self) -> NextLeg:
+        """Nobody asks."""
+        return NextLeg()
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Nobody waits for it."""

@@ -50,15 +50,28 @@ class Excluded(NamedTuple):
         return self.session.connection == self.connection
 
 
-def leg_sampling(sampling: sampling_pb2.SamplingParams, done: int) -> sampling_pb2.SamplingParams:
+class NextLeg(NamedTuple):
+    """How a generation goes on after a leg that was to end where it did: with these ids appended as if generated, and
+    up to this number of ids more; None: to its end.
+    """
+
+    appended: Sequence[int] = ()
+    limit: int | None = None
+
+
+def leg_sampling(
+    sampling: sampling_pb2.SamplingParams, done: int, until: int | None = None
+) -> sampling_pb2.SamplingParams:
     """Returns the parameters of a leg that begins after `done` ids of its answer; a first leg has `sampling` itself.
 
     `max_tokens` and `min_tokens` lose what is done; at least one token must be left. A sampled leg gets a seed of its
     own, made from the answer's seed and `done`: with the answer's seed again it would draw the numbers that have made
     the beginning of the answer once more, and what follows would depend on them. So an answer that goes on keeps its
     distribution, and repeats where it breaks at the same places. Greedy legs draw no numbers and keep the seed.
+
+    `until`: the leg is to end after that many ids of the answer, which is before `max_tokens`.
     """
-    if not done:
+    if not done and until is None:
         return sampling
     left = sampling_pb2.SamplingParams()
     left.CopyFrom(sampling)
@@ -66,7 +79,10 @@ def leg_sampling(sampling: sampling_pb2.SamplingParams, done: int) -> sampling_p
         left.max_tokens -= done
     if left.min_tokens:
         left.min_tokens = max(0, left.min_tokens - done)
-    if left.HasField("seed") and left.temperature > 0:
+    if until is not None:
+        left.max_tokens = until - done
+        left.min_tokens = min(left.min_tokens, left.max_tokens)
+    if done and left.HasField("seed") and left.temperature > 0:
         left.seed = _mixed(left.seed, done)
     return left
 

@@ -68,6 +68,21 @@ async def test_the_usual_questions_are_answered_with_and_without_thinking(
     assert {choice.finish_reason for choice in (thinking, soft_off, off)} == {"stop"}
 
 
+async def test_a_thought_that_is_cut_short_still_leads_to_an_answer(client: openai.AsyncOpenAI) -> None:
+    question = "What is the capital of France?"
+    whole = await ask(client, question)
+    cut = await ask(client, question, extra_body={"thinking_budget": 3})
+    none = await ask(client, question, extra_body={"reasoning_effort": "none"})
+
+    assert "Considering the limited time" in cut.message.reasoning_content
+    assert cut.message.reasoning_content[:5] == whole.message.reasoning_content[:5]
+    assert (cut.thinking_cut, getattr(whole, "thinking_cut", False)) == (True, False)
+    assert cut.message.content
+    assert cut.finish_reason == "stop"
+    assert "Paris" in none.message.content
+    assert not getattr(none.message, "reasoning_content", None)
+
+
 async def test_one_call(client: openai.AsyncOpenAI) -> None:
     choice = await ask(client, "What's the weather like in Boston today?", tools=[WEATHER])
 

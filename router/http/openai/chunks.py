@@ -117,6 +117,7 @@ class Chunks:
             stopped_by = parts.stop_reason(event.finish)
             if stopped_by is not None:
                 reason += f',"stop_reason":{json.dumps(stopped_by)}'
+            reason += parts.thinking_cut(event.finish)
         delta = self._delta(kind, event)
         logprobs = "null"
         if self._plan.logprobs and event.logprobs:

@@ -60,13 +60,30 @@ class Draft:
 class ChatDraft(Draft):
     """A chat request that is being read."""
 
-    __slots__ = ("conversation",)
+    __slots__ = ("conversation", "thinking_token_budget")
 
     request: chat_pb2.ChatCompletionRequest
 
     def __init__(self) -> None:
         super().__init__(chat_pb2.ChatCompletionRequest())
         self.conversation = self.request.conversation
+        self.thinking_token_budget: int | None = None
+
+    def finish(self) -> None:
+        """Writes what depends on more than one field. Raises InvalidRequest."""
+        super().finish()
+        second = self.thinking_token_budget
+        if second is None:
+            return
+        if not self.request.HasField("thinking_budget"):
+            self.request.thinking_budget = second
+        elif self.request.thinking_budget != second:
+            self.ignored.append("thinking_token_budget")
+
+
+def write_thinking_token_budget(draft: ChatDraft, value: int) -> None:
+    """The second name of `thinking_budget`."""
+    draft.thinking_token_budget = value
 
 
 class CompletionDraft(Draft):

@@ -172,6 +172,33 @@ _CHAT_ONLY = (
         faces=Face.CHAT,
     ),
     applied(
+        "thinking_budget",
+        Int32,
+        "request.thinking_budget",
+        100,
+        "Most tokens of thinking; the thought is closed there and the answer follows. 0: none. Also as "
+        "chat_template_kwargs.thinking_budget.",
+        faces=Face.CHAT,
+    ),
+    applied(
+        "thinking_token_budget",
+        Int32,
+        "request.thinking_budget",
+        90,
+        "Another name of thinking_budget, which wins over it.",
+        drafts.write_thinking_token_budget,
+        faces=Face.CHAT,
+    ),
+    applied(
+        "reasoning_effort",
+        str,
+        "request.reasoning_effort",
+        "low",
+        "none, minimal, low, medium, high, xhigh or max; router.reasoning_efforts says how many tokens of thinking "
+        "each means. thinking_budget wins over it.",
+        faces=Face.CHAT,
+    ),
+    applied(
         "metadata",
         dict[str, str],
         "request.metadata",
@@ -190,9 +217,6 @@ _CHAT_ONLY = (
     refused("response_format", {"type": "json_object"}, _GRAMMAR, harmless=({"type": "text"},)),
     refused("chat_template", "{{ x }}", "the model's own template is used", faces=Face.CHAT),
     refused("documents", [{"text": "x"}], "the model's template takes none", harmless=([],), faces=Face.CHAT),
-    refused("thinking_budget", 100, "not supported yet; use max_tokens", faces=Face.CHAT),
-    refused("thinking_token_budget", 100, "not supported yet; use max_tokens", faces=Face.CHAT),
-    ignored("reasoning_effort", "low", "the model thinks or does not; see enable_thinking", faces=Face.CHAT),
     ignored("include_reasoning", False, "reasoning is always returned", harmless=(True,), faces=Face.CHAT),
     ignored("prediction", {"type": "content", "content": "x"}, "a hint about speed only", faces=Face.CHAT),
     ignored("verbosity", "low", "ask for it in the prompt", faces=Face.CHAT),

@@ -79,7 +79,8 @@ def _message(choice: FoldedChoice) -> str:
 def _finish(finish: chat_pb2.ChoiceFinish) -> str:
     reason, stop = parts.FINISH_REASONS[finish.reason], parts.stop_reason(finish)
     shown = quoted(stop) if isinstance(stop, str) else "null" if stop is None else stop
-    return f'"finish_reason":{"null" if reason is None else quoted(reason)},"stop_reason":{shown}'
+    ended = "null" if reason is None else quoted(reason)
+    return f'"finish_reason":{ended},"stop_reason":{shown}{parts.thinking_cut(finish)}'
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -30,6 +30,11 @@ def stop_reason(finish: chat_pb2.ChoiceFinish) -> str | int | None:
     return None
 
 
+def thinking_cut(finish: chat_pb2.ChoiceFinish) -> str:
+    """Returns the member that says that the thought was closed at its budget; empty where it was not."""
+    return ',"thinking_cut":true' if finish.thinking_cut else ""
+
+
 def usage(counts: sampling_pb2.Usage) -> str:
     """Returns token counts in OpenAI's form, as JSON. `continued_legs` is ours, and there only where it is not 0."""
     prompt, completion = counts.prompt_tokens, counts.completion_tokens

@@ -13,6 +13,7 @@ from qwenserve.router.chat.answer import Answer
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.fold import Fold
+from qwenserve.router.chat.thinking import END_OF_THOUGHT, ThinkingBudget
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.generation import Generation
 from qwenserve.router.generation.leg import leg_sampling
@@ -47,6 +48,7 @@ class Script(NamedTuple):
     token_ids: bool = False
     limit: int = 1000
     min_tokens: int = 0
+    budget: ThinkingBudget | None = None
 
     def pipeline(self) -> AnswerPipeline | CompletionPipeline:
         if self.completion:
@@ -227,7 +229,7 @@ def run(
         top_logprobs=2 if script.logprobs else None,
     )
     sink, legs = sink or Heard(), Legs(config)
-    plan = ChoicePlan(PROMPT, sampling, script.pipeline(), ASSETS.eos_token_ids, script.lead)
+    plan = ChoicePlan(PROMPT, sampling, script.pipeline(), ASSETS.eos_token_ids, script.lead, script.budget)
     answer = begun(sink, plan, legs.choose, token_ids=script.token_ids)
     (generation,) = legs.sessions[0].streams.values()
     waiting = sorted(breaks, reverse=True)
@@ -357,6 +359,70 @@ def test_a_sampled_leg_draws_other_numbers_and_a_greedy_one_none() -> None:
     assert seeds[1] == seeds[3]
     assert [leg_sampling(greedy, done).seed for done in (0, 1)] == [5, 5]
     assert not leg_sampling(sampling_pb2.SamplingParams(temperature=1, max_tokens=9), 3).HasField("seed")
+
+
+CLOSING = TOKENIZER.encode("Enough." + END_OF_THOUGHT)
+THOUGHT = "One two three four five six seven eight nine ten."
+SAID = TOKENIZER.encode(f"{THOUGHT}\n</think>\n\nThe answer 你好.")
+# Tokens of the thought, the line break before its closing tag included.
+LENGTH = SAID.index(TOKENIZER.added_ids["</think>"])
+
+
+@pytest.mark.parametrize("opened", ["by the prompt", "by the model"])
+@pytest.mark.parametrize("budget", [1, 4, LENGTH - 1, LENGTH, LENGTH + 1, 1000])
+@pytest.mark.parametrize("tools", ["", "hermes"])
+async def test_a_thought_ends_at_its_budget_and_the_answer_follows(opened: str, budget: int, tools: str) -> None:
+    """The closing is part of the thought and of the counts; what the engine says after it is the answer's. A thought
+    that ends in time is not touched."""
+    by_prompt = opened == "by the prompt"
+    text = TOKENIZER.decode(SAID) if by_prompt else f"<think>{TOKENIZER.decode(SAID)}"
+    script = Script(text, settings(parse_tools=tools), thinks=by_prompt, budget=ThinkingBudget(budget, CLOSING))
+    lead = 0 if by_prompt else 1
+    result = run(script)
+    ((_, content, reasoning, _, _, _, finish),) = result.folded
+
+    cut = budget <= LENGTH  # that its next token would have been the closing tag is not known at the limit
+    assert ("thinking_cut: true" in finish) == cut
+    if not cut:
+        assert (reasoning, content) == (THOUGHT, "The answer 你好.")
+        assert result.usage.reasoning_tokens == LENGTH
+        return
+    assert reasoning == TOKENIZER.decode(SAID[:budget]) + "Enough."
+    # The engine goes on at the place in its script that the ids so far have reached.
+    after = SAID[budget + len(CLOSING) :]
+    assert content == TOKENIZER.decode(after, skip_special_tokens=False).lstrip("\n")
+    assert result.usage.completion_tokens == lead + len(SAID) + 1
+    assert result.usage.reasoning_tokens == budget + len(CLOSING) - len(TOKENIZER.encode("</think>\n\n"))
+    assert result.usage.continued_legs == 0
+    assert [leg.sampling.max_tokens for leg in result.legs] == [lead + budget, 1000 - lead - budget - len(CLOSING)]
+
+
+@pytest.mark.parametrize("how", [planned, lost, drained])
+async def test_a_budget_holds_over_legs_that_break(how: Callable[[EngineSession], None]) -> None:
+    """Lost after any token, before, at and after the limit: the same events."""
+    script = Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(6, CLOSING), token_ids=True)
+    whole = run(script)
+
+    for breaks in (*({at} for at in range(len(SAID))), set(range(len(SAID)))):
+        assert run(script, breaks, how=how).events == whole.events, breaks
+
+
+async def test_where_the_closing_does_not_fit_the_answer_ends() -> None:
+    """A budget just below the limit of the answer leaves no room for an answer: it is cut by the limit."""
+    limit = 6 + len(CLOSING)
+    result = run(Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(6, CLOSING), limit=limit))
+    ((_, content, reasoning, _, _, _, finish),) = result.folded
+
+    assert (content, reasoning) == ("", TOKENIZER.decode(SAID[:6]))
+    assert "FINISH_REASON_LENGTH" in finish
+    assert result.usage.completion_tokens == 6
+
+
+async def test_an_answer_that_does_not_think_is_not_touched() -> None:
+    """A model that may think and does not: its answer is longer than the budget, and whole."""
+    script = Script("A plain answer, longer than that.", budget=ThinkingBudget(3, CLOSING))
+
+    assert run(script).events == run(script._replace(budget=None)).events
 
 
 def begun(sink: Heard, plan: ChoicePlan, choose: Callable[..., Any], *, token_ids: bool = False) -> Answer:
