@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import message_pb2
+from qwenserve.text.tool_results import ToolResultError, in_call_order
 
 Conversation = message_pb2.Conversation
 
@@ -100,6 +101,11 @@ def conversation_to_template(conversation: Conversation) -> TemplateInput:
         raise ConversationError("messages is empty; send at least one", "messages")
     _check_size(conversation)
     messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
+    try:
+        messages = in_call_order(messages)
+    except ToolResultError as error:
+        path = f"messages[{error.message_index}].tool_call_id"
+        raise ConversationError(f"{path}: {error.message}", path) from None
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)
     return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final)
@@ -132,24 +138,30 @@ def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:
 def _tool_call(call: message_pb2.ToolCall, path: str) -> dict[str, Any]:
     if not call.name:
         raise ConversationError(f"{path}.name is missing", f"{path}.name")
-    arguments = _arguments(call.arguments_json, f"{path}.arguments")
+    arguments = _arguments(call.arguments_json)
     plain: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
     if call.id:
         plain = {"id": call.id, **plain}
     return plain
 
 
-def _arguments(text: str, path: str) -> dict[str, Any] | str:
+def _arguments(text: str) -> dict[str, Any] | str:
     # An answer of the model may hold arguments that are no JSON object; it must still be accepted back.
     if not text.strip():
         return {}
     try:
-        parsed = json.loads(text)
-    except ValueError:
+        parsed = _without_surrogates(text, json.loads(text))
+    except (ValueError, RecursionError):
         return text
-    except RecursionError:
-        raise ConversationError(f"{path} is nested too deeply", path) from None
     return parsed if isinstance(parsed, dict) else text
+
+
+def _without_surrogates(text: str, parsed: Any) -> Any:
+    """JSON can spell halves of UTF-16 pairs, which no prompt can hold; they become U+FFFD."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return parsed
+    plain = json.dumps(parsed, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return json.loads(plain)
 
 
 def _tool(tool: message_pb2.Tool, index: int) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def _ending(conversation: Conversation) -> tuple[bool, bool]:
 def _json_object(text: str, path: str, *, comes_again: bool = False) -> dict[str, Any]:
     loads = _parsed_before if comes_again and len(text) <= _KEPT_CHARACTERS else json.loads
     try:
-        parsed = loads(text)
+        parsed = _without_surrogates(text, loads(text))
     except ValueError as error:
         raise ConversationError(f"{path} is no valid JSON: {error}", path) from None
     except RecursionError:
