@@ -3,7 +3,8 @@
 Templates are programs that come with a model, so they run in Jinja's sandbox, and are compiled once. Two things
 differ from `transformers`, both where it would fail or print nonsense: a message without content (or with null)
 has the empty text, and the arguments of a tool call may be JSON text, which is what clients send back; the template
-sees the object.
+sees the object. What is no object, an answer's arguments that were cut short for example, is shown as the text that it
+is; a template that cannot do that gets an object made of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import jinja2.sandbox
 
 from qwenserve.text import direct_template
 from qwenserve.text.direct_template import Format, Given
+from qwenserve.text.json_repair import JsonRepair
 
 ToolCallFormat = Literal["", "hermes", "xml"]
 
@@ -80,7 +82,7 @@ class ChatTemplate:
             return self._continued(Given(messages, tools, variables, False))
         given = Given(messages, tools, variables, add_generation_prompt)
         text = direct_template.render(given, self._format) if self._format is not None else None
-        return self._run(given, _prepared(messages)) if text is None else text
+        return self._run_any(given, _prepared(messages)) if text is None else text
 
     @property
     def renders_directly(self) -> bool:
@@ -118,7 +120,17 @@ class ChatTemplate:
         last = len(given.messages) - 1
         prepared = _prepared(given.messages)
         prepared[last] = _with_end_tag(given.messages[last], prepared[last], last)
-        return _cut_at_end_tag(self._run(given, prepared), given.messages[last]["content"], last)
+        return _cut_at_end_tag(self._run_any(given, prepared), given.messages[last]["content"], last)
+
+    def _run_any(self, given: Given, prepared: list[dict[str, Any]]) -> str:
+        """Runs the template, once more where it may have failed on arguments that are no object."""
+        try:
+            return self._run(given, prepared)
+        except TemplateError:
+            mended = [_with_any_arguments(message) for message in prepared]
+            if mended == prepared:
+                raise
+            return self._run(given, mended)
 
     def _run(self, given: Given, prepared: list[dict[str, Any]]) -> str:
         """Runs the template."""
@@ -221,9 +233,38 @@ def _parsed(arguments: str) -> Any:
         return {}
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
+
+
+def _with_any_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with an object for the arguments of every call, whatever they are."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_with_made_object(call) for call in calls]} if calls else message
+
+
+def _with_made_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if isinstance(function, Mapping):
+        return {**call, "function": _with_made_object(dict(function))}
+    arguments = call.get("arguments")
+    if isinstance(arguments, Mapping):
+        return call
+    if arguments is None:
+        return {**call, "arguments": {}}
+    return {**call, "arguments": _object_of(arguments) if isinstance(arguments, str) else {"arguments": arguments}}
+
+
+def _object_of(arguments: str) -> dict[str, Any]:
+    """The object that was begun, made whole; for any other text an object with that text."""
+    if arguments.lstrip().startswith("{"):
+        repair = JsonRepair()
+        valid = repair.push(arguments.lstrip()) + repair.close()
+        if not repair.rest.strip():
+            value: dict[str, Any] = json.loads(valid)
+            return value
+    return {"arguments": arguments}
 
 
 def _with_end_tag(given: Mapping[str, Any], message: dict[str, Any], index: int) -> dict[str, Any]:

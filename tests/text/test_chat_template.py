@@ -158,6 +158,60 @@ def test_the_current_date(monkeypatch):
     assert before <= datetime.strptime(text + "+0000", "%Y-%m-%d %H:%M%z") <= after
 
 
+AS_ITEMS = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{% set f = c.function or c %}<{{ f.name }}>"
+    "{% for k, v in f.arguments | items %}{{ k }}={{ v if v is string else v | tojson }};{% endfor %}"
+    "{% endfor %}{% endfor %}"
+)
+AS_TEXT = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments if c.function.arguments is string"
+    " else c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "items"),
+    [
+        ('{"a": "x", "b": [1]}', "a=x;b=[1];"),
+        ('{"a": "x', "a=x;"),
+        ('{"a": "x", "b": [1, ', "a=x;b=[1];"),
+        ('{"a": one}', "a=one;"),
+        (" {", ""),
+        ("", ""),
+        ("[1, 2]", "arguments=[1, 2];"),
+        ('"x"', 'arguments="x";'),
+        ("hello", "arguments=hello;"),
+        ("null", "arguments=null;"),
+        ('{"a": 1} and more', 'arguments={"a": 1} and more;'),
+        ("[" * 50_000, "arguments=" + "[" * 50_000 + ";"),
+        (None, ""),
+        ([1], "arguments=[1];"),
+    ],
+)
+def test_any_arguments_are_rendered(arguments, items):
+    """What an answer held is taken back, by templates that go through an object's items as well."""
+    function = {"name": "f", "arguments": arguments}
+    whole = {"name": "g", "arguments": '{"c": 1}'}
+    messages = [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": function}, whole]}]
+
+    assert f"<f>{items}<g>c=1;" == ChatTemplate(AS_ITEMS).render(messages)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "x', "hello", "[1]"])
+def test_templates_that_take_a_text_get_it(arguments):
+    """It is shown as it is where that can be."""
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+    assert arguments == ChatTemplate(AS_TEXT).render([USER, message])
+
+
+def test_a_template_that_refuses_still_does():
+    """Arguments that are no object change nothing about its own words."""
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]}
+    with pytest.raises(TemplateError, match="no calls here"):
+        ChatTemplate("{{ raise_exception('no calls here') }}").render([USER, message])
+
+
 def test_a_template_of_its_own_for_tools():
     """Where a model has two templates, tools choose."""
     template = ChatTemplate("plain", tool_source="with tools {{ tools | length }}")
