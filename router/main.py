@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.router.answers.cache import AnswerCache
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
@@ -34,6 +35,7 @@ from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objec
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.runtime.process import run_tier
+from qwenserve.store.opening import open_store
 from qwenserve.text.assets import AssetError
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
@@ -75,8 +77,19 @@ class Router:
             if config.router.tokenizers
             else LocalTextService(model.assets)
         )
+        self._store = open_store(config.store)
+        self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
+        for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
+            self.metrics.registry.register(counters)
         self.core = ChatCore(
-            model, self._workers, self._text, config.router, self.metrics, OutcomeRecorder(self.metrics)
+            model,
+            self._workers,
+            self._text,
+            config.router,
+            self.metrics,
+            self._answers,
+            config.cache,
+            OutcomeRecorder(self.metrics),
         )
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)
@@ -118,6 +131,8 @@ class Router:
             if self._http is not None:
                 stack.push_async_callback(self._http.close)
             stack.push_async_callback(self._server.stop, _LAST_WORDS_S)
+            stack.push_async_callback(self._store.close)
+            stack.push_async_callback(self._answers.close)
             stack.push_async_callback(self._text.close)
             stack.push_async_callback(self._workers.close)
             stack.push_async_callback(tasks.close)

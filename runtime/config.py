@@ -29,7 +29,8 @@ RESERVED_VARIABLES = frozenset(
 
 
 # What an error message must not repeat.
-_SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "store.url"})
+_SECRET_TEXTS = frozenset({"store.encryption_key", "store.password", "store.url"})
+_SECRETS = _SECRET_TEXTS | {"auth.keys"}
 
 
 class ConfigError(Exception):
@@ -263,6 +264,21 @@ class StoreConfig(Section):
     )
 
 
+class CacheConfig(Section):
+    """Answers to repeated prompts, kept in the store. Only what would come out the same again: temperature 0, or a seed
+    in the request."""
+
+    mode: Literal["off", "read", "write", "readwrite"] = Field(
+        default="off", description="What requests that say nothing about it do with kept answers."
+    )
+    max_age_s: float = Field(default=3600.0, gt=0, description="How long an answer is kept, and the oldest one given.")
+    max_answer_bytes: int = Field(
+        default=256 * 1024,
+        ge=1024,
+        description="Largest answer kept, in bytes: up to 4 for a token, 250 with log-probabilities.",
+    )
+
+
 class LogConfig(Section):
     """Logs on standard error: one event a line. Prompt text is never logged."""
 
@@ -287,6 +303,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
     store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
+    cache: CacheConfig = Field(default_factory=CacheConfig, description="Answers to repeated prompts.")
     log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
     cache_dir: str = Field(
         default="",
@@ -373,9 +390,9 @@ def load_config(
     for name, text in sorted(environment.items()):
         if name.startswith(ENV_PREFIX) and name not in RESERVED_VARIABLES:
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
-            put(key, _parse(text, name), f"environment {name}")
+            put(key, _value(key, text, name), f"environment {name}")
     for key, value in (overrides or {}).items():
-        put(key, _parse(value, f"--set {key}") if isinstance(value, str) else value, "--set")
+        put(key, _value(key, value, f"--set {key}") if isinstance(value, str) else value, "--set")
     tree = _tree(values)
     worker = tree.get("worker", {})
     given = {name: worker.pop(name) for name in list(worker) if name not in WorkerConfig.model_fields}
@@ -462,6 +479,12 @@ def _flatten(
             raise ConfigError(f"file {file}: {key} is a section; expected keys below it, got {value!r}")
         else:
             yield key, value
+
+
+def _value(key: str, text: str, source: str) -> Any:
+    value = _parse(text, source)
+    # A password may be made of digits, or spell something else that is more than a text to YAML.
+    return text if key in _SECRET_TEXTS and not isinstance(value, str) else value
 
 
 def _parse(text: str, source: str) -> Any:

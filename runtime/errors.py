@@ -5,6 +5,7 @@
     │   └── ContextLengthExceeded
     ├── Unauthenticated       no key, or a wrong one
     ├── NotFound              no such model or path
+    ├── NotCached             only a kept answer was wanted, and there is none
     ├── RequestTooLarge       the body is over the limit
     ├── MethodNotAllowed      the path exists, the verb does not
     ├── RequestTimeout        the body came too slowly
@@ -94,6 +95,13 @@ class NotFound(ServiceError):
 
 class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
+
+
+class NotCached(ServiceError):
+    reason = "NOT_CACHED"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 504  # RFC 9111, section 5.2.1.7
+    openai_type = "invalid_request_error"
 
 
 class MethodNotAllowed(InvalidRequest):

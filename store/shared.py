@@ -168,12 +168,16 @@ class SharedStore:
             self._breaker.answered()
             self._log.info("store_back")
 
+    def disbelieve(self, reason: str) -> None:
+        """Counts a value that was whole, and still not what it should have been; `reason` is one of a few."""
+        self.bad_values.labels(reason).inc()
+        self._trouble("value", f"a stored value is not believed: {reason}")
+
     def _opened(self, place: str, value: bytes, max_bytes: int) -> bytes | None:
         try:
             payload = self._envelope.open(place, value, max_bytes)
         except BadValue as error:
-            self.bad_values.labels(str(error)).inc()
-            self._trouble("value", f"a stored value is not believed: {error}")
+            self.disbelieve(str(error))
             return None
         if self._troubles:
             self._over("value")

@@ -15,9 +15,8 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import Choice, ChoicePlan
 from qwenserve.router.chat.interface import EventSink
-from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import Continuations
-from qwenserve.router.generation.leg import Placement
+from qwenserve.router.generation.leg import Choose, Placement
 from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.tokenizer import Tokenizer
@@ -82,7 +81,7 @@ class Answer:
     def begin(
         self,
         plans: Sequence[ChoicePlan],
-        choose: Callable[[Sequence[int], frozenset[str]], WorkerSession],
+        choose: Choose,
         continuations: Continuations,
         *,
         priority: int,
@@ -98,7 +97,14 @@ class Answer:
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
         placement = Placement(choose, continuations, self.call.request_id, priority, cache_salt, deadline)
         self._choices = [
-            Choice(self, index, plan, placement, self._tokenizer, want_token_ids=self._want_token_ids)
+            Choice(
+                self,
+                index,
+                plan,
+                placement if plan.choose is None else placement._replace(choose=plan.choose),
+                self._tokenizer,
+                want_token_ids=self._want_token_ids,
+            )
             for index, plan in enumerate(plans)
         ]
         self._open = len(plans)

@@ -10,7 +10,7 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import NextLeg, Placement
+from qwenserve.router.generation.leg import Choose, NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
@@ -30,7 +30,7 @@ ChatEvent = chat_pb2.ChatEvent
 
 class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text.
+    `end_ids`. `lead` is sent before its text. `choose` is taken for its legs where it differs from the answer's.
     """
 
     prompt_token_ids: Sequence[int]
@@ -39,6 +39,7 @@ class ChoicePlan(NamedTuple):
     end_ids: frozenset[int] = frozenset()
     lead: str = ""
     thinking: ThinkingBudget | None = None
+    choose: Choose | None = None
 
 
 class Listener(Protocol):

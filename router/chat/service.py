@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.answers.cache import AnswerCache
+from qwenserve.router.answers.policy import CacheUse
 from qwenserve.router.chat.answer import Answer, AnswerOutcome, refused
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
@@ -18,14 +20,16 @@ from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.interface import EventSink
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.prepare import Preparation, Prepared
+from qwenserve.router.chat.reuse import Reuse, fleet_fingerprint
 from qwenserve.router.chat.sampling import check_ids_in_all, check_prompt_ids, filled_fields, seeds
 from qwenserve.router.chat.whole import chat_completion, completion
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
+from qwenserve.router.generation.leg import Placement
 from qwenserve.router.routing.requirements import Requirements
-from qwenserve.runtime.config import RouterConfig
+from qwenserve.runtime.config import CacheConfig, RouterConfig
 from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.metrics import RouterMetrics
@@ -47,6 +51,8 @@ class ChatCore:
         text: TextService,
         config: RouterConfig,
         metrics: RouterMetrics,
+        answers: AnswerCache,
+        cache: CacheConfig,
         on_outcome: Callable[[AnswerOutcome], None],
     ) -> None:
         self._model = model
@@ -56,6 +62,7 @@ class ChatCore:
         self._config = config
         self._metrics = metrics
         self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
+        self._reuse = Reuse(answers, cache, self._fleet_fingerprint)
         self._on_outcome = on_outcome
         limits = ContinuationLimits(
             config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
@@ -214,20 +221,24 @@ class ChatCore:
 
     async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
         self._check_open()
+        use = self._reuse.use(request)
         prepared = await self._prepare.chat(request, call)
         start = self._start("chatcmpl", prepared, request.return_token_ids)
+        plans = await self._plans(use, request, call, prepared, start)
         answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-        return self._begin(answer, prepared)
+        return self._begin(answer, prepared, plans)
 
     async def _completion(
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
     ) -> Answer:
         self._check_open()
+        use = self._reuse.use(request)
         prepared = await self._prepare.completion(request, call)
         start = self._start("cmpl", prepared, request.return_token_ids)
-        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
         leads = self._echoed(request, prepared) if request.echo else None
-        return self._begin(answer, prepared, leads)
+        plans = await self._plans(use, request, call, prepared, start, leads)
+        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
+        return self._begin(answer, prepared, plans)
 
     def _check_open(self) -> None:
         if self._draining:
@@ -260,7 +271,31 @@ class ChatCore:
             on_end=self._ended,
         )
 
-    def _begin(self, answer: Answer, prepared: Prepared, leads: Sequence[str] | None = None) -> Answer:
+    async def _plans(
+        self,
+        use: CacheUse,
+        request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
+        call: Call,
+        prepared: Prepared,
+        start: chat_pb2.StreamStart,
+        leads: Sequence[str] | None = None,
+    ) -> Sequence[ChoicePlan]:
+        """Returns a plan for each choice, and notes in `start` where the answer comes from."""
+        plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
+        if not use.nothing:
+            placement = Placement(
+                partial(self._choose, prepared.needs, prepared.cache_salt, prepared.session),
+                self._continuations,
+                call.request_id,
+                prepared.priority,
+                prepared.cache_salt,
+                time.monotonic() + self._config.request_timeout_s,
+            )
+            plans, start.cache = await self._reuse.plans(use, request, call, prepared, plans, placement)
+            self._check_open()
+        return plans
+
+    def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
         plans: list[ChoicePlan] = []
         wanted = prepared.choices * len(prepared.prompts)
         # Drawn before the loop, which writes into what they are derived from.
@@ -280,6 +315,9 @@ class ChatCore:
                         prompt, sampling, prepared.new_pipeline(prompt), prepared.end_ids, lead, prepared.thinking
                     )
                 )
+        return plans
+
+    def _begin(self, answer: Answer, prepared: Prepared, plans: Sequence[ChoicePlan]) -> Answer:
         self._running.add(answer)
         self._idle.clear()
         try:
@@ -295,6 +333,9 @@ class ChatCore:
             self._release(answer)
             raise
         return answer
+
+    def _fleet_fingerprint(self) -> str:
+        return fleet_fingerprint(session.info for session in self._workers.sessions if session.info is not None)
 
     def _choose(
         self, needs: Requirements, cache_salt: str, session: str, prompt: Sequence[int], tried: frozenset[str]

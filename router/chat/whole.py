@@ -17,6 +17,7 @@ def chat_completion(fold: Fold) -> chat_pb2.ChatCompletion:
         usage=fold.usage,
         prompt_token_ids=fold.prompt_token_ids(),
         ignored_params=start.ignored_params,
+        cache=start.cache,
     )
 
 
@@ -40,6 +41,7 @@ def completion(fold: Fold, choices_per_prompt: int) -> chat_pb2.Completion:
         ],
         usage=fold.usage,
         ignored_params=start.ignored_params,
+        cache=start.cache,
     )
 
 

@@ -4,11 +4,59 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
-from qwenserve.router.clients.worker_session import WorkerSession
+from qwenserve.router.clients.worker_session import TokenStream
 from qwenserve.router.generation.continuation import Continuations
+from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import sampling_pb2
+
+
+class LegStream(TokenStream, Protocol):
+    """Receives the ids of a leg: a generation."""
+
+    def give_up(self, error: ServiceError) -> None:
+        """Nothing can go on with this answer; nothing follows."""
+
+
+class LegSource(Protocol):
+    """Who gives a leg its ids: a worker's session, or what stands for one. See `router.clients.worker_session`."""
+
+    @property
+    def address(self) -> str:
+        """What tells it from others."""
+
+    @property
+    def connection(self) -> int:
+        """Another number after a break: another worker, for all that is known."""
+
+    @property
+    def name(self) -> str:
+        """The worker's name, for people."""
+
+    def submit(
+        self,
+        stream: LegStream,
+        prompt_token_ids: Sequence[int],
+        sampling: sampling_pb2.SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        deadline: float | None = None,
+        cache_salt: str = "",
+        answer_offset: int | None = None,
+    ) -> int:
+        """Gives ids to `stream`, none before this returns. Returns a handle. Raises Unavailable."""
+
+    def abort(self, handle: int) -> None:
+        """No more ids are wanted; the end still follows."""
+
+    def forget(self, handle: int) -> None:
+        """Nothing is wanted any more."""
+
+
+# Returns where the next leg comes from, for its prompt and without the addresses that were tried. Raises Unavailable.
+Choose: TypeAlias = Callable[[Sequence[int], frozenset[str]], LegSource]
 
 
 class Placement(NamedTuple):
@@ -16,7 +64,7 @@ class Placement(NamedTuple):
     addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock.
     """
 
-    choose: Callable[[Sequence[int], frozenset[str]], WorkerSession]
+    choose: Choose
     continuations: Continuations
     request_id: str
     priority: int
@@ -25,11 +73,9 @@ class Placement(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """A submission under way: the session that has it, its number there, the session's connection, and its first id's
-    index in the answer.
-    """
+    """A submission under way: who has it, its number there, the connection, and its first id's index in the answer."""
 
-    session: WorkerSession
+    session: LegSource
     handle: int
     connection: int
     first: int
@@ -40,7 +86,7 @@ class Excluded(NamedTuple):
     worker, restarted or restored. `full`: it only had no room.
     """
 
-    session: WorkerSession
+    session: LegSource
     connection: int
     full: bool
 

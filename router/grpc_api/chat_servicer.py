@@ -42,7 +42,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Answers whole."""
         call = self._call(request.request_id, context)
         answer = await self._core.create_chat(request, call)
-        _list_ignored(context, answer.ignored_params)
+        _tell_trailers(context, answer)
         _tell_continued(context, answer.usage)
         return answer
 
@@ -59,7 +59,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.Completion:
         """Continues a text, whole."""
         answer = await self._core.create_completion(request, self._call(request.request_id, context))
-        _list_ignored(context, answer.ignored_params)
+        _tell_trailers(context, answer)
         _tell_continued(context, answer.usage)
         return answer
 
@@ -175,7 +175,7 @@ class EventQueue:
             size = self._unread.waiting
             for event in batch:
                 if event.HasField("start"):
-                    _list_ignored(context, event.start.ignored_params)
+                    _tell_trailers(context, event.start)
                 await context.write(event)
             self._unread.written(size)
             if self._error is not None:
@@ -197,9 +197,17 @@ class EventQueue:
             self._unread.end(error)
 
 
-def _list_ignored(context: Context, ignored: Sequence[str]) -> None:
-    if ignored:
-        context.set_trailing_metadata((*context.trailing_metadata(), ("x-ignored-params", ", ".join(ignored))))
+def _tell_trailers(
+    context: Context, start: chat_pb2.StreamStart | chat_pb2.ChatCompletion | chat_pb2.Completion
+) -> None:
+    more = []
+    if start.ignored_params:
+        more.append(("x-ignored-params", ", ".join(start.ignored_params)))
+    if start.cache:
+        name = chat_pb2.CacheStatus.Name(start.cache)
+        more.append(("x-cache", name.removeprefix("CACHE_STATUS_").lower()))
+    if more:
+        context.set_trailing_metadata((*context.trailing_metadata(), *more))
 
 
 def _tell_continued(context: Context, usage: sampling_pb2.Usage) -> None:

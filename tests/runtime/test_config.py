@@ -191,3 +191,13 @@ def test_every_setting_is_read_somewhere() -> None:
     whole = {"cache_dir": "cache_path"}
 
     assert [name for name in sorted(names) if f".{whole.get(name, name)}" not in source] == []
+
+
+@pytest.mark.parametrize("password", ["123456", "0017", "1e5", "no", "plain", "'quoted'"])
+def test_a_password_is_taken_as_it_is_written(password: str) -> None:
+    """YAML would make numbers and more of some; quotes around one are still YAML's."""
+    overrides = {"store.password": password}
+    environment = {"QWENSERVE_STORE__PASSWORD": password}
+
+    assert load(overrides=overrides).config.store.password == password.strip("'")
+    assert load_config(environment=environment).config.store.password == password.strip("'")

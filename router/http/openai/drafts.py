@@ -9,6 +9,12 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS
 
+_CACHE_MODES = {
+    "off": chat_pb2.CACHE_MODE_OFF,
+    "read": chat_pb2.CACHE_MODE_READ,
+    "write": chat_pb2.CACHE_MODE_WRITE,
+    "readwrite": chat_pb2.CACHE_MODE_READ_WRITE,
+}
 _INT32 = range(-(2**31), 2**31)
 
 
@@ -116,6 +122,11 @@ def write_stream_options(draft: Draft, value: Mapping[str, Any]) -> None:
 def write_request_id(draft: Draft, value: str) -> None:
     """The caller's id for the request."""
     draft.request_id = value
+
+
+def write_cache(draft: Draft, value: str) -> None:
+    """What is done with kept answers."""
+    draft.request.cache.mode = _CACHE_MODES[value]
 
 
 def write_top_k(draft: Draft, value: int) -> None:

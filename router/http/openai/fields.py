@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field as Limits
 from pydantic import WithJsonSchema
@@ -284,6 +284,14 @@ _COMMON = (
         "conversation-1",
         "Names a session, like the header x-session-id, which wins: under the policy session_affinity its requests go "
         "to one worker.",
+    ),
+    applied(
+        "cache",
+        Literal["off", "read", "write", "readwrite"],
+        "cache.mode",
+        "readwrite",
+        "What is done with answers to repeated prompts; see also the header Cache-Control.",
+        drafts.write_cache,
     ),
     applied(
         "request_id",

@@ -18,6 +18,7 @@ from qwenserve.router.http.openai.json_answers import chat_body, completion_body
 from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
 from qwenserve.router.http.transport.answering import stream, until_complete
 from qwenserve.router.http.transport.body import read_request
+from qwenserve.router.http.transport.cache_control import apply_cache_control
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Face
@@ -127,6 +128,8 @@ def _note(exchange: Exchange, draft: Draft) -> None:
     message.request_id = exchange.request_id
     if session := exchange.request.headers.get("x-session-id"):
         message.session = session
+    if (control := exchange.request.headers.get("Cache-Control")) is not None:
+        apply_cache_control(control, message.cache)
     exchange.ignore(draft.ignored)
 
 

@@ -31,7 +31,7 @@ async def stream(
     def head() -> bytes:
         if form.started is None:
             raise ValueError("an answer begins with its start")
-        exchange.note_ignored(form.started.ignored_params)
+        exchange.note_start(form.started)
         return reply.head({**exchange.headers(_EVENT_STREAM), **_NOT_HELD})
 
     sink = SseSink(
@@ -67,4 +67,4 @@ async def until_complete(exchange: Exchange, fold: Fold, answer: RunningAnswer) 
         answer.cancel()
     exchange.model = fold.start.model
     exchange.usage = fold.usage
-    exchange.note_ignored(fold.start.ignored_params)
+    exchange.note_start(fold.start)

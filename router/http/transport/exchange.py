@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.http.transport.errors import ErrorFormat, error_headers
 from qwenserve.router.http.transport.reply import Reply
@@ -17,6 +18,11 @@ from qwenserve.type.v1 import sampling_pb2
 
 _JSON = "application/json"
 _MAX_LISTED = 32
+_CACHE_NAMES: Mapping[int, str] = {
+    chat_pb2.CACHE_STATUS_HIT: "hit",
+    chat_pb2.CACHE_STATUS_JOINED: "joined",
+    chat_pb2.CACHE_STATUS_MISS: "miss",
+}
 
 
 class Exchange:
@@ -28,6 +34,7 @@ class Exchange:
 
     __slots__ = (
         "began",
+        "cache",
         "error",
         "errors",
         "handed_over",
@@ -63,6 +70,8 @@ class Exchange:
         self.error: ServiceError | None = None
         self.usage: sampling_pb2.Usage | None = None
         self.ignored: tuple[str, ...] = ()
+        # What `x-cache` says; empty where kept answers were not asked for.
+        self.cache = ""
 
     def read_headers(self) -> None:
         """Reads the headers that can be wrong. Raises InvalidRequest."""
@@ -88,11 +97,18 @@ class Exchange:
         if names:
             self.ignored += tuple(name for name in names if name not in self.ignored)
 
+    def note_start(self, start: chat_pb2.StreamStart) -> None:
+        """Notes what the beginning of an answer says for the reply's head."""
+        self.note_ignored(start.ignored_params)
+        self.cache = _CACHE_NAMES.get(start.cache, "")
+
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""
         headers = {"Content-Type": content_type, "x-request-id": self.request_id}
         if self.traceparent:
             headers["traceparent"] = self.traceparent
+        if self.cache:
+            headers["x-cache"] = self.cache
         if self.ignored:
             # Names come from the caller and may hold anything.
             names = [quote(name[:80], safe="[].-_") for name in self.ignored[:_MAX_LISTED]]

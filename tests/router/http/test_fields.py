@@ -23,6 +23,7 @@ ARRIVES: dict[str, Any] = {
     "parallel_tool_calls": chat_pb2.ToolChoice(parallel=False),
     "chat_template_kwargs": {"enable_thinking": False},
     "prompt": "once",
+    "cache": chat_pb2.CACHE_MODE_READ_WRITE,
 }
 COMPANIONS: dict[str, dict[str, Any]] = {"top_logprobs": {"logprobs": True}}
 CHAT_LOGPROBS = 0

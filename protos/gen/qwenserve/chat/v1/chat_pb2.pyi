@@ -12,6 +12,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CacheMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_MODE_UNSPECIFIED: _ClassVar[CacheMode]
+    CACHE_MODE_OFF: _ClassVar[CacheMode]
+    CACHE_MODE_READ: _ClassVar[CacheMode]
+    CACHE_MODE_WRITE: _ClassVar[CacheMode]
+    CACHE_MODE_READ_WRITE: _ClassVar[CacheMode]
+
+class CacheStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_STATUS_UNSPECIFIED: _ClassVar[CacheStatus]
+    CACHE_STATUS_MISS: _ClassVar[CacheStatus]
+    CACHE_STATUS_HIT: _ClassVar[CacheStatus]
+    CACHE_STATUS_JOINED: _ClassVar[CacheStatus]
+CACHE_MODE_UNSPECIFIED: CacheMode
+CACHE_MODE_OFF: CacheMode
+CACHE_MODE_READ: CacheMode
+CACHE_MODE_WRITE: CacheMode
+CACHE_MODE_READ_WRITE: CacheMode
+CACHE_STATUS_UNSPECIFIED: CacheStatus
+CACHE_STATUS_MISS: CacheStatus
+CACHE_STATUS_HIT: CacheStatus
+CACHE_STATUS_JOINED: CacheStatus
+
 class ToolChoice(_message.Message):
     __slots__ = ("mode", "names", "parallel")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -32,8 +56,18 @@ class ToolChoice(_message.Message):
     parallel: bool
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., names: _Optional[_Iterable[str]] = ..., parallel: bool = ...) -> None: ...
 
+class CachePolicy(_message.Message):
+    __slots__ = ("mode", "max_age_s", "only_if_cached")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    ONLY_IF_CACHED_FIELD_NUMBER: _ClassVar[int]
+    mode: CacheMode
+    max_age_s: int
+    only_if_cached: bool
+    def __init__(self, mode: _Optional[_Union[CacheMode, str]] = ..., max_age_s: _Optional[int] = ..., only_if_cached: bool = ...) -> None: ...
+
 class ChatCompletionRequest(_message.Message):
-    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session", "thinking_budget", "reasoning_effort")
+    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session", "thinking_budget", "reasoning_effort", "cache")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +92,7 @@ class ChatCompletionRequest(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     THINKING_BUDGET_FIELD_NUMBER: _ClassVar[int]
     REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     model: str
     conversation: _message_pb2.Conversation
     sampling: _sampling_pb2.SamplingParams
@@ -75,10 +110,11 @@ class ChatCompletionRequest(_message.Message):
     session: str
     thinking_budget: int
     reasoning_effort: str
-    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ..., thinking_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ...) -> None: ...
+    cache: CachePolicy
+    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ..., thinking_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ...) -> None: ...
 
 class CompletionRequest(_message.Message):
-    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session")
+    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session", "cache")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +128,7 @@ class CompletionRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GUIDE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[CompletionPrompt]
     sampling: _sampling_pb2.SamplingParams
@@ -105,7 +142,8 @@ class CompletionRequest(_message.Message):
     cache_salt: str
     guide: _guide_pb2.Guide
     session: str
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., session: _Optional[str] = ...) -> None: ...
+    cache: CachePolicy
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., session: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ...) -> None: ...
 
 class CompletionPrompt(_message.Message):
     __slots__ = ("text", "token_ids")
@@ -146,7 +184,7 @@ class ChatEvent(_message.Message):
     def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
-    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens")
+    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +192,7 @@ class StreamStart(_message.Message):
     IGNORED_PARAMS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -161,7 +200,8 @@ class StreamStart(_message.Message):
     ignored_params: _containers.RepeatedScalarFieldContainer[str]
     worker: str
     prompt_tokens: int
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    cache: CacheStatus
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ...) -> None: ...
 
 class ToolCallStart(_message.Message):
     __slots__ = ("index", "id", "name")
@@ -194,7 +234,7 @@ class ChoiceFinish(_message.Message):
     def __init__(self, reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_string: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., thinking_cut: bool = ...) -> None: ...
 
 class ChatCompletion(_message.Message):
-    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params")
+    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params", "cache")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +242,7 @@ class ChatCompletion(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IGNORED_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -209,7 +250,8 @@ class ChatCompletion(_message.Message):
     usage: _sampling_pb2.Usage
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignored_params: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ...) -> None: ...
+    cache: CacheStatus
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ...) -> None: ...
 
 class ChatChoice(_message.Message):
     __slots__ = ("index", "message", "finish", "logprobs", "token_ids")
@@ -226,20 +268,22 @@ class ChatChoice(_message.Message):
     def __init__(self, index: _Optional[int] = ..., message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("id", "created", "model", "choices", "usage", "ignored_params")
+    __slots__ = ("id", "created", "model", "choices", "usage", "ignored_params", "cache")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     IGNORED_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
     choices: _containers.RepeatedCompositeFieldContainer[CompletionChoice]
     usage: _sampling_pb2.Usage
     ignored_params: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[CompletionChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., ignored_params: _Optional[_Iterable[str]] = ...) -> None: ...
+    cache: CacheStatus
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[CompletionChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ...) -> None: ...
 
 class CompletionChoice(_message.Message):
     __slots__ = ("index", "text", "finish", "logprobs", "token_ids", "prompt_token_ids")

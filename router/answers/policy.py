@@ -1,0 +1,121 @@
+"""Which answers may be kept and given again, and under which key. Pure."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from array import array
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.type.v1 import sampling_pb2
+
+ModeName = Literal["off", "read", "write", "readwrite"]
+
+_MODES: dict[ModeName, int] = {
+    "off": chat_pb2.CACHE_MODE_OFF,
+    "read": chat_pb2.CACHE_MODE_READ,
+    "write": chat_pb2.CACHE_MODE_WRITE,
+    "readwrite": chat_pb2.CACHE_MODE_READ_WRITE,
+}
+_READS = frozenset({chat_pb2.CACHE_MODE_READ, chat_pb2.CACHE_MODE_READ_WRITE})
+_WRITES = frozenset({chat_pb2.CACHE_MODE_WRITE, chat_pb2.CACHE_MODE_READ_WRITE})
+
+# Fields of a request that do not decide which ids are generated for a prompt. Every other one goes into the key, new
+# ones too: a field that nobody thought of here makes two answers of one, never one of two.
+_NOT_IN_KEY = (
+    "model",  # the fingerprint says which
+    "conversation",  # the prompt has it
+    "prompts",
+    "sampling",  # the complete parameters are taken
+    "n",  # choices are kept one by one
+    "echo",
+    "return_token_ids",
+    "user",
+    "metadata",
+    "request_id",
+    "priority",
+    "session",
+    "cache",
+)
+
+Request = chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
+
+
+class CacheUse(NamedTuple):
+    """What a request may do: take kept answers of at most `max_age_s` seconds, keep fresh ones, or fail without one."""
+
+    read: bool
+    write: bool
+    max_age_s: float
+    only_if_cached: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether kept answers are left alone."""
+        return not (self.read or self.write or self.only_if_cached)
+
+
+OFF = CacheUse(False, False, 0.0, False)
+
+
+def cache_use(asked: chat_pb2.CachePolicy, default: ModeName, max_age_s: float) -> CacheUse:
+    """Returns what holds for a request. Raises InvalidRequest for a policy that contradicts itself."""
+    if asked.max_age_s < 0:
+        raise InvalidRequest(f"cache.max_age_s must be 0 or more, got {asked.max_age_s}", param="cache.max_age_s")
+    if asked.mode not in (chat_pb2.CACHE_MODE_UNSPECIFIED, *_MODES.values()):
+        raise InvalidRequest(f"cache.mode {asked.mode} is not known; use 1 to 4", param="cache.mode")
+    mode: int = asked.mode or _MODES[default]
+    reads = mode in _READS
+    if asked.only_if_cached:
+        if asked.mode and not reads:
+            raise InvalidRequest("only_if_cached needs a mode that reads; use read or readwrite", param="cache")
+        # Said without a mode it is a wish to read, whatever the deployment does otherwise.
+        reads = True
+    oldest = min(max_age_s, asked.max_age_s) if asked.HasField("max_age_s") else max_age_s
+    return CacheUse(reads, mode in _WRITES, oldest, asked.only_if_cached)
+
+
+def is_repeatable(sampling: sampling_pb2.SamplingParams, *, seed_given: bool, unsupported: Collection[str]) -> bool:
+    """Whether an engine would generate the same again: greedy, or with a seed that the request set and engines honour.
+
+    `sampling` is complete. A seed that the router drew does not count: the caller wants another answer each time.
+    """
+    return sampling.temperature == 0 or (seed_given and "seed" not in unsupported)
+
+
+def request_identity(request: Request) -> bytes:
+    """Returns what else of a request decides which ids are generated, besides prompt, sampling, model and tenant."""
+    rest = copy.copy(request)
+    for name in _NOT_IN_KEY:
+        if name in rest.DESCRIPTOR.fields_by_name:
+            rest.ClearField(name)
+    return type(request).__name__.encode() + rest.SerializeToString(deterministic=True)
+
+
+def answer_key(
+    *,
+    fingerprint: str,
+    tenant: str,
+    identity: bytes,
+    sampling: sampling_pb2.SamplingParams,
+    prompt: Sequence[int],
+) -> str:
+    """Returns the key of one choice's answer: equal where everything is equal that decides it, and never else."""
+    asked = sampling_pb2.SamplingParams()
+    asked.CopyFrom(sampling)
+    if asked.temperature == 0:
+        asked.ClearField("seed")  # drawn for every choice, and never used
+    digest = hashlib.blake2b(digest_size=32, person=b"qsv answer 1")
+    for part in (
+        fingerprint.encode(),
+        tenant.encode(),
+        identity,
+        asked.SerializeToString(deterministic=True),
+        array("i", prompt).tobytes(),
+    ):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return f"answer:{digest.hexdigest()}"

@@ -1,0 +1,110 @@
+"""The use case's side of kept answers: which choices of a request may come from the store, and whether they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.answers.cache import AnswerCache, Wanted
+from qwenserve.router.answers.policy import (
+    OFF,
+    CacheUse,
+    Request,
+    answer_key,
+    cache_use,
+    is_repeatable,
+    request_identity,
+)
+from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.choice import ChoicePlan
+from qwenserve.router.chat.prepare import Prepared
+from qwenserve.router.generation.leg import Placement
+from qwenserve.runtime.config import CacheConfig
+from qwenserve.runtime.errors import NotCached
+from qwenserve.worker.v1 import worker_pb2
+
+
+class Reuse:
+    """Decides for each request. `fingerprint` says what the workers compute with; empty while none is known."""
+
+    def __init__(self, answers: AnswerCache, config: CacheConfig, fingerprint: Callable[[], str]) -> None:
+        self._answers = answers
+        self._config = config
+        self._fingerprint = fingerprint
+
+    def use(self, request: Request) -> CacheUse:
+        """Returns what a request may do with kept answers. Raises InvalidRequest."""
+        if self._config.mode == "off" and not request.HasField("cache"):
+            return OFF
+        return cache_use(request.cache, self._config.mode, self._config.max_age_s)
+
+    async def plans(
+        self,
+        use: CacheUse,
+        request: Request,
+        call: Call,
+        prepared: Prepared,
+        plans: Sequence[ChoicePlan],
+        placement: Placement,
+    ) -> tuple[Sequence[ChoicePlan], chat_pb2.CacheStatus]:
+        """Returns the plans with where their legs come from, and what is to be told of it.
+
+        `placement` is how workers are reached: its deadline is nobody's own, for what is shared must not end with the
+        one who came first. Waits for the store once, no longer than it may take. Raises NotCached.
+        """
+        wanted = self._wanted(use, request, call, prepared, plans)
+        kept = await self._answers.look_up(wanted)
+        joins = [use.read and self._answers.joinable(each.key) for each in wanted]
+        status = chat_pb2.CACHE_STATUS_MISS
+        if wanted and all(kept):
+            status = chat_pb2.CACHE_STATUS_HIT
+        elif wanted and all(found or joined for found, joined in zip(kept, joins, strict=True)):
+            status = chat_pb2.CACHE_STATUS_JOINED
+        if use.only_if_cached and status != chat_pb2.CACHE_STATUS_HIT:
+            raise NotCached("no answer is kept for this request; send it without only-if-cached", param="cache")
+        if not wanted:
+            return plans, status
+        return [
+            plan._replace(choose=self._answers.chooser(want, found, placement))
+            for plan, want, found in zip(plans, wanted, kept, strict=True)
+        ], status
+
+    def _wanted(
+        self, use: CacheUse, request: Request, call: Call, prepared: Prepared, plans: Sequence[ChoicePlan]
+    ) -> list[Wanted]:
+        """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
+        fingerprint = self._fingerprint()
+        seed_given = request.sampling.HasField("seed")
+        if not fingerprint or not is_repeatable(
+            plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
+        ):
+            return []
+        # A name chosen by the caller does not open what was kept for another key.
+        tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
+        identity = request_identity(request)
+        return [
+            Wanted(
+                answer_key(
+                    fingerprint=fingerprint,
+                    tenant=tenant,
+                    identity=identity,
+                    sampling=plan.sampling,
+                    prompt=plan.prompt_token_ids,
+                ),
+                plan.prompt_token_ids,
+                plan.sampling,
+                plan.end_ids,
+                use,
+            )
+            for plan in plans
+        ]
+
+
+def fleet_fingerprint(infos: Iterable[worker_pb2.WorkerInfo]) -> str:
+    """Returns what changes when a worker computes with something else: model, weights, engine, release.
+
+    Where workers differ, any of them may have answered, and the key says so. Empty without workers.
+    """
+    return " ".join(
+        sorted({f"{info.model.lower()}/{info.model_fingerprint}/{info.engine}/{info.engine_version}" for info in infos})
+    )
