@@ -43,6 +43,10 @@ class OutcomeRecorder:
             fields["traceparent"] = outcome.call.traceparent
         if outcome.call.key_id:
             fields["key"] = outcome.call.key_id
+        if outcome.call.user:
+            fields["user"] = outcome.call.user
+        if outcome.call.labels:
+            fields["metadata"] = dict(outcome.call.labels)
         if outcome.error is None:
             self._log.info("answer", **fields)
         elif outcome.error.http_status < 500:

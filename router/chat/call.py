@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from qwenserve.runtime.errors import InvalidRequest
@@ -17,10 +18,14 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 
 
+# The limits of OpenAI's API.
+_MAX_LABELS, _MAX_LABEL, _MAX_VALUE = 16, 64, 512
+
+
 class Call(NamedTuple):
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
     without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
-    leaves it to the deployment.
+    leaves it to the deployment. `user` and `labels` are the caller's own, for the log event.
     """
 
     request_id: str
@@ -28,10 +33,27 @@ class Call(NamedTuple):
     traceparent: str = ""
     key_id: str = ""
     strict: bool | None = None
+    user: str = ""
+    labels: Mapping[str, str] = {}
+
+    def labelled(self, user: str, labels: Mapping[str, str]) -> Call:
+        """Returns this call with what its caller wants in the log; without it where there is too much."""
+        if not (user or labels) or too_much_to_log(user, labels):
+            return self
+        return self._replace(user=user, labels=dict(labels))
 
     def remaining_s(self) -> float | None:
         """Seconds left, at least 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+def too_much_to_log(user: str, labels: Mapping[str, str]) -> str:
+    """Returns which field, `user` or `metadata`, is longer than a log event may be made; empty where none is."""
+    if len(user) > _MAX_VALUE:
+        return "user"
+    if len(labels) > _MAX_LABELS or any(len(k) > _MAX_LABEL or len(v) > _MAX_VALUE for k, v in labels.items()):
+        return "metadata"
+    return ""
 
 
 def request_id(given: str | None) -> str:

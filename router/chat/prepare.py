@@ -14,6 +14,7 @@ from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
     check_ids_in_all,
+    check_labels,
     check_priority,
     check_prompt_ids,
     check_prompt_length,
@@ -222,6 +223,8 @@ class Preparation:
         check_counts(request.n, request.stop_strings)
         check_sampling(request.sampling, self._tokenizer.vocab_size)
         check_cache_salt(request.cache_salt)
+        labels = request.metadata if isinstance(request, chat_pb2.ChatCompletionRequest) else {}
+        check_labels(request.user, labels)
         check_session(request.session)
         check_priority(request.priority)
 

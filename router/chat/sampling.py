@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 
+from qwenserve.router.chat.call import too_much_to_log
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from qwenserve.runtime.sampling_ranges import (
     BIAS,
@@ -111,6 +112,15 @@ def check_session(session: str) -> None:
     """Raises InvalidRequest for one that is too long."""
     if len(session) > MAX_SESSION:
         raise InvalidRequest(f"session has {len(session)} characters; at most {MAX_SESSION}", param="session")
+
+
+def check_labels(user: str, labels: Mapping[str, str]) -> None:
+    """Raises InvalidRequest for more than a log event may hold."""
+    if param := too_much_to_log(user, labels):
+        raise InvalidRequest(
+            f"{param} is too long: user has 512 characters at most, metadata 16 labels of 64 with values of 512",
+            param=param,
+        )
 
 
 def complete(asked: sampling_pb2.SamplingParams, defaults: sampling_pb2.SamplingParams) -> sampling_pb2.SamplingParams:

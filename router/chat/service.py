@@ -82,6 +82,7 @@ class ChatCore:
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
+        call = call.labelled(request.user, request.metadata)
         return await self._recorded("chat", call, began, self._chat(request, call, sink, began))
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
@@ -93,6 +94,7 @@ class ChatCore:
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
+        call = call.labelled(request.user, {})
         return await self._recorded("completion", call, began, self._completion(request, call, sink, began))
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:

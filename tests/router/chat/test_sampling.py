@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.sampling import (
     check_cache_salt,
     check_counts,
+    check_labels,
     check_prompt_ids,
     check_sampling,
     complete,
@@ -183,3 +185,32 @@ def test_fields_an_engine_lacks_are_refused_if_strict() -> None:
         drop_unsupported(SamplingParams(min_p=0.1), SamplingParams(), {"min_p"}, strict=True, engine="e")
 
     assert caught.value.param == "min_p"
+
+
+LABELS_AT_THE_LIMIT = {f"{number:064}": "v" * 512 for number in range(16)}
+
+
+def test_labels_that_a_log_event_can_hold_are_taken() -> None:
+    check_labels("u" * 512, LABELS_AT_THE_LIMIT)  # raises where the rule is broken
+    call = Call("r").labelled("u" * 512, LABELS_AT_THE_LIMIT)
+
+    assert (call.user, call.labels) == ("u" * 512, LABELS_AT_THE_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("user", "labels", "param"),
+    [
+        ("u" * 513, {}, "user"),
+        ("", {**LABELS_AT_THE_LIMIT, "one": "more"}, "metadata"),
+        ("", {"k" * 65: ""}, "metadata"),
+        ("u", {"k": "v" * 513}, "metadata"),
+    ],
+)
+def test_labels_beyond_what_a_log_event_may_hold_are_refused_and_not_logged(
+    user: str, labels: dict[str, str], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_labels(user, labels)
+
+    assert caught.value.param == param
+    assert Call("r").labelled(user, labels) == Call("r")
