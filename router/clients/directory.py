@@ -206,7 +206,7 @@ class WorkerDirectory:
                 metadata={"workers": str(len(members))},
                 retry_after_s=_RETRY_AFTER_S,
             )
-        usable = [one for one in ready if not needs.lacking(one.capabilities)]
+        usable = [one for one in ready if needs.met_by(one.capabilities)]
         if not usable:
             # It was checked against the workers of that moment: since then those that can have gone, or are excluded.
             lacking = min((needs.lacking(s.capabilities) for s in ready), key=len)

@@ -46,6 +46,16 @@ class Requirements(NamedTuple):
         return lacking
 
 
+    def met_by(self, worker: Capabilities) -> bool:
+        """Returns whether a worker lacks nothing: `lacking` in a third of its time, for each worker of each request."""
+        return (
+            self.tokens <= worker.max_model_len
+            and self.fields.isdisjoint(worker.unsupported)
+            and (self.top_logprobs <= worker.max_top_logprobs or "top_logprobs" in worker.unsupported)
+            and (not self.guide_kind or self.guide_kind in worker.guide_kinds)
+        )
+
+
 NO_REQUIREMENTS = Requirements()
 
 

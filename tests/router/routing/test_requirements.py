@@ -33,6 +33,7 @@ BLIND = Capabilities("blind", 100, 0, frozenset({"top_logprobs", "min_p"}))
 )
 def test_a_worker_lacks_what_it_cannot_do(needs: Requirements, worker: Capabilities, lacking: set[str]) -> None:
     assert needs.lacking(worker) == lacking
+    assert needs.met_by(worker) is (not lacking)
 
 
 def test_poor_workers_limit_nothing_where_another_can_do_all() -> None:
