@@ -45,7 +45,6 @@ class Requirements(NamedTuple):
             lacking |= {"guide"}
         return lacking
 
-
     def met_by(self, worker: Capabilities) -> bool:
         """Returns whether a worker lacks nothing: `lacking` in a third of its time, for each worker of each request."""
         return (

@@ -7,12 +7,22 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 
+import pytest
+
+from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.clients.text_service import RemoteTextService
+from qwenserve.router.main import Router
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.text.assets import load_assets
 from tests.router.clients.test_worker_session import Stream, connected, submit
 from tests.system.processes import free_port, start
-from tests.system.stack import TINY, until
+from tests.system.stack import TINY, stack_config, until
+
+# Real processes start, stop and go on.
+pytestmark = pytest.mark.timeout(200)
 
 START_S = 60.0
 
@@ -53,6 +63,43 @@ async def test_a_stopped_worker_is_lost_and_used_again_once_it_goes_on() -> None
         submit(session, again := Stream(), max_tokens=3)
         await until(lambda: again.ended, START_S)
         assert len(again.ids) == 3
+
+
+async def test_answers_of_a_stopped_worker_go_on_elsewhere() -> None:
+    """100 answers under way: every one is what it is without the stop."""
+    async with contextlib.AsyncExitStack() as stack:
+        settings = {
+            "model__reference": TINY,
+            "worker__engine": "simulated",
+            "worker__simulated__step_ms": 20,
+            "worker__max_running": 64,
+        }
+        pairs = [
+            await stack.enter_async_context(process("worker", **settings, worker__name=f"w{number}"))
+            for number in range(2)
+        ]
+        config = stack_config(router__workers=[address for address, _ in pairs], router__stall_timeout_s=1.5)
+        router = Router(config, ServedModel.load(TINY, config))
+        await stack.enter_async_context(router.serving(Shutdown()))
+        await until(lambda: all(session.ready for session in router.sessions), START_S)
+        channel = await stack.enter_async_context(make_channel(f"127.0.0.1:{router.grpc_port}", config.grpc))
+        stub = chat_pb2_grpc.ChatServiceStub(channel)
+
+        async def ask(number: int) -> tuple[list[int], int]:
+            request = chat_pb2.CompletionRequest(return_token_ids=True)
+            request.sampling.temperature = 0
+            request.sampling.max_tokens = 150
+            request.prompts.add().token_ids.ids.extend([number, 2, 3])
+            reply: chat_pb2.Completion = await stub.CreateCompletion(request, timeout=100)
+            return list(reply.choices[0].token_ids), reply.usage.completion_tokens
+
+        undisturbed = await asyncio.gather(*map(ask, range(100)))
+        asked = [asyncio.ensure_future(ask(number)) for number in range(100)]
+        await until(lambda: all(session.load.running > 20 for session in router.sessions), START_S)
+        pairs[0][1].send_signal(signal.SIGSTOP)
+
+        assert await asyncio.wait_for(asyncio.gather(*asked), 100) == undisturbed
+        assert [session.ready for session in router.sessions] == [False, True]
 
 
 async def test_a_prompt_for_a_stopped_tokenizer_is_tokenized_by_another() -> None:
