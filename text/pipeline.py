@@ -36,6 +36,10 @@ from qwenserve.text.xml_call import FUNCTION
 __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
 
+# White space beside a marker is held until it is known to be the form's; more than this is nobody's form.
+_MOST_SPACE = 1_000
+
+
 class PipelineSettings(NamedTuple):
     """How an answer is to be read.
 
@@ -277,8 +281,9 @@ class AnswerPipeline(CompletionPipeline):
             return
         if self._call is not None:
             if self._close_pending:
+                space = text.isspace()
                 text = self._close_pending + text
-                if text[len(Marker.CALL_CLOSE.value) :].isspace():
+                if space and len(text) <= _MOST_SPACE:
                     self._close_pending = text
                     return
                 self._close_pending = ""
@@ -369,7 +374,7 @@ class AnswerPipeline(CompletionPipeline):
         if not text:
             return
         self._lead = ""
-        body = text.rstrip("\n")
+        body = text.rstrip("\n") if len(self._space) <= _MOST_SPACE else text
         self._space = text[len(body) :]
         if body:
             self._emit(Reasoning(body, self._owed))
@@ -431,9 +436,9 @@ class AnswerPipeline(CompletionPipeline):
         if not text:
             return
         if self._parse_tools:
-            text = self._space + text
-            body = text.rstrip()
-            self._space = text[len(body) :]
+            whole = self._space + text
+            body = whole.rstrip() if len(self._space) <= _MOST_SPACE else whole
+            self._space = whole[len(body) :]
             text = body
         if text:
             self._emit(Content(text, self._owed))

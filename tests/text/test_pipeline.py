@@ -652,6 +652,21 @@ def test_a_text_in_tags_is_streamed(assets):
     assert max(len(list(group)) for any_told, group in itertools.groupby(told) if not any_told) < 25
 
 
+def test_white_space_without_end_is_not_held_without_end(assets):
+    """What is held is copied with every token; where a model writes nothing else, it comes out now and then."""
+    newline, space = assets.tokenizer.encode("\n")[0], assets.tokenizer.encode("x\t")[-1]
+    cut = '<tool_call>\n{"name": "weather", "arguments": {"city": "A</tool_call>'
+    for before, token_id in (("<think>\nA", newline), ("<think>A</think>B", space), (cut, space)):
+        pipeline = AnswerPipeline(
+            assets.tokenizer, PipelineSettings(parse_tools="hermes", tools=TOOLS), starts_in_reasoning=False
+        )
+        pipeline.push(assets.tokenizer.encode(before))
+        told = [len(pipeline.push([token_id])) for _ in range(5_000)]
+
+        assert sum(told) > 0, before
+        assert not any(told[:100]), before
+
+
 def test_a_call_that_is_cut_is_told_from_a_whole_one(assets):
     """Only the answer's end leaves arguments that are no JSON, and whoever names the reason of the end is told."""
     for text, cut in ((WEATHER, False), (WEATHER[:-20], True), (call("x"), False), ("A", False)):
