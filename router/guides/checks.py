@@ -1,0 +1,107 @@
+"""Guides as requests ask for them: checked here, before any engine hears of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import IntEnum
+from typing import NamedTuple
+
+from qwenserve.router.guides import json_schema
+from qwenserve.router.guides.json_schema import SchemaError
+from qwenserve.router.guides.regex_cost import RegexError, check_regex
+
+MAX_CHOICES = 1_000
+MAX_CHOICE_CHARACTERS = 64_000
+MAX_GRAMMAR_CHARACTERS = 64_000
+MAX_TRIGGER_CHARACTERS = 1_000
+
+_START_RULE = re.compile(r"^\s*[?!]?start\s*(?:\.\s*-?[0-9]+\s*)?:", re.MULTILINE)
+
+
+class GuideKind(IntEnum):
+    """How a guide's text is to be read. Values equal `qwenserve.type.v1.GuideKind`."""
+
+    JSON_SCHEMA = 1
+    JSON_OBJECT = 2
+    CHOICE = 3
+    REGEX = 4
+    GRAMMAR = 5
+
+
+class Guide(NamedTuple):
+    """A form that has been checked: equal forms are equal values. `text` is what the kind says of it."""
+
+    kind: GuideKind
+    text: str
+
+
+class Region(NamedTuple):
+    """A part of an answer that keeps to a form: it begins behind `trigger` and ends with `end`. The rest is free."""
+
+    trigger: str
+    guide: Guide
+    end: str
+
+
+class GuideError(ValueError):
+    """A guide that cannot be followed. `path` is the place in it, empty for all of it."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.message = message
+        self.path = path
+
+
+def checked(kind: GuideKind, text: str) -> Guide:
+    """Returns the guide, its text in one spelling. Raises GuideError. Large ones take time: not for an event loop."""
+    if kind is GuideKind.JSON_SCHEMA:
+        try:
+            return Guide(kind, json_schema.prepared(text))
+        except SchemaError as error:
+            raise GuideError(error.message, error.path) from None
+    if kind is GuideKind.JSON_OBJECT:
+        if text:
+            raise GuideError("any JSON object has no text of its own; leave it empty")
+        return Guide(kind, "")
+    if kind is GuideKind.CHOICE:
+        return Guide(kind, _choices(text))
+    if kind is GuideKind.REGEX:
+        try:
+            check_regex(text)
+        except RegexError as error:
+            raise GuideError(str(error)) from None
+        if not text:
+            raise GuideError("it is empty; only an empty answer would match")
+        return Guide(kind, text)
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise GuideError(f"{len(text):,} characters; at most {MAX_GRAMMAR_CHARACTERS:,}")
+    if _START_RULE.search(text) is None:
+        raise GuideError("it has no rule called start; grammars are written in Lark's notation")
+    return Guide(kind, text)
+
+
+def region(trigger: str, guide: Guide, end: str) -> Region:
+    """Returns a region of an answer. Raises GuideError."""
+    for name, text in (("trigger", trigger), ("end", end)):
+        if not 1 <= len(text) <= MAX_TRIGGER_CHARACTERS:
+            raise GuideError(f"{len(text):,} characters; 1 to {MAX_TRIGGER_CHARACTERS:,}", name)
+    return Region(trigger, guide, end)
+
+
+def _choices(text: str) -> str:
+    try:
+        choices = json.loads(text)
+    except (ValueError, RecursionError):
+        choices = None
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise GuideError("choices are a list of texts")
+    if not 1 <= len(choices) <= MAX_CHOICES:
+        raise GuideError(f"{len(choices):,} choices; 1 to {MAX_CHOICES:,}")
+    if sum(map(len, choices)) > MAX_CHOICE_CHARACTERS:
+        raise GuideError(f"{sum(map(len, choices)):,} characters in all choices; at most {MAX_CHOICE_CHARACTERS:,}")
+    for number, choice in enumerate(choices):
+        if not choice:
+            raise GuideError("it is empty; an answer has a text", f"[{number}]")
+    # The same one twice is one.
+    return json.dumps(list(dict.fromkeys(choices)), ensure_ascii=False, separators=(",", ":"))
