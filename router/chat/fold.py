@@ -13,13 +13,15 @@ from qwenserve.type.v1 import sampling_pb2
 class FoldedChoice:
     """One choice while its events arrive. `calls` has each tool call with the pieces of its arguments."""
 
-    __slots__ = ("calls", "content", "finish", "logprobs", "reasoning", "token_ids")
+    __slots__ = ("calls", "content", "finish", "logprobs", "reasoning", "thought_logprobs", "token_ids")
 
     def __init__(self) -> None:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[tuple[chat_pb2.ToolCallStart, list[str]]] = []
         self.logprobs: list[sampling_pb2.TokenLogprob] = []
+        # How many of `logprobs`, from the beginning, are of thought text.
+        self.thought_logprobs = 0
         self.token_ids: list[int] = []
         self.finish = chat_pb2.ChoiceFinish()
 
@@ -101,6 +103,8 @@ class Fold:
             choice.finish = event.finish
         if event.logprobs:
             choice.logprobs.extend(event.logprobs)
+            if kind == "reasoning_delta":
+                choice.thought_logprobs = len(choice.logprobs)
         if event.token_ids:
             choice.token_ids.extend(event.token_ids)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from qwenserve.router.chat.interface import Backend
@@ -44,6 +45,12 @@ class ServicePages:
             Endpoint("GET", "/", "pages", self.root, errors, guarded=False),
             Endpoint("GET", "/page/{name}", "pages", self._chat_page.file, errors, guarded=False, quiet=True),
             Endpoint("GET", "/healthz", "pages", self.healthz, errors, guarded=False, quiet=True),
+            # What other servers call these.
+            Endpoint("GET", "/health", "pages", self.readyz, errors, guarded=False, quiet=True),
+            Endpoint("GET", "/ping", "pages", self.healthz, errors, guarded=False, quiet=True),
+            Endpoint("GET", "/version", "pages", self.version, errors),
+            Endpoint("GET", "/v1", "pages", self.overview, errors),
+            Endpoint("GET", "/v1/", "pages", self.overview, errors),
             Endpoint("GET", "/readyz", "pages", self.readyz, errors, guarded=False, quiet=True),
             Endpoint("GET", "/metrics", "pages", self.metrics, errors, guarded=False, quiet=True),
         )
@@ -52,7 +59,15 @@ class ServicePages:
         """The chat page for a browser; where everything is for everybody else."""
         if wants_page(exchange.request.headers.get("Accept")):
             return self._chat_page.start(exchange)
+        return await self.overview(exchange)
+
+    async def overview(self, exchange: Exchange) -> Reply:
+        """Where everything is."""
         return exchange.reply(to_json({"service": "qwenserve", "api": "/v1", "docs": "/docs", "ready": "/readyz"}))
+
+    async def version(self, exchange: Exchange) -> Reply:
+        """The version of this software."""
+        return exchange.reply(to_json({"version": metadata.version("qwenserve")}))
 
     async def healthz(self, exchange: Exchange) -> Reply:
         """Whether the process serves at all."""

@@ -25,8 +25,7 @@ class ChunkPlan(NamedTuple):
     choices: int
     prompts: int
     include_usage: bool
-    logprobs: bool
-    token_ids: bool
+    shown: parts.Shown
 
 
 class Chunks:
@@ -36,10 +35,13 @@ class Chunks:
     """
 
     object_name = ""
+    # Whether thought text is text like any other.
+    _raw = False
 
     def __init__(self, plan: ChunkPlan) -> None:
         self._plan = plan
-        self._plain = not (plan.logprobs or plan.token_ids)
+        self._plain = not (plan.shown.logprobs or plan.shown.token_ids)
+        self._hides_reasoning = not plan.shown.reasoning
         self._opening = ""
         # Of text deltas, by choice and whether they are reasoning; made when first needed.
         self._frames: dict[tuple[int, bool], Frame] = {}
@@ -55,9 +57,11 @@ class Chunks:
         frame: Frame | None = None
         for event in events:
             kind = event.WhichOneof("event")
+            if kind == "reasoning_delta" and self._hides_reasoning:
+                continue
             if plain and (kind == "content_delta" or kind == "reasoning_delta"):
                 reasoning = kind == "reasoning_delta"
-                next_frame = self.text_frame(event.choice_index, reasoning)
+                next_frame = self._frame(event.choice_index, reasoning)
                 if text and frame is not None and next_frame is not frame:
                     pieces.append(frame.chunk(text))
                     text = ""
@@ -72,8 +76,13 @@ class Chunks:
             pieces.append(frame.chunk(text))
         return "".join(pieces)
 
-    def text_frame(self, choice_index: int, reasoning: bool) -> Frame:
-        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events."""
+    def text_frame(self, choice_index: int, reasoning: bool) -> Frame | None:
+        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events; None
+        where they are not shown.
+        """
+        return None if reasoning and self._hides_reasoning else self._frame(choice_index, reasoning)
+
+    def _frame(self, choice_index: int, reasoning: bool) -> Frame:
         frame = self._frames.get((choice_index, reasoning))
         if frame is None:
             if self.started is None or choice_index >= self._plan.choices:
@@ -114,15 +123,16 @@ class Chunks:
         if kind == "finish":
             told = parts.FINISH_REASONS[event.finish.reason]
             reason = "null" if told is None else quoted(told)
-            stopped_by = parts.stop_reason(event.finish)
+            stopped_by = parts.stop_reason(event.finish, self._plan.shown.stop_ids)
             if stopped_by is not None:
                 reason += f',"stop_reason":{json.dumps(stopped_by)}'
             reason += parts.thinking_cut(event.finish)
         delta = self._delta(kind, event)
         logprobs = "null"
-        if self._plan.logprobs and event.logprobs:
+        shown = self._plan.shown
+        if shown.logprobs and event.logprobs and (kind != "reasoning_delta" or shown.thought_logprobs or self._raw):
             logprobs = json.dumps(self._logprobs(event), ensure_ascii=False)
-        extra = f',"token_ids":{list(event.token_ids)}' if self._plan.token_ids else ""
+        extra = f',"token_ids":{list(event.token_ids)}' if self._plan.shown.token_ids else ""
         return self._choice_chunk(event.choice_index, delta, logprobs, reason, extra)
 
     def _text_tail(self) -> str:
@@ -145,8 +155,10 @@ class ChatChunks(Chunks):
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
-        role = [self._choice_chunk(index, '"delta":{"role":"assistant","content":""}') for index in choices]
-        if self._plan.token_ids and start.prompt_token_ids:
+        # Null and not absent: usual clients read the attributes without asking.
+        first = '"delta":{"role":"assistant","content":"","reasoning_content":null,"refusal":null}'
+        role = [self._choice_chunk(index, first) for index in choices]
+        if self._plan.shown.token_ids and start.prompt_token_ids:
             ids = f',"prompt_token_ids":{list(start.prompt_token_ids[0].ids)}'
             role[0] = role[0].removesuffix("}\n\n") + ids + "}\n\n"
         return "".join(role)
@@ -179,13 +191,14 @@ class ChatChunks(Chunks):
         return f'"delta":{{{delta}}}'
 
     def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
-        return parts.chat_logprobs(event.logprobs)
+        return parts.chat_logprobs(event.logprobs, self._plan.shown)
 
 
 class CompletionChunks(Chunks):
     """Chunks of a completion."""
 
     object_name = "text_completion"
+    _raw = True
 
     def __init__(self, plan: ChunkPlan) -> None:
         super().__init__(plan)
@@ -194,7 +207,7 @@ class CompletionChunks(Chunks):
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
         self._sent = [0] * self._plan.choices
-        if not self._plan.token_ids:
+        if not self._plan.shown.token_ids:
             return ""
         per_prompt = self._plan.choices // self._plan.prompts
         return "".join(
@@ -217,4 +230,4 @@ class CompletionChunks(Chunks):
 
     def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
         before = self._sent[event.choice_index] - len(event.content_delta or event.reasoning_delta)
-        return parts.completion_logprobs(event.logprobs, before)
+        return parts.completion_logprobs(event.logprobs, before, self._plan.shown)

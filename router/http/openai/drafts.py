@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.runtime.errors import InvalidRequest
-from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS
+from qwenserve.router.http.openai.parts import Shown
+from qwenserve.runtime.errors import InvalidRequest, Unsupported
+from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS, RANGES
 
 _CACHE_MODES = {
     "off": chat_pb2.CACHE_MODE_OFF,
@@ -24,13 +25,17 @@ class Draft:
     __slots__ = (
         "has_logprobs",
         "ignored",
+        "include_reasoning",
         "include_usage",
         "max_completion_tokens",
         "max_tokens",
+        "reasoning_logprobs",
         "request",
         "request_id",
         "sampling",
         "stream",
+        "stream_options",
+        "tokens_as_ids",
         "top_logprobs",
     )
 
@@ -39,7 +44,11 @@ class Draft:
         self.sampling = request.sampling
         self.ignored: list[str] = []
         self.stream = False
+        self.stream_options = False
         self.include_usage = False
+        self.include_reasoning = True
+        self.reasoning_logprobs = False
+        self.tokens_as_ids = False
         self.request_id = ""
         self.has_logprobs = False
         self.top_logprobs: int | None = None
@@ -52,15 +61,28 @@ class Draft:
             raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         if self.has_logprobs:
             self.sampling.top_logprobs = self.top_logprobs or 0
-        limit = self.max_tokens
+        limit, name = self.max_tokens, "max_tokens"
         if self.max_completion_tokens is not None:
             if limit is not None and limit != self.max_completion_tokens:
                 self.ignored.append("max_tokens")
-            limit = self.max_completion_tokens
+            limit, name = self.max_completion_tokens, "max_completion_tokens"
+        if limit is not None and not RANGES["max_tokens"].holds(limit):
+            raise InvalidRequest(f"{name} must be {RANGES['max_tokens']}, got {limit}", param=name)
         if limit is not None:
             self.sampling.max_tokens = limit
-        if self.include_usage and not self.stream:
-            self.ignored.append("stream_options")
+        if self.stream_options and not self.stream:
+            raise InvalidRequest("stream_options is for streams; set stream to true", param="stream_options")
+
+    def shown(self) -> Shown:
+        """Returns what of the answer its caller sees."""
+        return Shown(
+            logprobs=self.has_logprobs,
+            token_ids=self.request.return_token_ids,
+            tokens_as_ids=self.tokens_as_ids,
+            reasoning=self.include_reasoning,
+            thought_logprobs=self.reasoning_logprobs,
+            stop_ids=frozenset(self.sampling.stop_token_ids),
+        )
 
 
 class ChatDraft(Draft):
@@ -109,14 +131,64 @@ def write_stream(draft: Draft, value: bool) -> None:
 
 
 def write_stream_options(draft: Draft, value: Mapping[str, Any]) -> None:
-    """Reads `include_usage`; other options are ignored."""
+    """Reads `include_usage`; of the others, what would change the stream is refused, and the rest listed."""
+    draft.stream_options = True
     for name, option in value.items():
         if name == "include_usage":
             if not isinstance(option, bool | None):
                 raise InvalidRequest("stream_options.include_usage must be true or false", param="stream_options")
             draft.include_usage = bool(option)
+        elif name == "continuous_usage_stats" and option:
+            raise Unsupported(
+                "stream_options.continuous_usage_stats: token counts come once, in the last chunk; use include_usage",
+                param="stream_options",
+            )
         elif option not in (None, False):
             draft.ignored.append(f"stream_options.{name}")
+
+
+def write_include_reasoning(draft: Draft, value: bool) -> None:
+    """Whether thought text is in the answer."""
+    draft.include_reasoning = value
+
+
+def write_reasoning_logprobs(draft: Draft, value: bool) -> None:
+    """Whether the tokens of thought text have log-probabilities too."""
+    draft.reasoning_logprobs = value
+
+
+def write_tokens_as_ids(draft: Draft, value: bool) -> None:
+    """Whether log-probabilities name tokens by their ids."""
+    draft.tokens_as_ids = value
+
+
+def write_allowed_token_ids(draft: Draft, value: list[int]) -> None:
+    """Ids that may be generated."""
+    draft.sampling.allowed_token_ids.extend(value)
+
+
+def write_reasoning(draft: ChatDraft, value: Mapping[str, Any]) -> None:
+    """The switch as an object: `enabled`, or `effort`."""
+    for name, option in value.items():
+        if name == "enabled" and isinstance(option, bool):
+            draft.conversation.enable_thinking = option
+        elif name == "effort" and isinstance(option, str):
+            draft.request.reasoning_effort = option
+        elif name == "exclude" and isinstance(option, bool):
+            draft.include_reasoning = not option
+        elif option is not None:
+            draft.ignored.append(f"reasoning.{name}")
+
+
+def write_thinking(draft: ChatDraft, value: Mapping[str, Any]) -> None:
+    """The switch in yet another form: `type` is enabled or disabled."""
+    for name, option in value.items():
+        if name == "type" and option in ("enabled", "disabled"):
+            draft.conversation.enable_thinking = option == "enabled"
+        elif name == "type":
+            raise InvalidRequest("thinking.type must be 'enabled' or 'disabled'", param="thinking")
+        elif option is not None:
+            draft.ignored.append(f"thinking.{name}")
 
 
 def write_request_id(draft: Draft, value: str) -> None:

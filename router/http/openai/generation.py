@@ -55,17 +55,13 @@ class GenerationEndpoints:
         call = exchange.call()
         exchange.handed_over = True
         if draft.stream:
-            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.has_logprobs, message.return_token_ids)
+            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.shown())
             return await stream(
                 exchange, ChatChunks(plan), self._config, lambda sink: self._backend.stream_chat(message, call, sink)
             )
         fold = Fold()
         await until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
-        return exchange.reply(
-            await _written(
-                fold, partial(chat_body, fold, logprobs=draft.has_logprobs, token_ids=message.return_token_ids)
-            )
-        )
+        return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown())))
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
@@ -76,9 +72,7 @@ class GenerationEndpoints:
         exchange.handed_over = True
         if draft.stream:
             prompts = len(message.prompts)
-            plan = ChunkPlan(
-                (message.n or 1) * prompts, prompts, draft.include_usage, draft.has_logprobs, message.return_token_ids
-            )
+            plan = ChunkPlan((message.n or 1) * prompts, prompts, draft.include_usage, draft.shown())
             return await stream(
                 exchange,
                 CompletionChunks(plan),
@@ -95,8 +89,7 @@ class GenerationEndpoints:
                     fold,
                     _leads(message, fold),
                     max(1, message.n),
-                    logprobs=draft.has_logprobs,
-                    token_ids=message.return_token_ids,
+                    draft.shown(),
                 ),
             )
         )

@@ -16,35 +16,35 @@ from qwenserve.runtime.json_text import quoted
 from qwenserve.type.v1 import sampling_pb2
 
 
-def chat_body(fold: Fold, *, logprobs: bool, token_ids: bool) -> bytes:
+def chat_body(fold: Fold, shown: parts.Shown) -> bytes:
     """Returns a complete answer as a chat completion in JSON."""
     rendered = []
     for index, choice in fold.choices():
-        probabilities = _json(parts.chat_logprobs(choice.logprobs)) if logprobs else "null"
-        more = f',"token_ids":{choice.token_ids}' if token_ids else ""
+        items = choice.logprobs if shown.thought_logprobs else choice.logprobs[choice.thought_logprobs :]
+        probabilities = _json(parts.chat_logprobs(items, shown)) if shown.logprobs else "null"
+        more = f',"token_ids":{choice.token_ids}' if shown.token_ids else ""
         rendered.append(
-            f'{{"index":{index},"message":{_message(choice)},"logprobs":{probabilities},'
-            f"{_finish(choice.finish)}{more}}}"
+            f'{{"index":{index},"message":{_message(choice, shown)},"logprobs":{probabilities},'
+            f"{_finish(choice.finish, shown)}{more}}}"
         )
-    more = f',"prompt_token_ids":{fold.prompt_token_ids()}' if token_ids else ""
+    more = f',"prompt_token_ids":{fold.prompt_token_ids()}' if shown.token_ids else ""
     return _body("chat.completion", fold, rendered, more)
 
 
-def completion_body(
-    fold: Fold, leads: Sequence[int], choices_per_prompt: int, *, logprobs: bool, token_ids: bool
-) -> bytes:
+def completion_body(fold: Fold, leads: Sequence[int], choices_per_prompt: int, shown: parts.Shown) -> bytes:
     """Returns a complete answer as a completion in JSON. `leads` has the length of the echoed prompt in each choice's
     text.
     """
     rendered = []
     for (index, choice), lead in zip(fold.choices(), leads, strict=True):
-        probabilities = _json(parts.completion_logprobs(choice.logprobs, lead)) if logprobs else "null"
+        probabilities = _json(parts.completion_logprobs(choice.logprobs, lead, shown)) if shown.logprobs else "null"
         more = ""
-        if token_ids:
+        if shown.token_ids:
             prompt = fold.prompt_token_ids(index // choices_per_prompt)
             more = f',"token_ids":{choice.token_ids},"prompt_token_ids":{prompt}'
         rendered.append(
-            f'{{"index":{index},"text":{quoted(choice.text)},"logprobs":{probabilities},{_finish(choice.finish)}{more}}}'
+            f'{{"index":{index},"text":{quoted(choice.text)},"logprobs":{probabilities},'
+            f"{_finish(choice.finish, shown)}{more}}}"
         )
     return _body("text_completion", fold, rendered, "")
 
@@ -58,12 +58,13 @@ def _body(kind: str, fold: Fold, choices: Sequence[str], more: str) -> bytes:
     ).encode()
 
 
-def _message(choice: FoldedChoice) -> str:
-    more = ""
-    if choice.reasoning:
+def _message(choice: FoldedChoice, shown: parts.Shown) -> str:
+    # Null and not absent: usual clients read the attributes without asking.
+    more = ',"refusal":null,"reasoning_content":null'
+    if choice.reasoning and shown.reasoning:
         # Both names are in use among clients.
-        shown = quoted("".join(choice.reasoning))
-        more = f',"reasoning_content":{shown},"reasoning":{shown}'
+        thought = quoted("".join(choice.reasoning))
+        more = f',"refusal":null,"reasoning_content":{thought},"reasoning":{thought}'
     if choice.calls:
         calls = [
             f'{{"id":{quoted(call.id)},"type":"function",'
@@ -72,12 +73,12 @@ def _message(choice: FoldedChoice) -> str:
         ]
         more += f',"tool_calls":[{",".join(calls)}]'
     content = choice.message_text
-    shown = "null" if content is None else quoted(content)
-    return f'{{"role":"assistant","content":{shown}{more}}}'
+    text = "null" if content is None else quoted(content)
+    return f'{{"role":"assistant","content":{text}{more}}}'
 
 
-def _finish(finish: chat_pb2.ChoiceFinish) -> str:
-    reason, stop = parts.FINISH_REASONS[finish.reason], parts.stop_reason(finish)
+def _finish(finish: chat_pb2.ChoiceFinish, wanted: parts.Shown) -> str:
+    reason, stop = parts.FINISH_REASONS[finish.reason], parts.stop_reason(finish, wanted.stop_ids)
     shown = quoted(stop) if isinstance(stop, str) else "null" if stop is None else stop
     ended = "null" if reason is None else quoted(reason)
     return f'"finish_reason":{ended},"stop_reason":{shown}{parts.thinking_cut(finish)}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.type.v1 import sampling_pb2
@@ -21,11 +21,26 @@ FINISH_REASONS = {
 }
 
 
-def stop_reason(finish: chat_pb2.ChoiceFinish) -> str | int | None:
-    """Returns the stop string or token id that ended a choice, where one did."""
+class Shown(NamedTuple):
+    """What of an answer its caller sees. `stop_ids` are the token ids that the caller asked to stop at; `reasoning`
+    and `thought_logprobs` say whether thought text, and its tokens' log-probabilities, are shown.
+    """
+
+    logprobs: bool = False
+    token_ids: bool = False
+    tokens_as_ids: bool = False
+    reasoning: bool = True
+    thought_logprobs: bool = False
+    stop_ids: frozenset[int] = frozenset()
+
+
+def stop_reason(finish: chat_pb2.ChoiceFinish, stop_ids: frozenset[int]) -> str | int | None:
+    """Returns the stop string, or the token id among those asked for, that ended a choice. An end token of the model's
+    own is no reason: clients take null for a natural end.
+    """
     if finish.HasField("stop_string"):
         return finish.stop_string
-    if finish.HasField("stop_token_id"):
+    if finish.HasField("stop_token_id") and finish.stop_token_id in stop_ids:
         return finish.stop_token_id
     return None
 
@@ -46,35 +61,45 @@ def usage(counts: sampling_pb2.Usage) -> str:
     )
 
 
-def chat_logprobs(items: Iterable[sampling_pb2.TokenLogprob]) -> dict[str, Any]:
+def chat_logprobs(items: Iterable[sampling_pb2.TokenLogprob], shown: Shown) -> dict[str, Any]:
     """Returns log-probabilities as chats have them."""
+    as_ids = shown.tokens_as_ids
     return {
         "content": [
-            {**_entry(item), "top_logprobs": [_entry(alternative) for alternative in item.top_logprobs]}
+            {**_entry(item, as_ids), "top_logprobs": [_entry(top, as_ids) for top in item.top_logprobs]}
             for item in items
         ],
         "refusal": None,
     }
 
 
-def completion_logprobs(items: Iterable[sampling_pb2.TokenLogprob], offset: int) -> dict[str, Any]:
-    """Returns log-probabilities as completions have them. `offset` is where the first token's text begins."""
+def completion_logprobs(items: Iterable[sampling_pb2.TokenLogprob], offset: int, shown: Shown) -> dict[str, Any]:
+    """Returns log-probabilities as completions have them. `offset` is where the first token's text begins. The token
+    itself is among its alternatives, whether it is one of the most likely or not.
+    """
     tokens: list[str] = []
     offsets: list[int] = []
     logprobs: list[float] = []
     alternatives: list[dict[str, float]] = []
     for item in items:
-        tokens.append(item.token)
+        token = _name(item, shown.tokens_as_ids)
+        tokens.append(token)
         offsets.append(offset)
         logprobs.append(max(item.logprob, _LEAST_LOGPROB))
-        alternatives.append({top.token: max(top.logprob, _LEAST_LOGPROB) for top in item.top_logprobs})
+        tops = {_name(top, shown.tokens_as_ids): max(top.logprob, _LEAST_LOGPROB) for top in item.top_logprobs}
+        tops.setdefault(token, logprobs[-1])
+        alternatives.append(tops)
         offset += len(item.token)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": alternatives, "text_offset": offsets}
 
 
-def _entry(item: sampling_pb2.TokenLogprob | sampling_pb2.TopLogprob) -> dict[str, Any]:
+def _name(item: sampling_pb2.TokenLogprob | sampling_pb2.TopLogprob, as_id: bool) -> str:
+    return f"token_id:{item.token_id}" if as_id else item.token
+
+
+def _entry(item: sampling_pb2.TokenLogprob | sampling_pb2.TopLogprob, as_id: bool) -> dict[str, Any]:
     return {
-        "token": item.token,
+        "token": _name(item, as_id),
         "logprob": max(item.logprob, _LEAST_LOGPROB),
         "bytes": list(item.token_bytes),
     }

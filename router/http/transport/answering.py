@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from qwenserve.router.chat.fold import Fold
@@ -10,7 +11,7 @@ from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.reply import Reply, StreamedReply
 from qwenserve.router.http.transport.sse import SseSink, StreamFormat
 from qwenserve.runtime.config import HttpConfig
-from qwenserve.runtime.errors import InternalError, SlowReader
+from qwenserve.runtime.errors import InternalError, ServiceError, SlowReader
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 # Neither caches nor proxies may keep events back.
@@ -29,9 +30,8 @@ async def stream(
     reply = StreamedReply(request)
 
     def head() -> bytes:
-        if form.started is None:
-            raise ValueError("an answer begins with its start")
-        exchange.note_start(form.started)
+        if form.started is not None:  # it is not known yet where a comment is the first that is sent
+            exchange.note_start(form.started)
         return reply.head({**exchange.headers(_EVENT_STREAM), **_NOT_HELD})
 
     sink = SseSink(
@@ -43,17 +43,34 @@ async def stream(
         write_buffer_bytes=config.write_buffer_bytes,
         request_id=exchange.request_id,
     )
-    answer = await start(sink)
+    loop = asyncio.get_running_loop()
+
+    def keep_alive() -> None:
+        # Whether the answer is silent or not: to note each token's time would cost more than a comment now and then.
+        nonlocal timer
+        sink.keep_alive()
+        timer = loop.call_later(config.keepalive_s, keep_alive)
+
+    timer = loop.call_later(config.keepalive_s, keep_alive)
+    answer: RunningAnswer | None = None
     try:
+        answer = await start(sink)
         await sink.ended
         if not sink.began:
             raise sink.error or InternalError("the answer ended before it began")
         if isinstance(sink.error, SlowReader):
             raise ConnectionResetError("the client was cut off")
         return reply
+    except ServiceError as error:
+        if not sink.began:
+            raise
+        sink.failed(error)
+        return reply
     finally:
+        timer.cancel()
         sink.close()
-        answer.cancel()
+        if answer is not None:
+            answer.cancel()
         exchange.error = sink.error
         exchange.usage = form.usage
         exchange.model = form.started.model if form.started is not None else exchange.model

@@ -82,7 +82,7 @@ class Dispatcher:
             if known == verb and endpoint.matches(path):
                 # Model names contain slashes, and a path may contain anything, line breaks included.
                 return endpoint, path[len(endpoint.stem) :]
-        return Endpoint("*", "", "other", self._no_such_endpoint, self._errors_at(path), guarded=False), ""
+        return Endpoint("*", "", "other", self._no_such_endpoint, self._errors_at(path)), ""
 
     def _errors_at(self, path: str) -> ErrorFormat:
         """Returns the error form of the face that a path without endpoint belongs to: who calls it reads that one."""

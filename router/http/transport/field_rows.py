@@ -13,12 +13,21 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
+from pydantic import BeforeValidator
 from pydantic import Field as Limits
 
 from qwenserve.runtime.errors import Unsupported
 
-Int32 = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1)]
-Int64 = Annotated[int, Limits(ge=-(2**63), le=2**63 - 1)]
+
+def _whole(value: Any) -> Any:
+    """Writers of JSON that know one kind of number send 4 as 4.0."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+# Of lists of ids: no function of ours for each.
+Id = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1)]
+Int32 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**31), le=2**31 - 1)]
+Int64 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, Limits(allow_inf_nan=False)]
 Objects = list[dict[str, Any]]
 

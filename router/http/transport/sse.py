@@ -20,6 +20,7 @@ from qwenserve.type.v1 import sampling_pb2
 
 _log = EventLog("http")
 
+_COMMENT = b": still there\n\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -56,7 +57,7 @@ class StreamFormat(Protocol):
 
     def text_frame(self, choice_index: int, reasoning: bool) -> Frame | None:
         """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events. None
-        where that depends on what came before: the deltas then go through `render`.
+        where that depends on what came before, or none are shown: the deltas then go through `render`.
         """
 
 
@@ -124,7 +125,7 @@ class SseSink:
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
         """Returns what writes deltas of plain text straight to the socket; None before the first event."""
-        if not self.began:
+        if self._format.started is None:
             return None
         frame = self._format.text_frame(choice_index, reasoning)
         if frame is None:
@@ -142,6 +143,14 @@ class SseSink:
         if self.began:
             self._write(self._errors.event(error, self._request_id), last=True)
         self._end()
+
+    def keep_alive(self) -> None:
+        """Writes a comment, which clients skip. The head leaves with it; an error is an event then."""
+        if self._closed:
+            return
+        head = b"" if self.began else self._head()
+        self.began = True
+        self._write(_COMMENT, head=head)
 
     def close(self) -> None:
         """Takes no more events."""

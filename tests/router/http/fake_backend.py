@@ -180,6 +180,8 @@ class FakeBackend:
         if call.remaining_s() == 0:
             raise DeadlineExceeded("the deadline has passed")
         self._check_model(request.model)
+        if not prompts:
+            raise InvalidRequest("send a prompt", param="prompt")
         longest = max(len(prompt) for prompt in prompts)
         if longest > MAX_MODEL_LEN:
             raise ContextLengthExceeded(

@@ -33,6 +33,10 @@ async def chat(http: aiohttp.ClientSession, served: Served, **fields: Any) -> li
     return await stream(http, served, "/v1/chat/completions", {**ASK, **fields})
 
 
+# Null and not absent: usual clients read the attributes without asking.
+OPENING = {"role": "assistant", "content": "", "reasoning_content": None, "refusal": None}
+
+
 async def test_a_stream_has_openais_form(served: Served, http: aiohttp.ClientSession) -> None:
     served.backend.script = lambda _: Script('Say "你好"\n👋', reasoning="hm")
     *chunks, done = await chat(http, served)
@@ -42,7 +46,7 @@ async def test_a_stream_has_openais_form(served: Served, http: aiohttp.ClientSes
         (chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks
     }
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[0] == OPENING
     assert deltas[1] == {"reasoning_content": "hm", "reasoning": "hm"}
     assert "".join(delta.get("content", "") for delta in deltas) == 'Say "你好"\n👋'
     assert deltas[-1] == {}
@@ -71,7 +75,7 @@ async def test_every_choice_begins_and_ends_once(served: Served, http: aiohttp.C
 
     for index in range(3):
         own = [chunk for chunk in chunks if chunk["index"] == index]
-        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert own[0]["delta"] == OPENING
         assert "".join(chunk["delta"].get("content", "") for chunk in own) == "You said: hi"
         assert [chunk["finish_reason"] for chunk in own if chunk["finish_reason"]] == ["stop"]
 
@@ -93,7 +97,7 @@ async def test_tool_calls_are_streamed_by_index(served: Served, http: aiohttp.Cl
 
 async def test_the_whole_answer_is_the_streams_fold(served: Served, http: aiohttp.ClientSession) -> None:
     served.backend.script = lambda _: TOOLS
-    asked = {**ASK, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}
+    asked = {**ASK, "logprobs": True, "top_logprobs": 2, "return_token_ids": True, "reasoning_logprobs": True}
     async with http.post(served.url + "/v1/chat/completions", json=asked) as reply:
         whole = await reply.json()
     chunks = (await chat(http, served, **asked))[:-1]
@@ -101,7 +105,7 @@ async def test_the_whole_answer_is_the_streams_fold(served: Served, http: aiohtt
     message = whole["choices"][0]["message"]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     for key in ("content", "reasoning", "reasoning_content"):
-        assert message[key] == "".join(delta.get(key, "") for delta in deltas)
+        assert message[key] == "".join(delta.get(key) or "" for delta in deltas)
     choices = [chunk["choices"][0] for chunk in chunks]
     reported = [item for choice in choices if choice["logprobs"] for item in choice["logprobs"]["content"]]
     assert whole["choices"][0]["logprobs"]["content"] == reported
@@ -199,3 +203,64 @@ async def test_a_defect_hides_its_inside(
     assert "secret" not in text
     assert json.loads(text)["error"]["code"] == "internal"
     assert "request_failed" in [record.message for record in caplog.records]
+
+
+async def test_a_message_without_a_thought_says_so(served: Served, http: aiohttp.ClientSession) -> None:
+    async with http.post(served.url + "/v1/chat/completions", json=ASK) as reply:
+        message = (await reply.json())["choices"][0]["message"]
+
+    assert message == {"role": "assistant", "content": "You said: hi", "refusal": None, "reasoning_content": None}
+
+
+@pytest.mark.parametrize(("asked", "tokens"), [({}, "ok"), ({"reasoning_logprobs": True}, "hmmok")])
+async def test_log_probabilities_are_those_of_the_content_unless_thought_is_asked_for(
+    asked: dict[str, Any], tokens: str, served: Served, http: aiohttp.ClientSession
+) -> None:
+    served.backend.script = lambda _: Script("ok", reasoning="hmm")
+    body = {**ASK, "logprobs": True, **asked}
+    async with http.post(served.url + "/v1/chat/completions", json=body) as reply:
+        whole = (await reply.json())["choices"][0]["logprobs"]["content"]
+    chunks = [chunk["choices"][0] for chunk in (await chat(http, served, **body))[:-1]]
+
+    streamed = [item for chunk in chunks if chunk["logprobs"] for item in chunk["logprobs"]["content"]]
+    assert whole == streamed
+    assert "".join(item["token"] for item in whole) == tokens
+
+
+async def test_thought_text_can_be_left_out(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script("fine", reasoning="let me see")
+    for asked in (
+        {"include_reasoning": False},
+        {"reasoning": {"exclude": True}},
+        {"include_reasoning": False, "logprobs": True},
+    ):
+        async with http.post(served.url + "/v1/chat/completions", json={**ASK, **asked}) as reply:
+            message = (await reply.json())["choices"][0]["message"]
+        chunks = [chunk["choices"][0]["delta"] for chunk in (await chat(http, served, **asked))[:-1]]
+
+        assert (message["content"], message["reasoning_content"]) == ("fine", None)
+        assert "".join(delta.get("content") or "" for delta in chunks) == "fine"
+        assert not any(delta.get("reasoning_content") for delta in chunks)
+
+
+async def test_tokens_can_be_named_by_their_ids(served: Served, http: aiohttp.ClientSession) -> None:
+    served.backend.script = lambda _: Script("hi")
+    asked = {"logprobs": True, "top_logprobs": 1, "return_tokens_as_token_ids": True}
+    async with http.post(served.url + "/v1/chat/completions", json={**ASK, **asked}) as reply:
+        items = (await reply.json())["choices"][0]["logprobs"]["content"]
+
+    assert [item["token"] for item in items] == ["token_id:104", "token_id:105"]
+    assert all(item["top_logprobs"][0]["token"].startswith("token_id:") for item in items)
+
+
+async def test_the_token_itself_is_among_a_completions_alternatives(
+    served: Served, http: aiohttp.ClientSession
+) -> None:
+    served.backend.script = lambda _: Script("hi")
+    async with http.post(served.url + "/v1/completions", json={"prompt": "a", "logprobs": 0}) as reply:
+        logprobs = (await reply.json())["choices"][0]["logprobs"]
+
+    assert [list(tops) for tops in logprobs["top_logprobs"]] == [["h"], ["i"]]
+    assert [tops[token] for tops, token in zip(logprobs["top_logprobs"], logprobs["tokens"], strict=True)] == (
+        logprobs["token_logprobs"]
+    )

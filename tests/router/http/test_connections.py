@@ -16,9 +16,10 @@ from qwenserve.router.http.shim import make_shim
 from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.metrics import RouterMetrics
 from tests.router.http.conftest import Served, serve, settled
-from tests.router.http.fake_backend import FakeBackend, Script
+from tests.router.http.fake_backend import FakeAnswer, FakeBackend, Script
 
 LIMIT_S = 20.0
 
@@ -236,3 +237,46 @@ def test_small_writes_are_not_held_back(run: Run) -> None:
             assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
     run(check)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_silent_stream_shows_that_it_is_there(fails: bool) -> None:
+    """The head leaves with the first comment; what fails after it is an error event."""
+    gate = asyncio.Event()
+
+    class Slow(FakeBackend):
+        async def stream_chat(self, *given: Any) -> FakeAnswer:
+            await gate.wait()
+            if fails:
+                raise InvalidRequest("told to fail")
+            return await super().stream_chat(*given)
+
+    async with serve(backend=Slow(), keepalive_s=0.01) as served, client(served) as (reader, writer):
+        writer.write(post({**ASK, "stream": True}, more="Connection: close\r\n"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"x-request-id" in head.lower()
+        for _ in range(3):
+            await reader.readuntil(b": still there\n\n")
+        gate.set()
+        rest = await reader.read()
+
+    events = [line for line in rest.split(b"\n") if line.startswith(b"data: ")]
+    if fails:
+        assert json.loads(events[-1].removeprefix(b"data: "))["error"]["message"] == "told to fail"
+    else:
+        assert events[-1] == b"data: [DONE]"
+        assert b'"role":"assistant"' in events[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [("/health", "status"), ("/ping", "status"), ("/version", "version"), ("/v1", "api"), ("/v1/models/", "data")],
+)
+async def test_what_other_servers_probes_ask_is_answered(path: str, member: str) -> None:
+    async with serve() as served, client(served) as (reader, writer):
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert json.loads(body)[member]

@@ -245,3 +245,22 @@ async def test_what_the_router_took_is_logged_and_counted_by_it(
     counted = served.metrics.registry.get_sample_value
     assert counted("qwenserve_errors_total", {"reason": "QUEUE_FULL"}) is None
     assert counted("qwenserve_http_requests_total", {"kind": "chat", "status": "429", "reason": "QUEUE_FULL"}) == 1
+
+
+async def test_the_key_may_stand_in_a_header_of_its_own(http: aiohttp.ClientSession) -> None:
+    async with serve(keys=("right",)) as served:
+        for key, status in (("right", 200), ("wrong", 401)):
+            async with http.post(served.url + CHAT, json=ASK, headers={"X-Api-Key": key}) as reply:
+                assert reply.status == status
+        both = {"X-Api-Key": "right", "Authorization": "Bearer wrong"}
+        async with http.post(served.url + CHAT, json=ASK, headers=both) as reply:
+            assert reply.status == 401
+
+
+async def test_without_a_key_nobody_learns_which_paths_there_are(http: aiohttp.ClientSession) -> None:
+    async with serve(keys=("right",)) as served:
+        for path in ("/nothing", "/v1/nothing", "/v1/chat"):
+            async with http.get(served.url + path) as reply:
+                assert reply.status == 401
+            async with http.get(served.url + path, headers={"Authorization": "Bearer right"}) as reply:
+                assert reply.status == 404

@@ -24,8 +24,10 @@ ARRIVES: dict[str, Any] = {
     "chat_template_kwargs": {"enable_thinking": False},
     "prompt": "once",
     "cache": chat_pb2.CACHE_MODE_READ_WRITE,
+    "reasoning": False,
+    "thinking": False,
 }
-COMPANIONS: dict[str, dict[str, Any]] = {"top_logprobs": {"logprobs": True}}
+COMPANIONS: dict[str, dict[str, Any]] = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
 CHAT_LOGPROBS = 0
 
 ROWS = [(face, row) for row in TABLE for face in (Face.CHAT, Face.COMPLETION) if face in row.faces]
@@ -77,9 +79,9 @@ async def test_an_applied_field_reaches_the_router(
 
     if row.target == "shim.request_id":
         assert row.example == request_id == served.backend.calls[0].request_id
-    elif row.target == "shim.include_usage":
-        assert ignored == "stream_options"  # it does nothing for whole answers, and says so
-    elif row.target != "shim.stream":
+    elif row.target.startswith("shim."):
+        assert ignored == ""  # what it does to the answer is shown with the answers
+    else:
         wanted = ARRIVES.get(row.name, row.example)
         if row.name == "logprobs" and face is Face.CHAT:
             wanted = CHAT_LOGPROBS
@@ -272,3 +274,55 @@ async def test_prompts_are_texts_or_token_ids(
 
     prompts = served.backend.requests[0].prompts  # type: ignore[union-attr]
     assert sent == [one.text.encode() or bytes(one.token_ids.ids) for one in prompts]
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinks"),
+    [
+        ({"reasoning": {"enabled": False}}, False),
+        ({"reasoning": {"enabled": True}}, True),
+        ({"thinking": {"type": "disabled"}}, False),
+        ({"thinking": {"type": "enabled"}}, True),
+    ],
+)
+async def test_every_spelling_of_thinking_on_and_off_is_applied(
+    fields: dict[str, Any], thinks: bool, served: Served, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, **fields)) as reply:
+        assert reply.status == 200
+        assert "x-ignored-params" not in reply.headers
+
+    conversation = served.backend.requests[0].conversation
+    assert (conversation.HasField("enable_thinking"), conversation.enable_thinking) == (True, thinks)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
+        ({"thinking": {"type": "maybe"}}, "thinking"),
+        ({"grammar": "root ::= 'a'"}, "grammar"),
+        ({"structural_tag": "{}"}, "structural_tag"),
+    ],
+)
+async def test_the_field_at_fault_is_named(
+    fields: dict[str, Any], param: str, served: Served, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, **fields)) as reply:
+        assert (reply.status, (await reply.json())["error"]["param"]) == (400, param)
+
+
+async def test_whole_numbers_may_be_written_with_a_point(served: Served, http: aiohttp.ClientSession) -> None:
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, max_tokens=4.0, seed=7.0, n=2.0)) as reply:
+        assert reply.status == 200
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, max_tokens=4.5)) as reply:
+        assert (reply.status, (await reply.json())["error"]["param"]) == (400, "max_tokens")
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, max_tokens="4")) as reply:
+        assert reply.status == 400
+
+    request = served.backend.requests[0]
+    assert (request.sampling.max_tokens, request.sampling.seed, request.n) == (4, 7, 2)

@@ -122,7 +122,7 @@ async def test_a_path_may_be_written_in_other_ways(path: str, served: Served) ->
 
 @pytest.mark.parametrize(
     ("verb", "path", "status"),
-    [("GET", "/v1/models/", 404), ("OPTIONS", "*", 404), ("GET", "/v1/models/{name}", 404), ("PATCH", "/healthz", 405)],
+    [("OPTIONS", "*", 404), ("GET", "/v1/models/{name}", 404), ("PATCH", "/healthz", 405)],
 )
 async def test_odd_targets_have_replies_of_ours(verb: str, path: str, status: int, served: Served) -> None:
     reply = raw(await until_closed(served, request(verb, path, "Connection: close")))
@@ -173,7 +173,7 @@ async def test_every_character_of_an_answer_arrives() -> None:
     text = "".join(map(chr, range(1, 128))) + "é\u2028\u2029 漢字 😀"
     script = Script(text, reasoning=text, tool_calls=((text, json.dumps({"a": text})),), stop_string=text)
     async with serve(backend=FakeBackend(lambda _: script)) as served:
-        asked: dict[str, Any] = {**ASK, "logprobs": True, "return_token_ids": True}
+        asked: dict[str, Any] = {**ASK, "logprobs": True, "return_token_ids": True, "reasoning_logprobs": True}
         data = request("POST", CHAT, "Connection: close", body=json.dumps(asked).encode())
         (choice,) = json.loads(raw(await until_closed(served, data)).body)["choices"]
 

@@ -9,6 +9,7 @@ import pytest
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai.chunks import ChatChunks, ChunkPlan
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
+from qwenserve.router.http.openai.parts import Shown
 from qwenserve.router.http.transport.sse import SseSink
 from qwenserve.runtime.errors import InternalError, WorkerLost
 from qwenserve.type.v1 import sampling_pb2
@@ -40,7 +41,7 @@ HEAD = b"head of the reply\r\n\r\n"
 
 
 def sink(wire: Wire, *, choices: int = 1, chunked: bool = True) -> SseSink:
-    plan = ChunkPlan(choices, 1, include_usage=False, logprobs=False, token_ids=False)
+    plan = ChunkPlan(choices, 1, include_usage=False, shown=Shown())
     return SseSink(
         ChatChunks(plan), OPENAI_ERRORS, wire, lambda: HEAD, chunked=chunked, write_buffer_bytes=1000, request_id="r"
     )
