@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from qwenserve.cli.output import Output
 from qwenserve.cli.plan import DeploymentPlan
 from qwenserve.cli.state import Deployment
 from qwenserve.cli.up import Prepared, run_foreground
+from qwenserve.runtime.config import LogConfig
+from qwenserve.runtime.log_file import LogFile
 
 
 def main(folder: Path) -> int:
@@ -20,6 +23,9 @@ def main(folder: Path) -> int:
     deployment = Deployment(folder)
     plan = DeploymentPlan.model_validate_json(deployment.plan_file.read_bytes())
     deployment.plan_file.unlink()  # it may hold keys
+    log = LogFile(deployment.log_file("supervisor"), LogConfig().max_bytes)
+    with contextlib.suppress(OSError):  # it was started with its output going there anyway
+        log.open()
     try:
         return run_foreground(Prepared(plan, deployment, ""), Output())
     except CommandError as error:

@@ -62,6 +62,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.logs import run_logs as run
     elif command == "stop":
         from qwenserve.cli.stop import run_stop as run
+    elif command == "restart":
+        from qwenserve.cli.restart import run_restart as run
     elif command == "chat":
         from qwenserve.cli.chat.command import run_chat as run
     elif command == "pack":
@@ -86,6 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
     stop = commands.add_parser("stop", help="drain and stop a deployment")
     stop.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
     stop.add_argument("--force", action="store_true", help="do not wait for answers under way")
+    restart = commands.add_parser("restart", help="restart every process in turn, losing nothing")
+    restart.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
     _add_chat(commands.add_parser("chat", help="chat in the terminal", description=_CHAT))
     pack = commands.add_parser("pack", help="put a configuration and its model into one archive")
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")

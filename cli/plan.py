@@ -39,7 +39,9 @@ class ProcessPlan(BaseModel):
     arguments: tuple[str, ...]
     environment: dict[str, str]
     probe: str
-    # Whether other processes listen at `probe` too, so that an answer from there does not prove this one ready.
+    # Whether other processes may listen at `probe` too, so that an answer from there does not prove this one ready.
+    # Even a single one shares its port: a rolling restart starts the next process beside it. Not so a worker, whose
+    # model would be in memory twice.
     shared: bool = False
 
 
@@ -54,8 +56,9 @@ class DeploymentPlan(BaseModel):
     http: str
     grpc: str
     drain_timeout_s: float
+    drain_notice_s: float = 0.0
     start_timeout_s: float = 600.0
-    announces: bool = True
+    health_timeout_s: float = 30.0
     # Environment variables of every process: what must not be seen in a list of processes.
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     processes: tuple[ProcessPlan, ...]
@@ -103,7 +106,7 @@ def make_plan(
         for n, endpoint in enumerate(addresses.workers)
     ]
     tokenizers = [
-        _process("tokenizer", f"tokenizer-{n}", endpoint, common, _listen("tokenizer", endpoint))
+        _process("tokenizer", f"tokenizer-{n}", endpoint, common, _listen("tokenizer", endpoint), shared=True)
         for n, endpoint in enumerate(addresses.tokenizers)
     ]
     router_settings: dict[str, Any] = {
@@ -113,9 +116,8 @@ def make_plan(
         "http.enabled": addresses.http is not None,
         **(_listen("http", addresses.http) if addresses.http else {}),
     }
-    shared = counts.routers > 1
     routers = [
-        _process("router", f"router-{n}", addresses.grpc, common, router_settings, shared=shared)
+        _process("router", f"router-{n}", addresses.grpc, common, router_settings, shared=True)
         for n in range(counts.routers)
     ]
     return DeploymentPlan(
@@ -125,7 +127,8 @@ def make_plan(
         http=str(addresses.http.reachable) if addresses.http else "",
         grpc=str(addresses.grpc.reachable),
         drain_timeout_s=config.drain_timeout_s,
-        announces=config.log.level in ("debug", "info"),
+        drain_notice_s=config.drain_notice_s,
+        health_timeout_s=config.health_timeout_s,
         secrets={f"{ENV_PREFIX}{key.upper().replace('.', '__')}": text for key, text in secrets.items()},
         processes=(*workers, *tokenizers, *routers),
     )

@@ -27,11 +27,7 @@ def table_of(records: Sequence[DeploymentRecord]) -> tuple[Sequence[str], list[S
     rows: list[Sequence[str]] = []
     for record in records:
         ports = ",".join(address.rpartition(":")[2] or "-" for address in (record.http, record.grpc))
-        state = record.shown_state
-        ready = sum(process.state == "ready" for process in record.processes)
-        if state == "degraded":
-            state = f"degraded {ready}/{len(record.processes)}"
-        rows.append((ports, record.name, str(record.supervisor.pid), state, record.path))
+        rows.append((ports, record.name, str(record.supervisor.pid), record.shown_state, record.path))
     return _HEADER, rows
 
 
@@ -41,8 +37,7 @@ def process_table_of(records: Sequence[DeploymentRecord]) -> tuple[Sequence[str]
     for record in records:
         for process in record.processes:
             identity = process.identity
-            running = identity is not None and identity.alive
-            state = process.state if running or process.state in ("failed", "restarting", "stopped") else "dead"
+            state = process.state if process.running or process.state in ("failed", "restarting", "stopped") else "dead"
             pid = str(identity.pid) if identity is not None else "-"
             rows.append((process.address, record.name, process.name, pid, state, str(process.restarts)))
     return ("ADDRESS", "DEPLOYMENT", "PROCESS", "PID", "STATE", "RESTARTS"), rows

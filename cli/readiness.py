@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 
 import aiohttp
 import grpc
@@ -11,8 +12,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 _ANSWER_S = 2.0
 
 
+class Health(Enum):
+    """What a gRPC server says about itself."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not serving"
+    SILENT = "silent"
+    # Nothing listens: it has ended, or lets its last answers go.
+    GONE = "gone"
+
+
 async def is_serving(address: str) -> bool:
     """Whether the gRPC server at `address` says that it serves."""
+    return await ask_health(address) is Health.SERVING
+
+
+async def ask_health(address: str) -> Health:
+    """Asks the gRPC server at `address`; SILENT if nothing answers within two seconds."""
     # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
     # reach the same process behind a shared port.
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -21,9 +37,10 @@ async def is_serving(address: str) -> bool:
             response = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_ANSWER_S, wait_for_ready=False
             )
-        except grpc.aio.AioRpcError:
-            return False
-    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        except grpc.aio.AioRpcError as error:
+            return Health.GONE if error.code() is grpc.StatusCode.UNAVAILABLE else Health.SILENT
+    serving = response.status == health_pb2.HealthCheckResponse.SERVING
+    return Health.SERVING if serving else Health.NOT_SERVING
 
 
 async def is_http_ready(address: str) -> bool:

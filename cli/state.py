@@ -45,6 +45,13 @@ class ProcessRecord(BaseModel):
     state: ProcessState = "starting"
     identity: ProcessIdentity | None = None
     restarts: int = 0
+    # A digest of what it was started with: whether a later supervisor can take it over.
+    settings: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process that has not ended."""
+        return self.identity is not None and self.identity.alive
 
 
 class DeploymentRecord(BaseModel):
@@ -66,9 +73,18 @@ class DeploymentRecord(BaseModel):
     @property
     def shown_state(self) -> str:
         """The state as a person should read it: a record outlives a supervisor that was killed."""
-        if self.supervisor.alive or self.state == "failed":
+        if self.state == "failed":
             return self.state
-        return "orphaned" if any(p.identity and p.identity.alive for p in self.processes) else "dead"
+        if not self.supervisor.alive:
+            return "orphaned" if any(process.running for process in self.processes) else "dead"
+        whole = all(process.running for process in self.processes)
+        state = "degraded" if self.state == "ready" and not whole else self.state
+        return f"degraded {self.serving}/{len(self.processes)}" if state == "degraded" else state
+
+    @property
+    def serving(self) -> int:
+        """How many processes are ready and have not ended."""
+        return sum(process.state == "ready" and process.running for process in self.processes)
 
 
 class Deployment:
@@ -101,7 +117,7 @@ class Deployment:
         """Returns the record; None if there is none, or one of a version that cannot be read."""
         try:
             return DeploymentRecord.model_validate_json(self._record_file.read_bytes())
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return None
 
     def write(self, record: DeploymentRecord) -> None:
@@ -191,6 +207,12 @@ def name_from(model: str) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file as a whole: readers see the old text or the new one."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,33 +1,39 @@
 """Keeps a deployment's processes running: starts them, waits until they are ready, restarts what dies, drains.
 
 One task per process owns it from start to end. A process that dies before its first readiness ends the deployment,
-since it would die again; one that dies later is restarted with growing pauses, and ends the deployment when it dies
-too often.
+since it would die again. One that dies later is started again, for as long as it takes, with growing pauses: what
+lives serves on meanwhile. A process that does not answer any more is ended, and so started again.
+
+What is written to disk is for other commands only. Where it cannot be written, supervision goes on all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from qwenserve.cli.plan import DeploymentPlan, ProcessPlan, Tier
-from qwenserve.cli.processes import identify, last_lines
-from qwenserve.cli.readiness import is_http_ready, is_serving
+from qwenserve.cli.child import Child, Instance, ending
+from qwenserve.cli.plan import DeploymentPlan, Tier
+from qwenserve.cli.processes import ProcessIdentity, alive, identify
+from qwenserve.cli.readiness import Health, ask_health, is_http_ready
+from qwenserve.cli.restarts import RestartPolicy
 from qwenserve.cli.state import Deployment, DeploymentRecord, DeploymentState, ProcessRecord, ProcessState
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
-from qwenserve.runtime.process import PACKAGE_ROOT
 
 _POLL_S = 0.1
-_SHOWN_LINES = 20
+_HEALTH_EVERY_S = 2.0
+# How often a record that could not be written is tried again.
+_WRITE_AGAIN_S = 5.0
 # Beyond the configured drain time: for a process to notice, say goodbye and leave.
 _EXIT_SLACK_S = 10.0
 _FORCED_EXIT_S = 5.0
+# Routers ask for a worker that was away every two seconds; before that the next one must not go.
+_FOUND_AGAIN_S = 3.0
 
 # Routers first: while they finish their answers, workers and tokenizers must still be there.
 _DRAIN_ORDER: Sequence[Sequence[Tier]] = (("router",), ("worker", "tokenizer"))
@@ -39,28 +45,6 @@ class Event(NamedTuple):
     process: str
     text: str
     lines: Sequence[str] = ()
-
-
-class RestartPolicy:
-    """Says how long to wait before the next restart; None once there were too many within the window."""
-
-    def __init__(
-        self, *, most: int = 5, window_s: float = 300.0, first_s: float = 0.5, longest_s: float = 15.0
-    ) -> None:
-        self._most = most
-        self._window_s = window_s
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._times: deque[float] = deque()
-
-    def next_delay(self, now: float) -> float | None:
-        """Notes a death at `now` (seconds) and returns the pause before the restart."""
-        while self._times and now - self._times[0] > self._window_s:
-            self._times.popleft()
-        if len(self._times) >= self._most:
-            return None
-        self._times.append(now)
-        return float(min(self._longest_s, self._first_s * 2 ** (len(self._times) - 1)))
 
 
 class Supervisor:
@@ -76,39 +60,94 @@ class Supervisor:
     ) -> None:
         self._plan = plan
         self._deployment = deployment
-        self._report = report
+        self._show = report
         self._restarts = restarts
         self._children = {
-            process.name: _Child(process, deployment.log_file(process.name), plan.secrets) for process in plan.processes
+            process.name: Child(process, deployment.log_file(process.name), plan.secrets) for process in plan.processes
         }
         self._state: DeploymentState = "starting"
         self._reason = ""
+        self._written = True
         self._stopping = asyncio.Event()
         self._failed = asyncio.Event()
+        self._restart_all = asyncio.Event()
         self.ready = asyncio.Event()
         self._identity = identify(os.getpid())
+
+    @property
+    def record(self) -> DeploymentRecord:
+        """What runs, as other commands see it."""
+        plan = self._plan
+        return DeploymentRecord(
+            name=plan.name,
+            model=plan.model,
+            path=plan.path,
+            http=plan.http,
+            grpc=plan.grpc,
+            drain_timeout_s=plan.drain_timeout_s + plan.drain_notice_s,
+            state=self._state,
+            reason=self._reason,
+            supervisor=self._identity,
+            processes=tuple(child.record() for child in self._children.values()),
+        )
+
+    def request_restart(self) -> None:
+        """Asks for a new process in every place, one after the other; nothing that is under way is lost."""
+        self._restart_all.set()
 
     async def run(self, shutdown: Shutdown) -> int:
         """Runs until `shutdown` asks for a drain, or it cannot go on. Returns the exit code."""
         tasks = TaskOwner()
         try:
+            await self._take_over_what_lives(shutdown)
             self._write()
+            tasks.start(self._write_again(), name="record")
             for child in self._children.values():
                 tasks.start(self._keep(child), name=child.plan.name)
             if await self._first(self._all_ready(), shutdown):
-                self._set_state("ready")
+                self._state = "ready"
+                self._note_state()
+                self._write()
                 self.ready.set()
+                tasks.start(self._restart_when_asked(), name="rolling restart")
                 await self._first(asyncio.Event().wait(), shutdown)
             await self._drain(shutdown)
         finally:
             await tasks.close()
             await asyncio.gather(*(child.kill() for child in self._children.values()))
             if not self._failed.is_set():
-                self._deployment.forget()
+                self._forget()
         if self._failed.is_set():
             self._set_state("failed")
             return 1
         return 0
+
+    async def _take_over_what_lives(self, shutdown: Shutdown) -> None:
+        """Takes over processes that an earlier supervisor of this deployment left, and ends those that differ."""
+        left = self._deployment.read()
+        if left is None or left.supervisor.alive:
+            return
+        others: list[tuple[ProcessRecord, ProcessIdentity]] = []
+        for record in left.processes:
+            if record.identity is None or not record.identity.alive:
+                continue
+            child = self._children.get(record.name)
+            if child is not None and child.settings == record.settings:
+                child.take_over(record, record.identity)
+                self._report(Event(record.name, f"taken over (pid {record.identity.pid}): its supervisor was gone"))
+            else:
+                others.append((record, record.identity))
+        for tiers in _DRAIN_ORDER:
+            ending_now = [(record, identity) for record, identity in others if record.tier in tiers]
+            for record, identity in ending_now:
+                text = f"an earlier one (pid {identity.pid}) has other settings, or no place any more; it is drained"
+                self._report(Event(record.name, text))
+                identity.send(signal.SIGTERM)
+            identities = [identity for _, identity in ending_now]
+            if not await shutdown.drained(_until_gone(identities), left.drain_timeout_s + _EXIT_SLACK_S):
+                for identity in alive(identities):
+                    identity.send(signal.SIGKILL)
+                await asyncio.wait_for(_until_gone(identities), _FORCED_EXIT_S)
 
     async def _first(self, work: Coroutine[Any, Any, Any], shutdown: Shutdown) -> bool:
         """Waits for `work`, a shutdown or a failure. Returns whether `work` came first."""
@@ -139,49 +178,160 @@ class Supervisor:
         while self._plan.http and not await is_http_ready(self._plan.http):  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(_POLL_S)
 
-    async def _keep(self, child: _Child) -> None:
+    async def _keep(self, child: Child) -> None:
         try:
             await self._keep_running(child)
-        except Exception as error:  # nobody awaits this task: what it cannot handle must end the deployment
+        except Exception as error:  # nobody awaits this task: what it cannot handle must not pass unseen
             self._set_process(child, "failed")
             self._fail(f"{child.plan.name}: {error!r}", child)
 
-    async def _keep_running(self, child: _Child) -> None:
+    async def _keep_running(self, child: Child) -> None:
         policy = self._restarts()
         while not self._stopping.is_set():
+            known = child.current is not None or child.ready.is_set()
             began = time.monotonic()
-            await child.start()
-            self._set_process(child, "starting")
-            exited = asyncio.ensure_future(child.wait())
             try:
-                if await self._becomes_ready(child, exited):
-                    child.ready.set()
-                    self._set_process(child, "ready")
-                    self._report(Event(child.plan.name, f"ready after {time.monotonic() - began:.1f} s"))
-                code = await exited
-            finally:
-                exited.cancel()
+                instance = child.current or await child.start()
+            except OSError as error:  # such as too many processes; the next try may find room
+                if not known:
+                    raise
+                self._report(Event(child.plan.name, f"cannot be started: {error}"))
+                await asyncio.sleep(policy.next_delay(0.0))
+                continue
+            child.current = instance
+            self._set_process(child, "starting")
+            if await self._becomes_ready(instance, known=known):
+                child.ready.set()
+                self._set_process(child, "ready")
+                self._report(Event(child.plan.name, f"ready after {time.monotonic() - began:.1f} s"))
+            began = time.monotonic()
+            code = await self._until_ended(child)
+            child.current = None
             if self._stopping.is_set():
                 self._set_process(child, "stopped")
                 return
-            delay = policy.next_delay(time.monotonic()) if child.ready.is_set() else None
-            if delay is None:
-                often = " again and again" if child.ready.is_set() else ""
+            if not (known or child.ready.is_set()):
                 self._set_process(child, "failed")
-                self._fail(f"{child.plan.name} ended{often} ({_ending(code)})", child)
+                self._fail(f"{child.plan.name} ended ({ending(code)})", child)
                 return
-            child.restarts += 1
-            self._set_process(child, "restarting")
-            text = f"ended ({_ending(code)}); restart {child.restarts} in {delay:g} s; its last lines:"
-            self._report(Event(child.plan.name, text, child.last_lines()))
-            await asyncio.sleep(delay)
+            served_s = time.monotonic() - began if child.state == "ready" else 0.0
+            await self._pause(child, policy, served_s, code)
 
-    async def _becomes_ready(self, child: _Child, exited: asyncio.Future[int]) -> bool:
-        while not exited.done():
-            if await is_serving(child.plan.probe) and child.says_ready(self._plan.announces):
-                return True
-            await asyncio.wait({exited}, timeout=_POLL_S)
-        return False
+    async def _pause(self, child: Child, policy: RestartPolicy, served_s: float, code: int | None) -> None:
+        asked = served_s > 0 and (child.asked or code in (0, -signal.SIGTERM))
+        delay = policy.next_delay(served_s, asked=asked)
+        child.restarts += 1
+        self._set_process(child, "restarting")
+        if asked:
+            self._report(Event(child.plan.name, f"ended as it was told to ({ending(code)}); restart {child.restarts}"))
+        else:
+            text = f"ended ({ending(code)}); restart {child.restarts} in {delay:g} s; its last lines:"
+            self._report(Event(child.plan.name, text, child.last_lines()))
+        child.asked = False
+        await asyncio.sleep(delay)
+
+    async def _becomes_ready(self, instance: Instance, *, known: bool) -> bool:
+        """Waits until a process serves; False if it ended. One that has served before gets a limit, and is ended."""
+        exited = asyncio.ensure_future(instance.handle.wait())
+        deadline = time.monotonic() + self._plan.start_timeout_s
+        try:
+            while not exited.done():
+                if await ask_health(instance.probe) is Health.SERVING:
+                    return True
+                if known and time.monotonic() > deadline:
+                    instance.handle.send(signal.SIGKILL)
+                await asyncio.wait({exited}, timeout=_POLL_S)
+            return False
+        finally:
+            exited.cancel()
+
+    async def _until_ended(self, child: Child) -> int | None:
+        """Returns the exit code of the process that fills this place at the end; ends one that hangs."""
+        while True:
+            instance = child.current
+            assert instance is not None
+            exited = asyncio.ensure_future(instance.handle.wait())
+            watching = asyncio.ensure_future(self._until_hung(child, instance))
+            try:
+                await asyncio.wait({exited, watching}, return_when=asyncio.FIRST_COMPLETED)
+                if not exited.done() and not self._stopping.is_set():
+                    self._report(Event(child.plan.name, f"{watching.result()}; it is ended and started again"))
+                    instance.handle.send(signal.SIGKILL)
+                code = await exited
+            finally:
+                exited.cancel()
+                watching.cancel()
+                await asyncio.gather(exited, watching, return_exceptions=True)
+            if child.current is instance:
+                return code
+
+    async def _until_hung(self, child: Child, instance: Instance) -> str:
+        """Returns what is wrong once a process has not answered, or not served, for too long."""
+        # A process that hangs takes connections and says nothing. One that drains says that it does not serve, or
+        # listens no more; and a router does not serve while it has no worker, which is not its fault.
+        drain_s = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
+        answered = served = time.monotonic()
+        while True:
+            await asyncio.sleep(_HEALTH_EVERY_S)
+            health = await ask_health(instance.probe)
+            now = time.monotonic()
+            if health is not Health.SILENT:
+                answered = now
+            blameless = child.plan.tier == "router" and health is Health.NOT_SERVING
+            if health is Health.SERVING or blameless or child.state != "ready":
+                served = now
+            if now - answered > self._plan.health_timeout_s:
+                return f"has answered no health check for {now - answered:.0f} s"
+            if now - served > self._plan.health_timeout_s + drain_s:
+                return f"has not served for {now - served:.0f} s"
+
+    async def _restart_when_asked(self) -> None:
+        while True:
+            await self._restart_all.wait()
+            self._restart_all.clear()
+            self._report(Event("", "rolling restart: one process after the other"))
+            for child in self._children.values():
+                if child.state != "ready":
+                    continue  # it is being started anyway
+                await (self._exchange(child) if child.plan.shared else self._renew(child))
+            self._report(Event("", "rolling restart: done"))
+
+    async def _renew(self, child: Child) -> None:
+        """Drains a process; whoever keeps it starts the next one. The others of its tier serve meanwhile."""
+        restarts = child.restarts
+        child.asked = True
+        child.send(signal.SIGTERM)
+        while child.restarts == restarts or child.state != "ready":  # noqa: ASYNC110 - changed by another task
+            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_FOUND_AGAIN_S)
+
+    async def _exchange(self, child: Child) -> None:
+        """Starts a second process on the shared ports, and drains the first one when the second serves."""
+        old = child.current
+        try:
+            new = await child.start()
+        except OSError as error:
+            self._report(Event(child.plan.name, f"no second process can be started: {error}"))
+            return
+        try:
+            serves = await self._becomes_ready(new, known=True)
+        except BaseException:
+            new.handle.send(signal.SIGKILL)
+            raise
+        if not serves or old is None or child.current is not old:
+            new.handle.send(signal.SIGKILL)
+            await new.handle.wait()
+            self._report(Event(child.plan.name, "the second process did not serve; the first goes on"))
+            return
+        child.current = new
+        child.restarts += 1
+        self._write()
+        old.handle.send(signal.SIGTERM)
+        limit = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(old.handle.wait())), limit)
+        finally:
+            old.handle.send(signal.SIGKILL)
 
     async def _drain(self, shutdown: Shutdown) -> None:
         self._stopping.set()
@@ -193,133 +343,71 @@ class Supervisor:
                     self._set_process(child, "stopping")
             gone = asyncio.gather(*(child.wait() for child in children))
             # A deployment that failed has nobody to wait for.
-            limit = _FORCED_EXIT_S if self._failed.is_set() else self._plan.drain_timeout_s + _EXIT_SLACK_S
+            patience = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
+            limit = _FORCED_EXIT_S if self._failed.is_set() else patience
             if not await shutdown.drained(_result(gone), limit):
                 await self._force(children)
 
-    async def _force(self, children: Sequence[_Child]) -> None:
+    async def _force(self, children: Sequence[Child]) -> None:
         running = [child for child in children if child.send(signal.SIGTERM)]
         if running:
             self._report(Event("", f"forcing {', '.join(child.plan.name for child in running)} to stop"))
             await asyncio.wait({asyncio.ensure_future(child.wait()) for child in running}, timeout=_FORCED_EXIT_S)
         await asyncio.gather(*(child.kill() for child in children))
 
-    def _fail(self, reason: str, child: _Child) -> None:
+    def _fail(self, reason: str, child: Child) -> None:
         if self._failed.is_set() or self._stopping.is_set():
             return
         self._reason = reason
         self._failed.set()
         self._report(Event("", f"{reason}; its last lines ({child.log}):", child.last_lines()))
 
-    def _set_process(self, child: _Child, state: ProcessState) -> None:
+    def _set_process(self, child: Child, state: ProcessState) -> None:
         child.state = state
-        if self._state in ("ready", "degraded"):
-            whole = all(c.state == "ready" for c in self._children.values())
-            self._state = "ready" if whole else "degraded"
+        self._note_state()
         self._write()
+
+    def _note_state(self) -> None:
+        if self._state in ("ready", "degraded"):
+            whole = all(child.state == "ready" for child in self._children.values())
+            self._state = "ready" if whole else "degraded"
 
     def _set_state(self, state: DeploymentState) -> None:
         self._state = state
         self._write()
 
+    def _report(self, event: Event) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more, or the disk is full: the processes matter more
+            self._show(event)
+
     def _write(self) -> None:
-        plan = self._plan
-        self._deployment.write(
-            DeploymentRecord(
-                name=plan.name,
-                model=plan.model,
-                path=plan.path,
-                http=plan.http,
-                grpc=plan.grpc,
-                drain_timeout_s=plan.drain_timeout_s,
-                state=self._state,
-                reason=self._reason,
-                supervisor=self._identity,
-                processes=tuple(child.record() for child in self._children.values()),
-            )
-        )
-
-
-class _Child:
-    """One process and its log."""
-
-    def __init__(self, plan: ProcessPlan, log: Path, secrets: Mapping[str, str]) -> None:
-        self.plan = plan
-        self._secrets = secrets
-        self.log = log
-        self.state: ProcessState = "starting"
-        self.ready = asyncio.Event()
-        self.restarts = 0
-        self._process: asyncio.subprocess.Process | None = None
-        self._log_began = 0
-
-    async def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._log_began = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *self.plan.arguments,
-                cwd=PACKAGE_ROOT,
-                env={**os.environ, **self._secrets, **self.plan.environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C in a terminal goes to the whole process group; who stops when is decided here.
-                start_new_session=True,
-            )
-        self._identity = identify(self._process.pid)
-
-    async def wait(self) -> int:
-        """Waits for the exit; 0 if it never started."""
-        return await self._process.wait() if self._process is not None else 0
-
-    def send(self, number: signal.Signals) -> bool:
-        """Sends a signal unless the process is gone. Returns whether it was sent."""
-        if self._process is None or self._process.returncode is not None:
-            return False
         try:
-            self._process.send_signal(number)
-        except ProcessLookupError:
-            return False
-        return True
+            self._deployment.write(self.record)
+        except OSError as error:
+            if self._written:
+                text = f"cannot write to {self._deployment.folder} ({error.strerror}); serving goes on"
+                self._report(Event("", f"{text}, but other commands see an old state"))
+            self._written = False
+        else:
+            self._written = True
 
-    async def kill(self) -> None:
-        """Ends the process at once, if it still runs."""
-        if self.send(signal.SIGKILL):
-            await self.wait()
+    async def _write_again(self) -> None:
+        while True:
+            await asyncio.sleep(_WRITE_AGAIN_S)
+            if not self._written:
+                self._write()
 
-    def says_ready(self, announces: bool) -> bool:
-        """Whether this process is known to be ready: behind a shared port only its own log can tell."""
-        if not (self.plan.shared and announces):
-            return True
-        with self.log.open("rb") as log:
-            log.seek(self._log_began)
-            text = log.read()
-        return b'"event": "ready"' in text or b" router ready " in text
-
-    def last_lines(self) -> list[str]:
-        """What the log ends with."""
-        return last_lines(self.log, _SHOWN_LINES)
-
-    def record(self) -> ProcessRecord:
-        """The process as other commands see it."""
-        return ProcessRecord(
-            name=self.plan.name,
-            tier=self.plan.tier,
-            address=self.plan.probe,
-            state=self.state,
-            identity=self._identity if self._process is not None else None,
-            restarts=self.restarts,
-        )
+    def _forget(self) -> None:
+        try:
+            self._deployment.forget()
+        except OSError as error:
+            self._report(Event("", f"cannot remove the record in {self._deployment.folder}: {error.strerror}"))
 
 
-async def _result(future: asyncio.Future[list[int]]) -> None:
+async def _until_gone(identities: Sequence[ProcessIdentity]) -> None:
+    while alive(identities):  # noqa: ASYNC110 - other processes' state
+        await asyncio.sleep(_POLL_S)
+
+
+async def _result(future: asyncio.Future[list[None]]) -> None:
     await future
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output
 from qwenserve.cli.package import is_package, unpack
 from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
-from qwenserve.cli.ports import Endpoint, claim, free_endpoints
+from qwenserve.cli.ports import Endpoint, claim, free_endpoints, port_of
 from qwenserve.cli.ps import table_of
 from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
 from qwenserve.cli.supervisor import Event, Supervisor
@@ -31,6 +32,8 @@ from qwenserve.worker.engine_choice import PreparedModel, engine_settings
 
 _MOST_PROCESSES = 64
 _POLL_S = 0.1
+# Asks a supervisor for a rolling restart.
+RESTART_SIGNAL = signal.SIGUSR1
 
 
 class Prepared(NamedTuple):
@@ -62,7 +65,7 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
     deployment = state.deployment(arguments.name or name_from(config.model_name))
     with deployment.lock():  # only to find out early that it runs already
         pass
-    addresses = _addresses(config, counts)
+    addresses = _addresses(config, counts, _left_behind(deployment), state)
     model = prepare_model(config, output)
     plan = make_plan(
         config,
@@ -96,6 +99,7 @@ async def _supervise(prepared: Prepared, output: Output, ask: str | None) -> int
         _keep_last_logs(deployment)
         output.line(f"starting {plan.name}: {', '.join(process.name for process in plan.processes)}")
         supervisor = Supervisor(plan, deployment, show)
+        asyncio.get_running_loop().add_signal_handler(RESTART_SIGNAL, supervisor.request_restart)
         running = asyncio.ensure_future(supervisor.run(shutdown))
         told = asyncio.ensure_future(_when_ready(supervisor, prepared, output, ask))
         draining = asyncio.ensure_future(_tell_drain(shutdown, output))
@@ -111,9 +115,7 @@ async def _supervise(prepared: Prepared, output: Output, ask: str | None) -> int
 
 async def _when_ready(supervisor: Supervisor, prepared: Prepared, output: Output, ask: str | None) -> None:
     await supervisor.ready.wait()
-    record = prepared.deployment.read()
-    if record is not None:
-        show_ready(record, prepared.note, output)
+    show_ready(supervisor.record, prepared.note, output)
     if ask is not None:
         from qwenserve.cli.ask import ask_once
 
@@ -188,7 +190,7 @@ def _await_ready(
             for ready in (p.name for p in record.processes if p.state == "ready" and p.name not in shown):
                 shown.add(ready)
                 line(f"{ready}: ready")
-            if record.state == "ready":
+            if record.state in ("ready", "degraded"):
                 return record
         try:
             process.wait(_POLL_S)
@@ -213,13 +215,34 @@ def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path
     return package.config_file, {**package.overrides, **overrides}, given.absolute()
 
 
-def _addresses(config: Config, counts: Counts) -> Addresses:
-    http = claim(Endpoint(config.http.host, config.http.port), "http.port") if config.http.enabled else None
+def _left_behind(deployment: Deployment) -> DeploymentRecord | None:
+    """Returns what an earlier supervisor of this deployment left running: its addresses are kept where possible."""
+    record = deployment.read()
+    if record is None or record.supervisor.alive or not any(process.running for process in record.processes):
+        return None
+    return record
+
+
+def _addresses(config: Config, counts: Counts, left: DeploymentRecord | None, state: StateDirectory) -> Addresses:
+    def endpoint(host: str, port: int, setting: str, before: str) -> Endpoint:
+        if before and port in (0, port_of(before)):
+            return Endpoint(host, port_of(before))  # whoever listens there is taken over, or drained first
+        return claim(Endpoint(host, port), setting, state.records())
+
+    def endpoints(host: str, tier: str, count: int) -> list[Endpoint]:
+        living = {p.name: p.address for p in left.processes if p.running} if left is not None else {}
+        kept = {n: Endpoint(host, port_of(living[f"{tier}-{n}"])) for n in range(count) if f"{tier}-{n}" in living}
+        free = iter(free_endpoints(host, count - len(kept)))
+        return [kept[n] if n in kept else next(free) for n in range(count)]
+
+    http = None
+    if config.http.enabled:
+        http = endpoint(config.http.host, config.http.port, "http.port", left.http if left is not None else "")
     return Addresses(
         http=http,
-        grpc=claim(Endpoint(config.router.host, config.router.port), "router.port"),
-        workers=free_endpoints(config.worker.host, counts.workers),
-        tokenizers=free_endpoints(config.tokenizer.host, counts.tokenizers),
+        grpc=endpoint(config.router.host, config.router.port, "router.port", left.grpc if left is not None else ""),
+        workers=endpoints(config.worker.host, "worker", counts.workers),
+        tokenizers=endpoints(config.tokenizer.host, "tokenizer", counts.tokenizers),
     )
 
 
@@ -234,7 +257,8 @@ def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
 
 
 def _keep_last_logs(deployment: Deployment) -> None:
-    """Sets the logs of the run before aside, so that a log begins with its run."""
-    for log in deployment.logs.glob("*.log"):
-        if log.name != "supervisor.log":
-            log.replace(log.with_suffix(".log.1"))
+    """Sets the logs of the run before aside, so that a log begins with its run. Where that cannot be, it goes on."""
+    with contextlib.suppress(OSError):
+        for log in deployment.logs.glob("*.log"):
+            if log.name != "supervisor.log":
+                log.replace(log.with_suffix(".log.1"))

@@ -43,6 +43,8 @@ _log = EventLog("router")
 
 # After the drain: for gRPC replies that are still being sent.
 _LAST_WORDS_S = 1.0
+# Once the ports are closed: for requests that had come by then, and are still being read.
+_ARRIVING_S = 0.25
 
 SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
@@ -126,6 +128,11 @@ class Router:
             self.grpc_port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise ConfigError(f"router.port: {address} is taken; choose another with --set router.port=…") from None
+        if health_port := self._config.health_port:
+            try:
+                self._server.add_insecure_port(f"127.0.0.1:{health_port}")
+            except RuntimeError:
+                raise ConfigError(f"health_port: {health_port} is taken; choose another one") from None
         async with contextlib.AsyncExitStack() as stack:
             # What was pushed last ends first, and each step is taken though one before it has failed.
             if self._http is not None:
@@ -163,18 +170,25 @@ class Router:
             await self._workers.changed()
 
     async def _drain(self, shutdown: Shutdown) -> None:
-        if shutdown.drain.is_set() and self._config.drain_notice_s:
-            # Load balancers hear that nothing more should come; what still comes is answered.
-            self.core.announce_drain()
-            await self._health.set(False)
-            await shutdown.notice(self._config.drain_notice_s)
-        self.core.drain()
+        self.core.announce_drain()
         await self._health.set(False)
+        if shutdown.drain.is_set():
+            # Load balancers hear that nothing more should come; what still comes is answered.
+            await shutdown.notice(self._config.drain_notice_s)
         if self._http is not None:
             await self._http.drain()
-        if not await shutdown.drained(self.core.wait_idle(), self._config.drain_timeout_s):
-            _log.warning("drain_cut_short")
-            self.core.cancel_all()
+        # Tells gRPC clients to send their next calls elsewhere; running calls go on.
+        stopping = asyncio.ensure_future(self._server.stop(self._config.drain_timeout_s))
+        try:
+            if shutdown.drain.is_set():
+                await shutdown.notice(_ARRIVING_S)
+            self.core.drain()
+            if not await shutdown.drained(self.core.wait_idle(), self._config.drain_timeout_s):
+                _log.warning("drain_cut_short")
+                self.core.cancel_all()
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
 
 
 async def serve(config: Config, model_path: Path, *, share_ports: bool = False) -> int:

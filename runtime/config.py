@@ -321,6 +321,18 @@ class Config(Section):
         description="How long a process that was told to stop still takes new requests while its readiness says no. "
         "Behind a load balancer: longer than it takes to notice.",
     )
+    health_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="A further gRPC port of a router or tokenizer, on loopback and never shared: for health checks. "
+        "0: none.",
+    )
+    health_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a process may leave health checks unanswered before `qwenserve up` replaces it.",
+    )
 
     @property
     def cache_path(self) -> Path:

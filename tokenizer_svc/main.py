@@ -23,10 +23,15 @@ _log = EventLog("tokenizer")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    return run_tier("tokenizer", lambda config, _: serve(config, Shutdown()), argv)
+    return run_tier(
+        "tokenizer",
+        lambda config, arguments: serve(config, Shutdown(), share_ports=arguments.share_ports),
+        argv,
+        flags=[("--share-ports", "let other tokenizers listen on the same port")],
+    )
 
 
-async def serve(config: Config, shutdown: Shutdown) -> int:
+async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False) -> int:
     """Serves until `shutdown` asks for a drain; returns the exit code."""
     with shutdown.on_signals():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.tokenizer.threads, "tokenize"))
@@ -36,7 +41,7 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
             _log.error("model_not_loaded", model=config.model.reference, reason=str(error))
             return 1
         freeze_loaded_objects()
-        server = make_server(config.grpc)
+        server = make_server(config.grpc, share_port=share_ports)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
         prompts = PromptServicer(assets, config)
         tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(prompts, server)
@@ -44,8 +49,11 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
         address = f"{config.tokenizer.host}:{config.tokenizer.port}"
         try:
             port = server.add_insecure_port(address)
+            if config.health_port:
+                server.add_insecure_port(f"127.0.0.1:{config.health_port}")
         except RuntimeError:
-            _log.error("port_taken", address=address, remedy="stop what listens there, or set tokenizer.port")
+            remedy = "stop what listens there, or set tokenizer.port or health_port"
+            _log.error("port_taken", address=address, health_port=config.health_port, remedy=remedy)
             return 1
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(server.stop, None)
@@ -55,7 +63,14 @@ async def serve(config: Config, shutdown: Shutdown) -> int:
             await shutdown.drain.wait()
             await health.set(False)
             await shutdown.notice(config.drain_notice_s)
+            stopping = asyncio.ensure_future(server.stop(config.drain_timeout_s))
+            # The port is closed first: a router whose stream ends opens the next one at once, and not here.
+            await asyncio.sleep(0)
             prompts.drain()
-            finished = await shutdown.drained(server.stop(config.drain_timeout_s), config.drain_timeout_s)
+            finished = await shutdown.drained(_ended(stopping), config.drain_timeout_s)
         _log.info("stopped", drained=finished)
         return shutdown.exit_code
+
+
+async def _ended(stopping: asyncio.Future[None]) -> None:
+    await stopping

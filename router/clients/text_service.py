@@ -121,7 +121,8 @@ class RemoteTextService:
         """Asks the least busy process, and the others where it is not there. Raises ServiceError."""
         self._processes.rotate(-1)
         failure = "none is configured"
-        for process in sorted(self._processes, key=TokenizerSession.burden):
+        # Twice: a process that was replaced while it was asked is there again under its address.
+        for process in 2 * sorted(self._processes, key=TokenizerSession.burden):
             try:
                 return await process.ask(prompt)
             except TokenizerLost as error:  # noqa: PERF203  # seldom more than one turn

@@ -201,6 +201,50 @@ def test_killed_supervisor_leaves_nothing_that_stop_cannot_find(qwenserve):
     assert still_running(record) == []
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_the_next_up_takes_over_what_a_killed_supervisor_left(qwenserve, same):
+    """Processes with the same settings serve on under the new supervisor; others are drained and replaced."""
+    qwenserve("up", "--name", "left", "--detach", *FAST)
+    state = StateDirectory(qwenserve.state)
+    before = state.find("left")
+    os.kill(before.supervisor.pid, signal.SIGKILL)
+    until(lambda: not before.supervisor.alive, "the supervisor is gone")
+    port = before.grpc.split(":")[1]
+    told = qwenserve("up", "--name", "other", "--detach", *FAST, "--grpc-port", port, code=1)
+    assert "it is the deployment 'left' (orphaned" in told
+
+    changed = () if same else ("--set", "http.max_body_bytes=4096")
+    qwenserve("up", "--name", "left", "--detach", *FAST, *changed)
+
+    after = state.find("left")
+    assert (after.state, after.http, after.grpc) == ("ready", before.http, before.grpc)
+    pids = [[p.identity.pid for p in record.processes if p.identity] for record in (before, after)]
+    assert (pids[0] == pids[1]) is same
+    assert bool(still_running(before)) is same
+    assert len(one_answer(qwenserve, "left")) == 3
+    worker = after.processes[0].identity
+    assert worker is not None
+    worker.send(signal.SIGKILL)
+    until(lambda: state.find("left").processes[0].restarts == 1, "the new supervisor restarts it")
+    qwenserve("stop", "left")
+    assert still_running(after) == []
+
+
+def test_restart_replaces_every_process(qwenserve):
+    """The command names each process and returns when all are new."""
+    qwenserve("up", "--name", "renewed", "--detach", *FAST)
+    state = StateDirectory(qwenserve.state)
+    before = state.find("renewed")
+
+    output = qwenserve("restart", "renewed")
+
+    assert "worker-0: restarted" in output
+    assert "router-0: restarted" in output
+    assert still_running(before) == []
+    assert len(one_answer(qwenserve, "renewed")) == 3
+    qwenserve("stop", "renewed")
+
+
 def test_force_does_not_wait(qwenserve):
     """A forced stop ends answers under way."""
     qwenserve("up", "--name", "slow", "--detach", *FAST, "--set", "worker.simulated.step_ms=200")

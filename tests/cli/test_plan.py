@@ -1,5 +1,6 @@
 """Which processes a deployment consists of, and how they are started."""
 
+import os
 import socket
 
 import pytest
@@ -8,8 +9,8 @@ import yaml
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import setting_texts
 from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
-from qwenserve.cli.ports import Endpoint, claim, free_endpoints
-from qwenserve.cli.supervisor import RestartPolicy
+from qwenserve.cli.ports import Endpoint, claim, free_endpoints, listening_process
+from qwenserve.cli.restarts import RestartPolicy
 from qwenserve.runtime.config import Config, load_config
 
 
@@ -42,12 +43,13 @@ def test_routers_know_workers_and_tokenizers():
     assert [settings_of(p.arguments)["worker.name"] for p in plan.of_tier("worker")] == ["worker-0", "worker-1"]
 
 
-@pytest.mark.parametrize(("routers", "shared"), [(1, False), (2, True)])
-def test_only_several_routers_share_ports(routers: int, shared: bool):
-    """One router does not share: a taken port must be an error, not a second listener."""
-    plan = plan_of(Counts(routers=routers))
+@pytest.mark.parametrize("count", [1, 2])
+def test_routers_and_tokenizers_share_their_ports_and_workers_do_not(count: int):
+    """A rolling restart starts the next one beside the old; a worker's model would be in memory twice."""
+    plan = plan_of(Counts(count, count, count))
 
-    assert [("--share-ports" in p.arguments, p.shared) for p in plan.of_tier("router")] == [(shared, shared)] * routers
+    for tier, shared in (("router", True), ("tokenizer", True), ("worker", False)):
+        assert [("--share-ports" in p.arguments, p.shared) for p in plan.of_tier(tier)] == [(shared, shared)] * count
 
 
 def test_workers_do_not_spin():
@@ -101,6 +103,17 @@ def test_taken_port_names_the_setting_and_the_remedy():
             claim(Endpoint("127.0.0.1", port), "http.port")
 
 
+def test_a_taken_port_says_whose_it_is():
+    """A program that is none of ours is named with its process."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listener = listening_process(taken.getsockname()[1])
+        assert listener is not None
+        assert listener.pid == os.getpid()
+        with pytest.raises(CommandError, match=f"it is process {os.getpid()} "):
+            claim(Endpoint("127.0.0.1", taken.getsockname()[1]), "http.port")
+    assert listening_process(1) is None
+
+
 def test_port_shared_by_others_counts_as_taken():
     """A port that another deployment's routers share must not be joined by accident."""
     with socket.socket() as other:
@@ -119,15 +132,23 @@ def test_free_ports_differ():
     assert 0 not in {endpoint.port for endpoint in endpoints}
 
 
-def test_restarts_slow_down_and_end():
-    """Pauses double up to a limit; too many deaths within the window end it."""
-    policy = RestartPolicy(most=4, window_s=100, first_s=1, longest_s=3)
+def test_restarts_slow_down_and_never_end():
+    """Pauses double up to a limit, and stay there: what died often may still come back."""
+    policy = RestartPolicy(first_s=1, longest_s=3)
 
-    assert [policy.next_delay(now) for now in (0, 1, 2, 3, 4)] == [1, 2, 3, 3, None]
+    assert [policy.next_delay(0.0) for _ in range(100)] == [1, 2, 3] + [3] * 97
 
 
-def test_old_deaths_are_forgotten():
-    """A process that runs for long starts afresh."""
-    policy = RestartPolicy(most=1, window_s=10, first_s=1)
+def test_pauses_begin_anew_after_service():
+    """A process that served for a while starts afresh."""
+    policy = RestartPolicy(first_s=1, longest_s=8, settled_s=5)
 
-    assert [policy.next_delay(now) for now in (0, 11, 12)] == [1, 1, None]
+    assert [policy.next_delay(served) for served in (0, 4.9, 5, 0)] == [1, 2, 1, 2]
+
+
+def test_being_asked_to_end_is_no_death():
+    """An operator's SIGTERM makes no pause longer, and one after service needs no pause at all."""
+    policy = RestartPolicy(first_s=1, longest_s=8, settled_s=5)
+
+    assert [policy.next_delay(60, asked=True), *(policy.next_delay(0, asked=True) for _ in range(9))] == [0] + [1] * 9
+    assert policy.next_delay(0) == 1

@@ -1,0 +1,29 @@
+"""When a process that has ended is started again."""
+
+from __future__ import annotations
+
+
+class RestartPolicy:
+    """Says how long to wait before the next start: longer after each death, up to a limit, and never "give up".
+
+    The pauses begin anew once a process has served for `settled_s`. A process that was asked to end (an operator's
+    SIGTERM) has not died, and makes no pause longer.
+    """
+
+    def __init__(self, *, first_s: float = 0.5, longest_s: float = 15.0, settled_s: float = 5.0) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._settled_s = settled_s
+        self._deaths = 0
+
+    def next_delay(self, served_s: float, *, asked: bool = False) -> float:
+        """Notes an end after `served_s` seconds of service and returns the pause in seconds before the next start."""
+        settled = served_s >= self._settled_s
+        if settled:
+            self._deaths = 0
+        if asked:
+            return 0.0 if settled else self._first_s
+        # Bounded before it is computed: a process may die for days.
+        pause = min(self._longest_s, self._first_s * 2.0 ** min(self._deaths, 30))
+        self._deaths += 1
+        return pause
