@@ -37,6 +37,7 @@ from qwenserve.bench.serve import Results, find_vocabulary, make_jobs, measure_s
 from qwenserve.bench.sweep import sweep
 from qwenserve.bench.tier.command import add_tier_command
 from qwenserve.runtime import lifecycle
+from qwenserve.runtime.flags import FlagParser
 
 # What a user can put right; anything else is a defect and shows its traceback.
 _USER_ERRORS = (EndpointError, ValueError, OSError, plots.NoPlots)
@@ -83,7 +84,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line, runs, returns the exit code."""
-    parser = argparse.ArgumentParser(prog="qwenserve bench", description=__doc__)
+    parser = FlagParser(prog="qwenserve bench", description=__doc__)
     _add_commands(parser)
     arguments = parser.parse_args(argv)
     return int(arguments.func(arguments))

@@ -6,19 +6,23 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import add_setting_options, count
 from qwenserve.runtime.config import ConfigError
+from qwenserve.runtime.flags import FlagParser
 
+# What the same commands are called elsewhere.
+_SPELLINGS = {"serve": "up", "run": "chat"}
 # Commands that are one process each, in the foreground.
 TIERS = ("worker", "router", "tokenizer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. 2 says that the command line or the configuration is wrong."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _with_own_parser(argv) if argv[:1] and argv[0] in _OWN_PARSERS else _run(make_parser().parse_args(argv))
     except (CommandError, ConfigError) as error:
@@ -53,7 +57,7 @@ def _with_own_parser(argv: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Imported when used: `qwenserve ps` must not wait for gRPC and numpy.
-    command: str = arguments.command
+    command: str = _SPELLINGS.get(arguments.command, arguments.command)
     if command == "up":
         from qwenserve.cli.up import run_up as run
     elif command == "ps":
@@ -79,9 +83,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="qwenserve", description="Serves models of the Qwen3 family.")
+    parser = FlagParser(prog="qwenserve", description="Serves models of the Qwen3 family.")
+    parser.add_argument("--version", action="version", version=f"qwenserve {version('qwenserve')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_up(commands.add_parser("up", help="start a deployment", description="Starts all tiers on this machine."))
+    up = commands.add_parser(
+        "up", aliases=["serve"], help="start a deployment", description="Starts all tiers on this machine."
+    )
+    _add_up(up)
     ps = commands.add_parser("ps", help="show what runs")
     ps.add_argument("-p", "--processes", action="store_true", help="also show every process")
     _add_logs(commands.add_parser("logs", help="show logs"))
@@ -90,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     stop.add_argument("--force", action="store_true", help="do not wait for answers under way")
     restart = commands.add_parser("restart", help="restart every process in turn, losing nothing")
     restart.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
-    _add_chat(commands.add_parser("chat", help="chat in the terminal", description=_CHAT))
+    _add_chat(commands.add_parser("chat", aliases=["run"], help="chat in the terminal", description=_CHAT))
     pack = commands.add_parser("pack", help="put a configuration and its model into one archive")
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")
     pack.add_argument("--with-model", action="store_true", help="include the model's files")
@@ -112,7 +120,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="configuration file, or archive of `pack`")
+    parser.add_argument(
+        "what", nargs="?", metavar="MODEL|FILE", help="a model, a configuration file, or an archive of `pack`"
+    )
     parser.add_argument("--name", help="name of the deployment (default: the model's)")
     parser.add_argument("--workers", type=count(1), default=1, metavar="N", help="worker processes (1)")
     parser.add_argument(
@@ -137,7 +147,12 @@ _CHAT = "Chats with a running deployment. With --model it starts what it needs, 
 
 
 def _add_chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME|MODEL",
+        help="a deployment (may be left out if there is only one), or a model",
+    )
     parser.add_argument("--address", metavar="HOST:PORT", help="gRPC address of a router anywhere")
     parser.add_argument("--system", metavar="TEXT", help="system message")
     parser.add_argument("--no-think", action="store_true", help="begin with thinking off")

@@ -19,6 +19,7 @@ _SHORT = {
     "model": ("model.reference", "model: a directory, a GGUF file or a hub id"),
     "engine": ("worker.engine", "engine: llamacpp or simulated"),
     "weights": ("model.weights", "bf16, f16, q8_0, f32, or random for a model that has none"),
+    "port": ("http.port", "the same as --http-port"),
     "http-port": ("http.port", "port of the HTTP API (default 8000; 0 takes a free one)"),
     "grpc-port": ("router.port", "port of the gRPC API (default 50051; 0 takes a free one)"),
 }
@@ -31,6 +32,18 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     for option, (key, text) in _SHORT.items():
         group.add_argument(f"--{option}", metavar=option.rpartition("-")[2].upper(), help=f"{text} [{key}]")
+    group.add_argument(
+        "--host", metavar="ADDRESS", help=f"address of both APIs (default 127.0.0.1) [{', '.join(_ADDRESSES)}]"
+    )
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help="name in answers, and further ones that requests may use [model.name, model.aliases]",
+    )
+
+
+_ADDRESSES = ("http.host", "router.host")
 
 
 def overrides_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -45,6 +58,11 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, str]:
         value = getattr(arguments, option.replace("-", "_"))
         if value is not None:
             overrides[key] = value if value.isdecimal() else json.dumps(value)
+    if arguments.host is not None:
+        overrides.update(dict.fromkeys(_ADDRESSES, json.dumps(arguments.host)))
+    if arguments.served_model_name:
+        name, *others = arguments.served_model_name
+        overrides.update(setting_texts({"model.name": name, "model.aliases": others}))
     return overrides
 
 

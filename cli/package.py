@@ -23,6 +23,7 @@ from qwenserve.cli.errors import CommandError
 from qwenserve.cli.model import local_path
 from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output, ReportProgress
+from qwenserve.cli.program import program
 from qwenserve.runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
 from qwenserve.store.redis_url import without_login
 from qwenserve.worker.engine_choice import engine_settings
@@ -82,7 +83,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
     output.line(
         f"{arguments.output}: {len(manifest.files)} files, {arguments.output.stat().st_size:,} bytes, {included}"
     )
-    output.line(f"start it with `qwenserve up {arguments.output}`")
+    output.line(f"start it with `{program()} up {arguments.output}`")
     return 0
 
 

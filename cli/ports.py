@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwenserve.cli.errors import CommandError
+from qwenserve.cli.program import program
 from qwenserve.cli.state import DeploymentRecord
 
 _LISTENING = "0A"  # the state in /proc/net/tcp
@@ -64,11 +65,11 @@ def _owner(port: int, records: Sequence[DeploymentRecord]) -> str:
     for record in records:
         if port in {port_of(address) for address in (record.http, record.grpc) if address}:
             state = f"{record.shown_state}, pid {record.supervisor.pid}"
-            return f"it is the deployment {record.name!r} ({state}): stop it with `qwenserve stop {record.name}`"
+            return f"it is the deployment {record.name!r} ({state}): stop it with `{program()} stop {record.name}`"
     listener = listening_process(port)
     if listener is not None:
         return f"it is process {listener.pid} ({listener.command}), none of ours: stop that"
-    return "another program listens there: stop that (`qwenserve ps` shows ours)"
+    return f"another program listens there: stop that (`{program()} ps` shows ours)"
 
 
 class Listener(NamedTuple):

@@ -27,15 +27,15 @@ async def is_serving(address: str) -> bool:
     return await ask_health(address) is Health.SERVING
 
 
-async def ask_health(address: str) -> Health:
-    """Asks the gRPC server at `address`; SILENT if nothing answers within two seconds."""
+async def ask_health(address: str, service: str = "") -> Health:
+    """Asks the gRPC server at `address` about a service of it; SILENT if nothing answers within two seconds."""
     # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
     # reach the same process behind a shared port.
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         try:
             response = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=_ANSWER_S, wait_for_ready=False
+                health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_S, wait_for_ready=False
             )
         except grpc.aio.AioRpcError as error:
             return Health.GONE if error.code() is grpc.StatusCode.UNAVAILABLE else Health.SILENT

@@ -7,6 +7,7 @@ import time
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
+from qwenserve.cli.program import program
 from qwenserve.cli.state import DeploymentRecord, StateDirectory
 from qwenserve.cli.up import RESTART_SIGNAL
 
@@ -27,7 +28,7 @@ def restart(state: StateDirectory, record: DeploymentRecord, output: Output) -> 
     """Restarts every process of a deployment in turn, and waits for that. Raises CommandError where it does not end."""
     if not record.supervisor.alive:
         raise CommandError(
-            f"nobody looks after {record.name}; `qwenserve up --name {record.name} …` takes it over, and restarts it"
+            f"nobody looks after {record.name}; `{program()} up --name {record.name} …` takes it over, and restarts it"
         )
     before = {process.name: process.identity for process in record.processes}
     record.supervisor.send(RESTART_SIGNAL)
@@ -44,6 +45,6 @@ def restart(state: StateDirectory, record: DeploymentRecord, output: Output) -> 
                 deadline = time.monotonic() + record.drain_timeout_s + _START_S
         if time.monotonic() > deadline:
             left = ", ".join(name for name in before if name not in done)
-            raise CommandError(f"not restarted in time: {left}; `qwenserve logs {record.name}` may say why")
+            raise CommandError(f"not restarted in time: {left}; `{program()} logs {record.name}` may say why")
         time.sleep(_POLL_S)
     output.line(f"{record.name}: every process was restarted")

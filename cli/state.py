@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.processes import ProcessIdentity
+from qwenserve.cli.program import program
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 
@@ -137,8 +138,8 @@ class Deployment:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise CommandError(
-                    f"a deployment named {self.name!r} is running; stop it with `qwenserve stop {self.name}` or "
-                    "choose another name with --name"
+                    f"a deployment named {self.name!r} is running; stop it with `{program()} stop {self.name}` "
+                    "or choose another name with --name"
                 ) from None
             yield
 
@@ -185,7 +186,7 @@ class StateDirectory:
                 raise CommandError(f"no deployment is named {name!r}; there is: {known}")
             return records[name]
         if not records:
-            raise CommandError("nothing is running; start something with `qwenserve up`")
+            raise CommandError(f"nothing is running; start something with `{program()} up`")
         if len(records) > 1:
             raise CommandError(f"several deployments exist, name one of: {', '.join(records)}")
         return next(iter(records.values()))

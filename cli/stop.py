@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from qwenserve.cli.output import Output
 from qwenserve.cli.processes import ProcessIdentity, alive
+from qwenserve.cli.program import program
 from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory
 
 _POLL_S = 0.05
@@ -29,7 +30,7 @@ def run_stop(arguments: argparse.Namespace) -> int:
     else:
         stopped = _stop_orphans(record, output, force=arguments.force)
     if not stopped:
-        output.line(f"{record.name} still runs; try `qwenserve stop {record.name} --force`")
+        output.line(f"{record.name} still runs; try `{program()} stop {record.name} --force`")
         return 1
     _forget(deployment, record)
     output.line(f"{record.name} is stopped")

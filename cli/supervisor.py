@@ -32,8 +32,10 @@ _WRITE_AGAIN_S = 5.0
 # Beyond the configured drain time: for a process to notice, say goodbye and leave.
 _EXIT_SLACK_S = 10.0
 _FORCED_EXIT_S = 5.0
-# Routers ask for a worker that was away every two seconds; before that the next one must not go.
-_FOUND_AGAIN_S = 3.0
+# Routers ask for a worker that was away every two seconds.
+_FOUND_AGAIN_S = 30.0
+# By this name a router's health check says whether it can use every worker.
+ALL_WORKERS = "all-workers"
 
 # Routers first: while they finish their answers, workers and tokenizers must still be there.
 _DRAIN_ORDER: Sequence[Sequence[Tier]] = (("router",), ("worker", "tokenizer"))
@@ -303,7 +305,17 @@ class Supervisor:
         child.send(signal.SIGTERM)
         while child.restarts == restarts or child.state != "ready":  # noqa: ASYNC110 - changed by another task
             await asyncio.sleep(_POLL_S)
-        await asyncio.sleep(_FOUND_AGAIN_S)
+        await self._until_found()
+
+    async def _until_found(self) -> None:
+        """Waits until all routers use every worker: before that, the next one must not go. Not for ever."""
+        deadline = time.monotonic() + _FOUND_AGAIN_S
+        routers = [child for child in self._children.values() if child.plan.tier == "router"]
+        for child in routers:
+            while child.current is not None and time.monotonic() < deadline:
+                if await ask_health(child.current.probe, ALL_WORKERS) is Health.SERVING:
+                    break
+                await asyncio.sleep(_POLL_S)
 
     async def _exchange(self, child: Child) -> None:
         """Starts a second process on the shared ports, and drains the first one when the second serves."""

@@ -57,8 +57,9 @@ def _found_model(argv: Sequence[str]) -> list[str]:
     texts = setting_texts(
         {
             "model.reference": str(find_model(reference, Output(to_stderr=True))),
-            # The name stays that of the reference, not that of a folder in a cache.
+            # The names stay those of the reference, not that of a folder in a cache.
             "model.name": config.model_name,
+            "model.aliases": config.model_names[1:],
         }
     )
     return [part for key, text in texts.items() for part in ("--set", f"{key}={text}")]

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.model import local_path, prepare_model
@@ -21,6 +21,7 @@ from qwenserve.cli.output import Output
 from qwenserve.cli.package import is_package, unpack
 from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
 from qwenserve.cli.ports import Endpoint, claim, free_endpoints, port_of
+from qwenserve.cli.program import program
 from qwenserve.cli.ps import table_of
 from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
 from qwenserve.cli.supervisor import Event, Supervisor
@@ -50,7 +51,7 @@ def run_up(arguments: argparse.Namespace) -> int:
     state = StateDirectory()
     prepared = prepare(arguments, state, output)
     if arguments.detach:
-        return _detach(prepared, output)
+        return _detach(prepared, output, arguments.ask)
     return run_foreground(prepared, output, ask=arguments.ask)
 
 
@@ -62,7 +63,7 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
     counts = Counts(arguments.workers, arguments.routers, arguments.tokenizers)
     if sum(counts) > _MOST_PROCESSES:
         raise CommandError(f"that would be {sum(counts)} processes; at most {_MOST_PROCESSES} are started")
-    deployment = state.deployment(arguments.name or name_from(config.model_name))
+    deployment = state.deployment(arguments.name or name_from(config.model_name.rsplit("/", 1)[-1]))
     with deployment.lock():  # only to find out early that it runs already
         pass
     addresses = _addresses(config, counts, _left_behind(deployment), state)
@@ -117,10 +118,14 @@ async def _when_ready(supervisor: Supervisor, prepared: Prepared, output: Output
     await supervisor.ready.wait()
     show_ready(supervisor.record, prepared.note, output)
     if ask is not None:
-        from qwenserve.cli.ask import ask_once
-
-        await ask_once(prepared.plan.grpc, ask, output, api_key=os.environ.get("QWENSERVE_API_KEY", ""))
+        await _ask(prepared.plan.grpc, ask, output)
     output.line("ctrl-C drains and stops; a second one forces")
+
+
+async def _ask(address: str, question: str, output: Output) -> None:
+    from qwenserve.cli.ask import ask_once
+
+    await ask_once(address, question, output, api_key=os.environ.get("QWENSERVE_API_KEY", ""))
 
 
 async def _tell_drain(shutdown: Shutdown, output: Output) -> None:
@@ -142,10 +147,10 @@ def show_ready(record: DeploymentRecord, note: str, output: Output) -> None:
             f"try:   curl http://{record.http}/v1/chat/completions -H 'Content-Type: application/json' "
             """-d '{"messages": [{"role": "user", "content": "Hello!"}]}'"""
         )
-    output.line(f"       qwenserve chat {record.name}")
+    output.line(f"       {program()} chat {record.name}")
 
 
-def _detach(prepared: Prepared, output: Output) -> int:
+def _detach(prepared: Prepared, output: Output, ask: str | None) -> int:
     plan, deployment, note = prepared
     deployment.prepare()
     replace_text(deployment.plan_file, plan.model_dump_json(indent=1))
@@ -173,7 +178,9 @@ def _detach(prepared: Prepared, output: Output) -> int:
         output.lines(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
         raise CommandError(f"{plan.name} did not start")
     show_ready(record, note, output)
-    output.line(f"logs:  qwenserve logs {plan.name} -f      stop: qwenserve stop {plan.name}")
+    if ask is not None:
+        asyncio.run(_ask(record.grpc, ask, output))
+    output.line(f"logs:  {program()} logs {plan.name} -f      stop: {program()} stop {plan.name}")
     return 0
 
 
@@ -204,7 +211,12 @@ def _await_ready(
 def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path | None, dict[str, str], Path | None]:
     """Returns the configuration file, the overrides, and the archive that both came from, if any."""
     overrides = overrides_of(arguments)
-    given: Path | None = arguments.file
+    what: str | None = arguments.what
+    if what is not None and _names_a_model(what):
+        if "model.reference" in overrides:
+            raise CommandError(f"two models: {what} and {overrides['model.reference']}; give one")
+        return config_file(arguments.config), {**overrides, **setting_texts({"model.reference": what})}, None
+    given = Path(what).expanduser() if what is not None else None
     if given is None or not is_package(given):
         if given is not None and arguments.config is not None:
             raise CommandError(f"two configuration files: {given} and --config {arguments.config}; give one")
@@ -213,6 +225,14 @@ def _sources(arguments: argparse.Namespace, state: StateDirectory) -> tuple[Path
         raise CommandError(f"{given} holds its own configuration; leave out --config, or change settings with --set")
     package = unpack(given, state.packages)
     return package.config_file, {**package.overrides, **overrides}, given.absolute()
+
+
+def _names_a_model(what: str) -> bool:
+    """Whether a word means a model, and not a configuration file or an archive: both of those are files."""
+    path = Path(what).expanduser()
+    if path.is_file():
+        return path.suffix == ".gguf"
+    return path.suffix not in (".yaml", ".yml", ".tar")
 
 
 def _left_behind(deployment: Deployment) -> DeploymentRecord | None:
@@ -248,7 +268,11 @@ def _addresses(config: Config, counts: Counts, left: DeploymentRecord | None, st
 
 def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
     """Settings that processes cannot take as they are: they start in another directory."""
-    settings = {"model.reference": str(model.path), "model.name": config.model_name}
+    settings: dict[str, Any] = {
+        "model.reference": str(model.path),
+        "model.name": config.model_name,
+        "model.aliases": config.model_names[1:],
+    }
     if config.auth.key_file:
         settings["auth.key_file"] = str(Path(config.auth.key_file).expanduser().absolute())
     if config.cache_dir:

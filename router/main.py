@@ -53,6 +53,10 @@ SERVICES = (
 )
 
 
+# A health check by this name says whether every worker can be used, and not only one.
+ALL_WORKERS = "all-workers"
+
+
 class Router:
     """Everything of one router process. `serving` starts it for a block and drains it at the end."""
 
@@ -167,6 +171,7 @@ class Router:
                 await self._health.set(now)
                 _log.info("ready" if now else "not_ready", reason=self.core.ready())
             was = now
+            await self._health.set_one(ALL_WORKERS, all(session.ready for session in self._workers.sessions))
             await self._workers.changed()
 
     async def _drain(self, shutdown: Shutdown) -> None:

@@ -66,7 +66,13 @@ class ModelConfig(Section):
         default="models/qwen3-tiny",
         description="A Hugging Face directory, a GGUF file, or a hub id such as Qwen/Qwen3-0.6B.",
     )
-    name: str = Field(default="", description="Name in requests and answers. Empty: the last part of the reference.")
+    name: str = Field(
+        default="",
+        description="Name in requests and answers. Empty: the reference as given, of an absolute path its last part.",
+    )
+    aliases: tuple[str, ...] = Field(
+        default=(), description="Further names that requests may use. The last part of a reference is always one."
+    )
     max_model_len: int = Field(default=0, ge=0, description="Context window in tokens. 0: the model's own.")
     weights: Literal["bf16", "f16", "q8_0", "f32", "random"] = Field(
         default="bf16",
@@ -344,9 +350,20 @@ class Config(Section):
 
     @property
     def model_name(self) -> str:
-        """The name that requests use."""
+        """The name in answers. An absolute path is no name: it tells clients about the machine."""
         if self.model.name:
             return self.model.name
+        reference = self.model.reference.rstrip("/").removesuffix(".gguf")
+        return reference if reference[:1] not in ("/", "~", ".") else self._last_part
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name that requests may use; the first one is that in answers."""
+        own = (self.model.name,) if self.model.name else (self.model_name, self._last_part)
+        return tuple(dict.fromkeys((*own, *self.model.aliases)))
+
+    @property
+    def _last_part(self) -> str:
         return self.model.reference.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
 

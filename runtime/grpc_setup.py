@@ -101,6 +101,11 @@ class Health:
         for name in self._names:
             await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
 
+    async def set_one(self, name: str, serving: bool) -> None:
+        """Tells the watchers of one further name."""
+        states = health_pb2.HealthCheckResponse
+        await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
+
 
 async def run_until_one_ends(call: Any, *work: Coroutine[Any, Any, None], name: str) -> None:
     """Runs the tasks of a stream until one of them ends, then ends the call and the others.

@@ -14,6 +14,7 @@ from typing import Any
 
 import qwenserve
 from qwenserve.runtime.config import Config, ConfigError, LogConfig, Section, load_config
+from qwenserve.runtime.flags import FlagParser
 from qwenserve.runtime.lifecycle import run
 from qwenserve.runtime.log_file import LogFile
 from qwenserve.runtime.logs import EventLog, configure_logs, flush_logs
@@ -39,7 +40,7 @@ def run_tier(
     with.
     """
     description = f"Runs one {tier} process in the foreground, until SIGTERM or ctrl-C asks it to drain."
-    parser = argparse.ArgumentParser(prog=f"qwenserve {tier}", description=description)
+    parser = FlagParser(prog=f"qwenserve {tier}", description=description)
     parser.add_argument("--config", type=Path, help="configuration file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     for name, meaning in flags:

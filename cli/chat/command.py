@@ -16,8 +16,11 @@ from qwenserve.cli.chat.commands import COMMANDS, ChatSettings
 from qwenserve.cli.chat.lines import PipedQuestions, Questions, TerminalQuestions
 from qwenserve.cli.chat.loop import ChatLoop
 from qwenserve.cli.errors import CommandError
+from qwenserve.cli.model import local_path
 from qwenserve.cli.options import overrides_of
 from qwenserve.cli.output import Output
+from qwenserve.cli.peer import grpc_address
+from qwenserve.cli.program import program
 from qwenserve.cli.state import StateDirectory
 from qwenserve.cli.supervisor import Event, Supervisor
 from qwenserve.cli.up import Prepared, prepare
@@ -34,9 +37,13 @@ def run_chat(arguments: argparse.Namespace) -> int:
     output = Output()
     if arguments.address is not None:
         return asyncio.run(_chat_at(arguments.address, arguments, state, output))
-    if not overrides_of(arguments) and arguments.config is None:
+    model = _model_named(arguments.name, state)
+    if not overrides_of(arguments) and arguments.config is None and model is None:
         record = state.find(arguments.name)
         return asyncio.run(_chat_at(record.grpc, arguments, state, output))
+    if model is not None and arguments.model is not None:
+        raise CommandError(f"two models: {model} and {arguments.model}; give one")
+    arguments.model = model or arguments.model
     news = Output(to_stderr=True)
     # Not inside the event loop, which would keep ctrl-C from ending a download.
     prepared = _prepare_own(arguments, state, news)
@@ -48,7 +55,7 @@ async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDire
     settings = _settings(arguments, terminal)
     questions: Questions = TerminalQuestions(state.history_file, list(COMMANDS)) if terminal else PipedQuestions()
     key = arguments.api_key or os.environ.get("QWENSERVE_API_KEY", "")
-    async with _connected(address) as channel:
+    async with _connected(address, state) as channel:
         if terminal:
             output.line("/help shows commands; ctrl-C stops an answer; ctrl-D leaves", "dim")
         loop = ChatLoop(channel, settings, questions, output, api_key=key, interactive=terminal)
@@ -98,8 +105,15 @@ async def _chat_alone(
                 await asyncio.gather(running, ready, return_exceptions=True)
 
 
+def _model_named(name: str | None, state: StateDirectory) -> str | None:
+    """Returns the model that NAME means; None where it means a deployment, or nothing that could be a model."""
+    if name is None or name in {record.name for record in state.records()}:
+        return None
+    return name if "/" in name or local_path(name) is not None else None
+
+
 def _prepare_own(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:
-    arguments.file = None
+    arguments.what = None
     arguments.name = f"chat-{os.getpid()}"
     arguments.workers, arguments.routers, arguments.tokenizers = 1, 1, 0
     arguments.grpc_port = arguments.grpc_port or "0"
@@ -116,10 +130,13 @@ def _settings(arguments: argparse.Namespace, terminal: bool) -> ChatSettings:
 
 
 @contextlib.asynccontextmanager
-async def _connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
+async def _connected(given: str, state: StateDirectory) -> AsyncIterator[grpc.aio.Channel]:
+    address = await grpc_address(given, state.records())
     async with make_channel(address, GrpcConfig()) as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
         except asyncio.TimeoutError:
-            raise CommandError(f"nothing answers at {address}; `qwenserve ps` shows what runs") from None
+            raise CommandError(
+                f"what listens at {address} does not speak gRPC, or is not ready; {program()} ps shows what runs"
+            ) from None
         yield channel

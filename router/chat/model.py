@@ -26,6 +26,8 @@ class ServedModel:
     enable_thinking: bool
     thinking_defaults: sampling_pb2.SamplingParams
     non_thinking_defaults: sampling_pb2.SamplingParams
+    # Further names that requests may use.
+    aliases: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -39,6 +41,7 @@ class ServedModel:
         thinks = assets.template.supports_thinking
         return cls(
             name=config.model_name,
+            aliases=config.model_names[1:],
             assets=assets,
             max_model_len=limit,
             fingerprint=fingerprint_of(path),
@@ -50,8 +53,8 @@ class ServedModel:
         )
 
     def check_name(self, name: str) -> None:
-        """Accepts this model's name in any case, and an empty one. Raises ModelNotFound."""
-        if name and name.lower() != self.name.lower():
+        """Accepts this model's names in any case, and an empty one. Raises ModelNotFound."""
+        if name and name.lower() not in {known.lower() for known in (self.name, *self.aliases)}:
             raise ModelNotFound(
                 f"model {name!r} does not exist; this deployment serves {self.name!r}",
                 param="model",

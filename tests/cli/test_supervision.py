@@ -22,6 +22,7 @@ from qwenserve.cli.state import Deployment, ProcessRecord, replace_text
 from qwenserve.cli.supervisor import Event, Supervisor
 from qwenserve.runtime.config import load_config
 from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.worker.engine_choice import engine_settings
 from tests.cli.conftest import ROOT
 
 pytestmark = pytest.mark.timeout(240)
@@ -73,7 +74,9 @@ async def ask(url: str) -> int:
     """Asks one question over a connection of its own; returns the status."""
     body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
     async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/chat/completions", json=body) as response:
-        await response.read()
+        text = await response.text()
+        if response.status != 200:
+            print(response.status, text)  # shown beside a failure
         return response.status
 
 
@@ -97,7 +100,7 @@ async def supervised(
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
     )
-    config = load_config(environment={}, overrides=overrides).config
+    config = load_config(environment={}, overrides=overrides, engines=engine_settings()).config
     http, grpc, *rest = free_endpoints(HOST, 2 + counts.workers + counts.tokenizers)
     addresses = Addresses(http, grpc, rest[: counts.workers], rest[counts.workers :])
     plan = make_plan(

@@ -173,7 +173,7 @@ def test_configuration_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("reference", "name"),
-    [("models/qwen3-tiny/", "qwen3-tiny"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("/data/m.gguf", "m")],
+    [("models/qwen3-tiny/", "models/qwen3-tiny"), ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"), ("/data/m.gguf", "m")],
 )
 def test_the_model_is_named_after_its_reference(reference: str, name: str) -> None:
     assert load(overrides={"model.reference": reference}).config.model_name == name
