@@ -16,6 +16,11 @@ from qwenserve.runtime.flags import FlagParser
 
 # What the same commands are called elsewhere.
 _SPELLINGS = {"serve": "up", "run": "chat"}
+# In the order in which they run; cli/drill/faults.py has what they do.
+DRILL_NAMES = (
+    "kill-worker", "stop-worker", "slow-worker", "kill-router", "kill-tokenizer", "stop-tokenizer", "slow-reader",
+    "overload", "rolling-restart", "disconnects", "bad-bytes",
+)  # fmt: skip
 # Commands that are one process each, in the foreground.
 TIERS = ("worker", "router", "tokenizer")
 
@@ -68,6 +73,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.stop import run_stop as run
     elif command == "restart":
         from qwenserve.cli.restart import run_restart as run
+    elif command == "drill":
+        from qwenserve.cli.drill.command import run_drill as run
     elif command == "chat":
         from qwenserve.cli.chat.command import run_chat as run
     elif command == "pack":
@@ -99,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     restart = commands.add_parser("restart", help="restart every process in turn, losing nothing")
     restart.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
     _add_chat(commands.add_parser("chat", aliases=["run"], help="chat in the terminal", description=_CHAT))
+    _add_drill(commands.add_parser("drill", help="do harm to a running deployment, and see what clients see"))
     pack = commands.add_parser("pack", help="put a configuration and its model into one archive")
     pack.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive, such as my.tar")
     pack.add_argument("--with-model", action="store_true", help="include the model's files")
@@ -141,6 +149,18 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until ctrl-C")
     parser.add_argument("-n", "--lines", type=count(0), default=50, metavar="N", help="lines of each process (50)")
     parser.add_argument("--process", metavar="NAME", help="one process only, such as worker-0")
+
+
+def _add_drill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument(
+        "--drills", nargs="+", choices=DRILL_NAMES, metavar="DRILL", help=f"all: {', '.join(DRILL_NAMES)}"
+    )
+    parser.add_argument("--clients", type=count(1), default=8, metavar="N", help="clients that ask meanwhile (8)")
+    parser.add_argument("--tokens", type=count(1), default=128, metavar="N", help="length of an answer (128)")
+    parser.add_argument("--times", type=count(1), default=3, metavar="N", help="how often a fault is repeated (3)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long a lasting fault lasts (5)")
+    parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
 
 
 _CHAT = "Chats with a running deployment. With --model it starts what it needs, and stops it at the end."

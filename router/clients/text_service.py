@@ -18,6 +18,9 @@ from qwenserve.text.conversation import TemplateInput, is_large
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _RETRY_AFTER_S = 2.0
+# How often all tokenizers are asked, and the pause between: together as long as a process takes to start again.
+_TURNS = 40
+_AGAIN_S = 0.25
 
 
 class RenderedChat(NamedTuple):
@@ -118,13 +121,18 @@ class RemoteTextService:
         await asyncio.gather(*(process.close() for process in self._processes))
 
     async def _ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
-        """Asks the least busy process, and the others where it is not there. Raises ServiceError."""
+        """Asks the least busy process, and the others where it is not there. Raises ServiceError.
+
+        Where none is there it waits a while: one that died is started again under its address.
+        """
         self._processes.rotate(-1)
         failure = "none is configured"
-        # Twice: a process that was replaced while it was asked is there again under its address.
-        for process in 2 * sorted(self._processes, key=TokenizerSession.burden):
-            try:
-                return await process.ask(prompt)
-            except TokenizerLost as error:  # noqa: PERF203  # seldom more than one turn
-                failure = error.message
+        for turn in range(_TURNS if self._processes else 0):
+            if turn:
+                await asyncio.sleep(_AGAIN_S)
+            for process in sorted(self._processes, key=TokenizerSession.burden):
+                try:
+                    return await process.ask(prompt)
+                except TokenizerLost as error:  # noqa: PERF203  # seldom more than one turn
+                    failure = error.message
         raise Unavailable(f"no tokenizer answers: {failure}", retry_after_s=_RETRY_AFTER_S)

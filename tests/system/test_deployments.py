@@ -87,7 +87,8 @@ async def test_a_tokenizer_tier_gives_the_same_prompts_and_answers() -> None:
         assert await asked(stack) == inside
 
 
-async def test_without_its_tokenizer_tier_a_router_says_unavailable() -> None:
+async def test_without_its_tokenizer_tier_a_router_says_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwenserve.router.clients.text_service._AGAIN_S", 0.0)
     config = stack_config(router__tokenizers=[f"127.0.0.1:{free_port()}"])
     async with running_stack(config) as stack:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

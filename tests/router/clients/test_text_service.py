@@ -195,7 +195,8 @@ async def test_a_caller_that_left_does_not_disturb_its_batch() -> None:
         assert (await staying).token_ids
 
 
-async def test_no_tier_is_unavailable_and_says_so() -> None:
+async def test_no_tier_is_unavailable_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwenserve.router.clients.text_service._AGAIN_S", 0.0)
     async with remote(f"127.0.0.1:{free_port()}") as service:
         results = await asyncio.gather(
             *(render(service, good(str(n))) for n in range(3)), service.tokenize("x"), return_exceptions=True

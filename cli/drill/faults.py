@@ -1,0 +1,189 @@
+"""What a drill does to a deployment. Each fault returns once the deployment is whole again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+import aiohttp
+
+from qwenserve.cli.drill.load import PROMPTS, Failure, Target, client_session, read_answer
+from qwenserve.cli.errors import CommandError
+from qwenserve.cli.output import Output
+from qwenserve.cli.plan import Tier
+from qwenserve.cli.restart import restart
+from qwenserve.cli.state import DeploymentRecord, ProcessRecord, StateDirectory
+
+_POLL_S = 0.1
+_WHOLE_S = 300.0
+# A worker that has this share of its time is slow, and alive.
+_SLOW_RUN_S, _SLOW_STOP_S = 0.02, 0.08
+_GARBAGE_BYTES = 4096
+_GARBAGE_S = 10.0
+
+
+class Bench(NamedTuple):
+    """What a fault is given."""
+
+    state: StateDirectory
+    name: str
+    target: Target
+    # How often a fault is repeated, and how long one lasts that has no end of its own.
+    times: int
+    seconds: float
+    clients: int
+
+    def record(self) -> DeploymentRecord:
+        """What runs now. Raises CommandError where that has ended."""
+        return self.state.find(self.name)
+
+    def of_tier(self, tier: Tier) -> list[ProcessRecord]:
+        """The processes of a tier that are ready."""
+        return [p for p in self.record().processes if p.tier == tier and p.state == "ready" and p.running]
+
+    async def until_whole(self, gone: ProcessRecord | None = None) -> None:
+        """Waits until every process is ready, and `gone` has been replaced by another process."""
+        deadline = time.monotonic() + _WHOLE_S
+        while not _is_whole(self.record(), gone):
+            if time.monotonic() > deadline:
+                raise CommandError(f"{self.name} was not whole again within {_WHOLE_S:g} s")
+            await asyncio.sleep(_POLL_S)
+
+
+def _is_whole(record: DeploymentRecord, gone: ProcessRecord | None) -> bool:
+    renewed = gone is None or all(p.identity != gone.identity for p in record.processes)
+    return renewed and record.shown_state == "ready"
+
+
+Fault = Callable[[Bench], Awaitable[None]]
+
+
+def _signal(tier: Tier, number: signal.Signals) -> Fault:
+    async def run(bench: Bench) -> None:
+        for turn in range(bench.times):
+            processes = bench.of_tier(tier)
+            victim = processes[turn % len(processes)]
+            assert victim.identity is not None
+            victim.identity.send(number)
+            try:
+                await bench.until_whole(victim)
+            finally:
+                victim.identity.send(signal.SIGCONT)  # one that was stopped and not replaced must not stay so
+
+    return run
+
+
+async def _slow_worker(bench: Bench) -> None:
+    """Lets one worker run a fifth of the time."""
+    identity = bench.of_tier("worker")[0].identity
+    assert identity is not None
+    deadline = time.monotonic() + bench.seconds
+    try:
+        while time.monotonic() < deadline and identity.send(signal.SIGSTOP):
+            await asyncio.sleep(_SLOW_STOP_S)
+            identity.send(signal.SIGCONT)
+            await asyncio.sleep(_SLOW_RUN_S)
+    finally:
+        identity.send(signal.SIGCONT)
+    await bench.until_whole()
+
+
+async def _slow_reader(bench: Bench) -> None:
+    """Opens streams and reads nothing of them."""
+    async with client_session() as http, contextlib.AsyncExitStack() as stack:
+        for number in range(bench.clients):
+            body = bench.target.body(PROMPTS[number % len(PROMPTS)])
+            with contextlib.suppress(aiohttp.ClientError):  # what happens to these is their own affair
+                await stack.enter_async_context(
+                    http.post(f"{bench.target.url}/v1/chat/completions", json=body, headers=bench.target.headers())
+                )
+        await asyncio.sleep(bench.seconds)
+
+
+async def _overload(bench: Bench) -> None:
+    """Asks from many times as many clients at once. They may be refused with a time to wait, and nothing else."""
+
+    async def ask(http: aiohttp.ClientSession, number: int) -> None:
+        try:
+            await read_answer(http, bench.target, PROMPTS[number % len(PROMPTS)])
+        except Failure as failure:
+            if not failure.refused:
+                raise CommandError(f"a client beyond the limit saw {failure}") from None
+
+    async with client_session() as http:
+        await asyncio.gather(*(ask(http, number) for number in range(20 * bench.clients)))
+
+
+async def _rolling_restart(bench: Bench) -> None:
+    """Replaces every process in turn."""
+    await asyncio.to_thread(restart, bench.state, bench.record(), Output(to_stderr=True))
+
+
+async def _disconnects(bench: Bench) -> None:
+    """Leaves in the middle of answers, again and again."""
+
+    async def leave(http: aiohttp.ClientSession, number: int) -> None:
+        body = bench.target.body(PROMPTS[number % len(PROMPTS)])
+        with contextlib.suppress(aiohttp.ClientError):
+            async with http.post(
+                f"{bench.target.url}/v1/chat/completions", json=body, headers=bench.target.headers()
+            ) as response:
+                await response.content.readany()
+                response.close()
+
+    async with client_session() as http:
+        for _ in range(5 * bench.times):
+            await asyncio.gather(*(leave(http, number) for number in range(bench.clients)))
+
+
+async def _bad_bytes(bench: Bench) -> None:
+    """Sends bytes that mean nothing to both public ports; each connection must be answered or ended."""
+    record = bench.record()
+
+    async def send(address: str) -> None:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        try:
+            with contextlib.suppress(ConnectionError):
+                writer.write(os.urandom(_GARBAGE_BYTES) + b"\r\n\r\n")
+                await writer.drain()
+                while await asyncio.wait_for(reader.read(_GARBAGE_BYTES), _GARBAGE_S):
+                    pass
+        except asyncio.TimeoutError:
+            raise CommandError(f"{address} kept a connection that sent nothing but noise") from None
+        finally:
+            writer.close()
+
+    for _ in range(5 * bench.times):
+        await asyncio.gather(*(send(address) for address in (record.http, record.grpc)))
+
+
+class Drill(NamedTuple):
+    """One kind of fault, and what clients may see of it."""
+
+    fault: Fault
+    # The tier that is hit, and how many processes it must have for the drill to make sense.
+    tier: Tier | None = None
+    least: int = 1
+    # Whether an answer that had begun may be lost: whoever held its connection is gone.
+    loses_begun: bool = False
+
+
+DRILLS: Mapping[str, Drill] = {
+    "kill-worker": Drill(_signal("worker", signal.SIGKILL), "worker"),
+    "stop-worker": Drill(_signal("worker", signal.SIGSTOP), "worker"),
+    "slow-worker": Drill(_slow_worker, "worker"),
+    "kill-router": Drill(_signal("router", signal.SIGKILL), "router", least=2, loses_begun=True),
+    "kill-tokenizer": Drill(_signal("tokenizer", signal.SIGKILL), "tokenizer"),
+    "stop-tokenizer": Drill(_signal("tokenizer", signal.SIGSTOP), "tokenizer"),
+    "slow-reader": Drill(_slow_reader),
+    "overload": Drill(_overload),
+    "rolling-restart": Drill(_rolling_restart),
+    "disconnects": Drill(_disconnects),
+    "bad-bytes": Drill(_bad_bytes),
+}

@@ -1,0 +1,210 @@
+"""The load under which a drill runs: clients that ask, read, compare, and note what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import aiohttp
+
+# Longer than any pause that a deployment may make: a wait for a worker's restart, or for a hung one to be noticed.
+_READ_S = 180.0
+# How long a client does as it is told by `Retry-After`.
+_PATIENCE_S = 60.0
+_LEAST_WAIT_S = 0.1
+
+PROMPTS = (
+    "Count from one to one hundred.",
+    "What is the capital of France?",
+    "你好，你是谁？",
+    "Write a short story about a dog.",
+    "Explain why the sky is blue.",
+)
+
+
+class Target(NamedTuple):
+    """Where the answers come from."""
+
+    url: str
+    api_key: str = ""
+    max_tokens: int = 128
+
+    def headers(self) -> dict[str, str]:
+        """The key, where there is one."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def body(self, prompt: str) -> dict[str, Any]:
+        """A question whose answer is the same each time, as far as the engine allows."""
+        return {
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "stream": True,
+            "max_tokens": self.max_tokens,
+        }
+
+
+class Failure(Exception):
+    """An answer that failed. `begun`: some of it had been read. `refused`: the server was busy and said so."""
+
+    def __init__(self, text: str, *, begun: bool, refused: bool = False, wait_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.begun = begun
+        self.refused = refused
+        self.wait_s = wait_s
+
+
+@dataclass
+class Seen:
+    """What clients saw."""
+
+    answers: int = 0
+    differing: int = 0
+    # How often clients were told to come again later, with a time to wait.
+    refused: int = 0
+    retried: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    # The longest silence inside each answer, in seconds.
+    pauses: list[float] = field(default_factory=list)
+
+    def pause(self, share: float) -> float:
+        """The pause that `share` of all answers did not exceed."""
+        ordered = sorted(self.pauses)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+class Answer(NamedTuple):
+    """One whole answer, and the longest silence inside it."""
+
+    text: str
+    pause_s: float
+
+
+async def read_answer(http: aiohttp.ClientSession, target: Target, prompt: str) -> Answer:
+    """Asks over a stream and reads to the end. Raises Failure."""
+    text: list[str] = []
+    pause, last = 0.0, time.monotonic()
+    ended = False
+    try:
+        async with http.post(
+            f"{target.url}/v1/chat/completions", json=target.body(prompt), headers=target.headers()
+        ) as response:
+            if response.status != 200:
+                raise _refusal(response, await response.text())
+            async for line in response.content:
+                now = time.monotonic()
+                pause, last = max(pause, now - last), now
+                if not line.startswith(b"data: "):
+                    continue
+                if line.startswith(b"data: [DONE]"):
+                    return Answer("".join(text), pause)
+                ended = _take(json.loads(line[6:]), text) or ended
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        raise Failure(f"{type(error).__name__}: {error}", begun=any(text)) from None
+    raise Failure("the stream ended " + ("without [DONE]" if ended else "in the middle"), begun=any(text))
+
+
+def _refusal(response: aiohttp.ClientResponse, body: str) -> Failure:
+    wait = response.headers.get("Retry-After", "")
+    busy = response.status in (429, 503) and wait.isdecimal()
+    return Failure(f"{response.status}: {body[:200]}", begun=False, refused=busy, wait_s=float(wait) if busy else 0.0)
+
+
+def _take(event: dict[str, Any], text: list[str]) -> bool:
+    """Adds an event's text; returns whether it is the last of its choice. Raises Failure for an error event."""
+    if "error" in event:
+        raise Failure(f"error event: {event['error']}", begun=any(text))
+    finished = False
+    for choice in event["choices"]:
+        delta = choice["delta"]
+        text.append((delta.get("reasoning_content") or "") + (delta.get("content") or ""))
+        finished = finished or choice.get("finish_reason") is not None
+    return finished
+
+
+class Load:
+    """Clients that go on asking. `expected` are the answers of an undisturbed run; none where they vary anyway."""
+
+    def __init__(self, target: Target, expected: dict[str, str]) -> None:
+        self._target = target
+        self._expected = expected
+        self.seen = Seen()
+
+    @contextlib.asynccontextmanager
+    async def running(self, clients: int) -> AsyncIterator[Seen]:
+        """Asks from `clients` at a time inside the block; at its end every answer under way is read to its end."""
+        stop = asyncio.Event()
+        async with client_session() as http:
+            tasks = [asyncio.ensure_future(self._ask_on(http, number, stop)) for number in range(clients)]
+            try:
+                yield self.seen
+                stop.set()
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask_on(self, http: aiohttp.ClientSession, number: int, stop: asyncio.Event) -> None:
+        for prompt in prompts_from(number):
+            if stop.is_set():
+                return
+            await self._ask(http, prompt)
+
+    async def _ask(self, http: aiohttp.ClientSession, prompt: str) -> None:
+        """Asks as official clients do: as often as the server asks for patience, and once more where nothing began."""
+        deadline = time.monotonic() + _PATIENCE_S
+        retried = False
+        while (failure := await self._try(http, prompt)) is not None:
+            if failure.refused and time.monotonic() < deadline:
+                self.seen.refused += 1
+                await asyncio.sleep(max(failure.wait_s, _LEAST_WAIT_S))
+            elif failure.begun or retried:
+                self.seen.failures.append(failure)
+                return
+            else:
+                retried = True
+                self.seen.retried += 1
+                await asyncio.sleep(_LEAST_WAIT_S)
+
+    async def _try(self, http: aiohttp.ClientSession, prompt: str) -> Failure | None:
+        """Reads one answer and notes it; returns what went wrong."""
+        try:
+            answer = await read_answer(http, self._target, prompt)
+        except Failure as failure:
+            return failure
+        self.seen.answers += 1
+        self.seen.pauses.append(answer.pause_s)
+        self.seen.differing += answer.text != self._expected.get(prompt, answer.text)
+        return None
+
+
+async def undisturbed(target: Target, clients: int) -> dict[str, str]:
+    """Returns the answer to each prompt; empty if answers vary under load though nothing is wrong. Raises Failure."""
+    async with client_session() as http:
+        rounds = [
+            await asyncio.gather(*(read_answer(http, target, prompt) for prompt in itertools.islice(source, clients)))
+            for source in (prompts_from(0), prompts_from(0))
+        ]
+    found: dict[str, str] = {}
+    for answers in rounds:
+        for prompt, answer in zip(prompts_from(0), answers, strict=False):
+            if found.setdefault(prompt, answer.text) != answer.text:
+                return {}
+    return found
+
+
+def prompts_from(number: int) -> Iterator[str]:
+    """Yields prompts without end, beginning with another one for each number."""
+    return itertools.islice(itertools.cycle(PROMPTS), number % len(PROMPTS), None)
+
+
+def client_session() -> aiohttp.ClientSession:
+    """A session whose connections are not limited, and which waits longer than a deployment may pause."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_READ_S)
+    return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
