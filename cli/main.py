@@ -99,6 +99,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_up(up)
     ps = commands.add_parser("ps", help="show what runs")
     ps.add_argument("-p", "--processes", action="store_true", help="also show every process")
+    ps.add_argument("--cluster", action="store_true", help="show every process that the store knows, on all machines")
+    add_setting_options(ps)
     _add_logs(commands.add_parser("logs", help="show logs"))
     stop = commands.add_parser("stop", help="drain and stop a deployment")
     stop.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
@@ -132,7 +134,9 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
         "what", nargs="?", metavar="MODEL|FILE", help="a model, a configuration file, or an archive of `pack`"
     )
     parser.add_argument("--name", help="name of the deployment (default: the model's)")
-    parser.add_argument("--workers", type=count(1), default=1, metavar="N", help="worker processes (1)")
+    parser.add_argument(
+        "--workers", type=count(0), default=1, metavar="N", help="worker processes (1); 0: those that the store knows"
+    )
     parser.add_argument(
         "--routers", type=count(1), default=1, metavar="N", help="router processes; share the ports (1)"
     )

@@ -111,7 +111,7 @@ def make_plan(
     ]
     router_settings: dict[str, Any] = {
         **_listen("router", addresses.grpc),
-        "router.workers": [str(endpoint.reachable) for endpoint in addresses.workers],
+        "router.workers": [str(endpoint.reachable) for endpoint in addresses.workers] or list(config.router.workers),
         "router.tokenizers": [str(endpoint.reachable) for endpoint in addresses.tokenizers],
         "http.enabled": addresses.http is not None,
         **(_listen("http", addresses.http) if addresses.http else {}),

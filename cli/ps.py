@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from qwenserve.cli.cluster import cluster_table
+from qwenserve.cli.options import config_file, overrides_of
 from qwenserve.cli.output import Output
 from qwenserve.cli.state import DeploymentRecord, StateDirectory
+from qwenserve.runtime.config import load_config
 
 _HEADER = ("PORT(HTTP,RPC)", "NAME", "PID", "STATE", "PATH")
 
 
 def run_ps(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    records = StateDirectory().records()
     output = Output()
+    if arguments.cluster:
+        config = load_config(config_file(arguments.config), overrides=overrides_of(arguments)).config
+        output.table(*cluster_table(config.store))
+        return 0
+    records = StateDirectory().records()
     output.table(*table_of(records))
     if arguments.processes:
         output.line()

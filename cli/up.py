@@ -61,6 +61,8 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
     config = load_config(file, overrides=overrides, engines=engine_settings()).config
     KeyRing.from_config(config.auth)  # a missing key file is better reported here than in a router's log
     counts = Counts(arguments.workers, arguments.routers, arguments.tokenizers)
+    if not counts.workers and not (config.store.url or config.router.workers):
+        raise CommandError("--workers 0 leaves nobody to answer: set store.url, where workers announce themselves")
     if sum(counts) > _MOST_PROCESSES:
         raise CommandError(f"that would be {sum(counts)} processes; at most {_MOST_PROCESSES} are started")
     deployment = state.deployment(arguments.name or name_from(config.model_name.rsplit("/", 1)[-1]))

@@ -14,13 +14,15 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
+from qwenserve.router.announce import announced
 from qwenserve.router.answers.cache import AnswerCache
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
+from qwenserve.router.clients.store_source import StoreWorkers
 from qwenserve.router.clients.text_service import LocalTextService, RemoteTextService, TextService
 from qwenserve.router.clients.worker_session import WorkerSession
-from qwenserve.router.clients.worker_source import StaticWorkers
+from qwenserve.router.clients.worker_source import StaticWorkers, WorkerSource
 from qwenserve.router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
 from qwenserve.router.http.shim import make_shim
@@ -65,8 +67,9 @@ class Router:
         self.metrics = RouterMetrics()
         self._config = config
         expected = Expectation(model.name, model.assets.tokenizer.vocab_size, model.fingerprint)
+        self._store = open_store(config.store)
         self._workers = WorkerDirectory(
-            StaticWorkers(config.router.workers),
+            self._worker_source(model.name),
             config.grpc,
             config.router.policy,
             expected,
@@ -83,7 +86,6 @@ class Router:
             if config.router.tokenizers
             else LocalTextService(model.assets)
         )
-        self._store = open_store(config.store)
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
@@ -112,6 +114,18 @@ class Router:
             else None
         )
         self.grpc_port = 0
+
+    def _worker_source(self, model: str) -> WorkerSource:
+        addresses = self._config.worker_addresses
+        if not self._store.shared:
+            return StaticWorkers(addresses)
+        return StoreWorkers(
+            self._store,
+            model,
+            lease_s=self._config.store.lease_s,
+            connected=lambda address: any(each.address == address and each.ready for each in self.sessions),
+            fixed=addresses,
+        )
 
     @property
     def http_port(self) -> int:
@@ -154,7 +168,8 @@ class Router:
             if self._http is not None:
                 await self._start_http(self._http)
             tasks.start(self._follow_health(), name="health")
-            yield
+            async with announced(self._store, self._config, self.grpc_port, self.http_port, self.core.ready):
+                yield
 
     async def _start_http(self, http: HttpServer) -> None:
         try:
@@ -210,7 +225,8 @@ async def serve(config: Config, model_path: Path, *, share_ports: bool = False) 
                 http_port=router.http_port,
                 grpc_port=router.grpc_port,
                 model=config.model_name,
-                workers=list(config.router.workers),
+                workers=list(config.worker_addresses),
+                store=bool(config.store.url),
             )
             await shutdown.drain.wait()
             _log.info("draining")

@@ -132,7 +132,9 @@ class RouterConfig(Section):
     host: str = Field(default="127.0.0.1", description="Address of the public gRPC API.")
     port: int = Field(default=50051, ge=0, le=65535, description="Port of the public gRPC API; 0 takes a free one.")
     workers: tuple[str, ...] = Field(
-        default=("127.0.0.1:50061",), description="Addresses of the workers. `qwenserve up` fills this in."
+        default=(),
+        description="Addresses of the workers. Empty: those that the store knows; without store.url 127.0.0.1:50061. "
+        "`qwenserve up` fills this in.",
     )
     tokenizers: tuple[str, ...] = Field(
         default=(), description="Addresses of the tokenizer tier. Empty: tokenize inside the router."
@@ -347,6 +349,13 @@ class Config(Section):
             return Path(self.cache_dir).expanduser()
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "qwenserve"
+
+    @property
+    def worker_addresses(self) -> tuple[str, ...]:
+        """The workers that a router knows before it asks a store."""
+        if self.router.workers or self.store.url:
+            return self.router.workers
+        return (f"127.0.0.1:{WorkerConfig().port}",)
 
     @property
     def model_name(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from qwenserve.router.answers.record import Recording
 from qwenserve.router.answers.tape import Tape
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import Placement
+from qwenserve.router.generation.leg import NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
@@ -61,6 +61,10 @@ class Flight(Tape):
     def ending(self) -> None:
         """The end comes with what is taken now."""
         self.hold()
+
+    def paused(self) -> NextLeg:
+        """No leg ends early: answers whose thinking has a budget are not shared."""
+        return NextLeg()
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Takes the generation's end."""

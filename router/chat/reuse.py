@@ -75,6 +75,9 @@ class Reuse:
         """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
         fingerprint = self._fingerprint()
         seed_given = request.sampling.HasField("seed")
+        # A thought that is closed at its budget makes legs of its own; such answers are neither kept nor shared.
+        if any(plan.thinking is not None for plan in plans):
+            return []
         if not fingerprint or not is_repeatable(
             plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
         ):

@@ -1,0 +1,63 @@
+"""`qwenserve ps --cluster`: every process that the store knows, on whichever machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import DecodeError
+
+from qwenserve.cli.errors import CommandError
+from qwenserve.cluster.v1 import announcement_pb2
+from qwenserve.runtime.config import StoreConfig
+from qwenserve.store.opening import open_store
+
+_GROUPS = ("routers", "workers")
+_HEADER = ("ADDRESS(RPC)", "ADDRESS(HTTP)", "TIER", "NAME", "HOST", "PID", "STATE", "MODEL", "ENGINE")
+
+
+def cluster_table(config: StoreConfig) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Returns header and rows, one row a process. Raises CommandError without a store, or without an answer of it."""
+    if not config.url:
+        raise CommandError("--cluster asks the store: set store.url, in the configuration or with --set store.url=…")
+    return _HEADER, rows_of(asyncio.run(_members(config)))
+
+
+def rows_of(values: Sequence[bytes]) -> list[Sequence[str]]:
+    """Returns a row for each announcement, by tier and name."""
+    said = [one for one in map(_read, values) if one is not None]
+    said.sort(key=lambda one: (-one.tier, one.name, one.address))
+    return [
+        (
+            one.address,
+            one.http_address or "-",
+            announcement_pb2.Tier.Name(one.tier).removeprefix("TIER_").lower(),
+            one.name,
+            one.host,
+            str(one.pid),
+            announcement_pb2.State.Name(one.state).removeprefix("STATE_").lower().replace("_", " "),
+            one.model,
+            one.worker.engine or "-",
+        )
+        for one in said
+    ]
+
+
+def _read(value: bytes) -> announcement_pb2.Announcement | None:
+    try:
+        return announcement_pb2.Announcement.FromString(value)
+    except DecodeError:
+        return None
+
+
+async def _members(config: StoreConfig) -> list[bytes]:
+    # A person waits, not a request.
+    store = open_store(config.model_copy(update={"timeout_s": 5.0}))
+    try:
+        groups: list[Mapping[str, bytes] | None] = [await store.members(group) for group in _GROUPS]
+    finally:
+        await store.close()
+    found = [group for group in groups if group is not None]
+    if len(found) < len(groups):
+        raise CommandError("the store does not answer; check store.url, its password, and that it runs")
+    return [value for group in found for value in group.values()]
