@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenserve.cli.errors import CommandError
+from qwenserve.worker.engine_choice import ENGINES
 
 # Settings whose values are never shown, neither in a table nor in a list of processes.
 SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "store.url"})
@@ -17,7 +18,7 @@ SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "sto
 # Short forms of settings that are often given.
 _SHORT = {
     "model": ("model.reference", "model: a directory, a GGUF file or a hub id"),
-    "engine": ("worker.engine", "engine: llamacpp or simulated"),
+    "engine": ("worker.engine", f"engine: {' or '.join(ENGINES)}"),
     "weights": ("model.weights", "bf16, f16, q8_0, f32, or random for a model that has none"),
     "port": ("http.port", "the same as --http-port"),
     "http-port": ("http.port", "port of the HTTP API (default 8000; 0 takes a free one)"),

@@ -49,6 +49,9 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "continue_final_message": {"add_generation_prompt": False},
     "stream_options": {"stream": True},
     "cache": {"temperature": 0},
+    "allowed_token_ids": {"temperature": 0},
+    "return_tokens_as_token_ids": {"logprobs": 1},
+    "reasoning_logprobs": {"logprobs": 1},
 }
 # What it changes is which worker is asked; the tests of routing policies hold it.
 ROUTING = {"prompt_cache_key"}
@@ -121,7 +124,7 @@ async def observed(
     with caplog.at_level(logging.INFO, logger="qwenserve.answer"):
         async with aiohttp.ClientSession() as session, session.post(stack.url + path, json=body) as reply:
             text = await reply.text()
-            own_id = reply.headers["x-request-id"] if "request_id" in body else ""
+            own_id = reply.headers["x-request-id"] if {"request_id", "rid"} & body.keys() else ""
             ignored = reply.headers.get("x-ignored-params")
     answered = streamed(text) if body.get("stream") else without_fresh(json.loads(text))
     given = []
@@ -143,6 +146,8 @@ def body_of(face: Face, row: Field, value: Any) -> dict[str, Any]:
         {"messages": [{"role": "user", "content": "hi"}]} if face is Face.CHAT else {"prompt": "once"}
     )
     fields = {**base, "max_tokens": 100, **COMPANIONS.get(row.name, {})}
+    if face is Face.CHAT and fields.get("logprobs"):
+        fields["logprobs"] = True
     if row.name == "max_completion_tokens":
         del fields["max_tokens"]  # which it would make an ignored field
     return fields if value is None else {**fields, row.name: value}
@@ -162,3 +167,19 @@ async def test_an_applied_field_changes_what_the_engine_or_the_caller_gets(
     assert after[1] is None, "it is listed as ignored"
     assert before != again
     assert after == again or row.name in REPEATED
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_choices_draw_from_streams_that_no_other_seed_has(
+    recording: tuple[Stack, RecordingEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """All 64 bits of a seed arrive, and no choice has the seed of another request's."""
+    seeds = [1, 2, 1 + 2**31, 1 + 2**32, 2**63 - 1, -1]
+    drawn = []
+    for seed in seeds:
+        body = {"prompt": "once", "max_tokens": 1, "n": 2, "seed": seed}
+        given = (await observed(recording, Face.COMPLETION, body, caplog))[4]
+        drawn += [request["sampling"]["seed"] for request in given]
+
+    assert drawn[::2] == seeds
+    assert len(set(drawn)) == 2 * len(seeds)

@@ -21,27 +21,42 @@ from qwenserve.router.http.transport.field_rows import (
     ignored,
     refused,
 )
+from qwenserve.runtime.sampling_ranges import BIAS, MAX_CHOICES, MAX_STOP_STRINGS, RANGES
 
 _GRAMMAR = "needs grammars, which are not supported yet"
 _BEAMS = "beam search is not supported; use n with sampling"
 
+
+def _range(name: str, meaning: str = "") -> str:
+    """Says which values a parameter may have, as the table of ranges does, and what some of them mean."""
+    text = str(RANGES[name])
+    return f"{text[0].upper()}{text[1:]}{'; ' if meaning else ''}{meaning}."
+
+
 _SAMPLING = (
-    applied("temperature", Number, "sampling.temperature", 0.5, "0 to 2; 0 is greedy."),
-    applied("top_p", Number, "sampling.top_p", 0.75, "Above 0 to 1; 1 is off."),
+    applied("temperature", Number, "sampling.temperature", 0.5, _range("temperature", "0 is greedy")),
+    applied("top_p", Number, "sampling.top_p", 0.75, _range("top_p", "1 is off")),
     applied(
-        "top_k", Int32, "sampling.top_k", 20, "0 or more; 0 is off, and so is -1, as elsewhere.", drafts.write_top_k
+        "top_k",
+        Int32,
+        "sampling.top_k",
+        20,
+        _range("top_k", "0 is off, and so is -1, as elsewhere"),
+        drafts.write_top_k,
     ),
-    applied("min_p", Number, "sampling.min_p", 0.25, "0 to 1; 0 is off."),
+    applied("min_p", Number, "sampling.min_p", 0.25, _range("min_p", "0 is off")),
     applied("seed", Int64, "sampling.seed", 7, "Seed of the random numbers; unset: a fresh one."),
-    applied("presence_penalty", Number, "sampling.presence_penalty", 0.5, "-2 to 2."),
-    applied("frequency_penalty", Number, "sampling.frequency_penalty", -0.5, "-2 to 2."),
-    applied("repetition_penalty", Number, "sampling.repetition_penalty", 1.25, "Above 0 to 2; 1 is off."),
+    applied("presence_penalty", Number, "sampling.presence_penalty", 0.5, _range("presence_penalty")),
+    applied("frequency_penalty", Number, "sampling.frequency_penalty", -0.5, _range("frequency_penalty")),
+    applied(
+        "repetition_penalty", Number, "sampling.repetition_penalty", 1.25, _range("repetition_penalty", "1 is off")
+    ),
     applied(
         "logit_bias",
         dict[str, Number],
         "sampling.logit_bias",
         {"11": -5.0},
-        "Token id, as a string, to a bias of -100 to 100.",
+        f"Token id, as a string, to a bias of {BIAS}.",
         drafts.write_logit_bias,
     ),
     applied("max_tokens", Int32, "sampling.max_tokens", 9, "Most tokens to generate.", drafts.write_max_tokens),
@@ -69,7 +84,7 @@ _SAMPLING = (
         Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})],
         "request.stop_strings",
         ["END"],
-        "A string, or up to 16, that end the answer and are not returned.",
+        f"A string, or up to {MAX_STOP_STRINGS}, that end the answer and are not returned.",
         drafts.write_stop,
     ),
     applied(
@@ -80,7 +95,7 @@ _SAMPLING = (
         "The only ids that are generated.",
         drafts.write_allowed_token_ids,
     ),
-    applied("n", Annotated[Int32, Limits(ge=1)], "request.n", 2, "Number of choices, 1 to 16."),
+    applied("n", Annotated[Int32, Limits(ge=1)], "request.n", 2, f"Number of choices, 1 to {MAX_CHOICES}."),
 )
 
 _CHAT_ONLY = (
@@ -135,7 +150,7 @@ _CHAT_ONLY = (
         Int32,
         "sampling.top_logprobs",
         3,
-        "Alternatives per token, 0 to 20; needs logprobs.",
+        f"Alternatives per token, {RANGES['top_logprobs']}; needs logprobs.",
         drafts.write_top_logprobs,
         faces=Face.CHAT,
     ),
