@@ -22,6 +22,8 @@ from qwenserve.runtime.errors import ServiceError, WorkerLost
 # While something waits, how often it is looked whether a worker is ready again.
 _LOOK_S = 0.1
 _RETRY_AFTER_S = 5.0
+# Legs that no worker took, in one look: the others are tried in the next one. Each costs a choice among the workers.
+_MOST_REFUSED = 64
 
 
 class ContinuationLimits(NamedTuple):
@@ -46,6 +48,9 @@ class Continuable(Protocol):
 
     def give_up(self, error: ServiceError) -> None:
         """Ends it with an error."""
+
+    def defect(self, error: Exception) -> None:
+        """Ends it for a defect of ours."""
 
 
 class _Wait(NamedTuple):
@@ -78,8 +83,12 @@ class Continuations:
         is given up where no worker takes it now.
         """
         now = time.monotonic()
-        self._waiting[generation] = _Wait(error, now, now + self.limits.wait_s if patient else 0.0)
-        self._advance()
+        wait = _Wait(error, now, now + self.limits.wait_s)
+        if patient:
+            self._waiting[generation] = wait
+            self._advance()
+        elif not self._started(generation, wait):
+            generation.give_up(error)
 
     def resumed(self, generation: Continuable, now: float) -> None:
         """The first new id of a generation came at `now`."""
@@ -101,28 +110,43 @@ class Continuations:
 
     def _advance(self) -> None:
         now = time.monotonic()
+        refused = 0
         for generation, wait in list(self._waiting.items()):
             if generation not in self._waiting:
                 continue  # given up together with another one of the same answer
-            tokens = generation.tokens_so_far
-            if not self._reading or self._reading_tokens + tokens <= self.limits.prefill_tokens:
-                try:
-                    generation.start_leg()
-                except ServiceError:
-                    pass
-                else:
-                    del self._waiting[generation]
-                    self._reading[generation] = (tokens, wait.since)
-                    self._reading_tokens += tokens
+            tried = refused < _MOST_REFUSED and self._has_turn(generation)
+            if tried:
+                if self._started(generation, wait):
                     continue
-            if not wait.until:
-                del self._waiting[generation]
-                generation.give_up(wait.error)
-            elif now >= wait.until:
-                del self._waiting[generation]
+                refused += 1
+            if now >= wait.until:
+                self._waiting.pop(generation, None)
                 generation.give_up(self._waited_in_vain(wait.error))
+            elif tried:
+                # To the end, so that the next look begins with those that this one does not come to.
+                self._waiting[generation] = self._waiting.pop(generation)
         if self._waiting:
             self._look_in(_LOOK_S)
+
+    def _has_turn(self, generation: Continuable) -> bool:
+        tokens = generation.tokens_so_far
+        return not self._reading or self._reading_tokens + tokens <= self.limits.prefill_tokens
+
+    def _started(self, generation: Continuable, wait: _Wait) -> bool:
+        """Starts a generation's leg. False where no worker takes it."""
+        tokens = generation.tokens_so_far
+        try:
+            generation.start_leg()
+        except ServiceError:
+            return False
+        except Exception as defect:  # one request's; the others must not wait for ever because of it
+            self._waiting.pop(generation, None)
+            generation.defect(defect)
+            return True
+        self._waiting.pop(generation, None)
+        self._reading[generation] = (tokens, wait.since)
+        self._reading_tokens += tokens
+        return True
 
     def _waited_in_vain(self, error: ServiceError) -> ServiceError:
         text = f"{error.message}; no worker could go on with the answer within {self.limits.wait_s:g} s"

@@ -76,6 +76,7 @@ class Generation:
     """The ids of one choice. A `router.clients.worker_session.TokenStream` for whichever session has its leg."""
 
     __slots__ = (
+        "_cache_told",
         "_end_ids",
         "_ending",
         "_excluded",
@@ -117,6 +118,7 @@ class Generation:
         self.worker = ""
         # Prompt tokens that the first worker to tell had cached.
         self.cached_tokens = 0
+        self._cache_told = False
         # The longest time in a worker's queue.
         self.queue_s = 0.0
         # When the last id came, on `time.monotonic()`'s clock; 0 before.
@@ -242,9 +244,12 @@ class Generation:
         if finish.error_reason and not self._stopped:
             self._leg_failed(leg, _error_of(finish))
             return
-        self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
+        if not self._cache_told:
+            self._cache_told = True
+            self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
-        if self._pauses(finish) and not self._stopped:
+        # Fewer ids than it was to bring: the engine has no more, and asking again would go round for ever.
+        if self._pauses(finish) and not self._stopped and len(self.ids) >= (self._pause_at or 0):
             self._pause()
         else:
             self._end(finish)
@@ -271,6 +276,11 @@ class Generation:
             self._receiver.failed(error)
         except Exception as defect:  # as above
             self._receiver.defect(defect)
+
+    def defect(self, error: Exception) -> None:
+        """Tells the receiver of a defect that kept it from going on."""
+        self._resuming = False
+        self._receiver.defect(error)
 
     def start_leg(self) -> None:
         """Starts a leg after `ids`. Raises ServiceError where no worker takes it now."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from qwenserve.router.generation.continuation import ContinuationLimits
-from qwenserve.runtime.errors import QueueFull, ServiceError, WorkerLost
+from qwenserve.router.chat.thinking import ThinkingBudget
+from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
+from qwenserve.runtime.errors import InternalError, QueueFull, ServiceError, Unavailable, WorkerLost
 from tests.router.chat.scripted_session import Heard, ScriptedSession
 from tests.router.chat.test_answer import Asked, ids, plan
 from tests.system.stack import until
@@ -276,3 +279,89 @@ async def test_a_sink_that_raises_does_not_stop_the_others_that_wait() -> None:
 
     await until(lambda: two.sink.error is not None)
     assert isinstance(one.sink.error, WorkerLost)
+
+
+async def test_a_defect_in_choosing_ends_one_answer_and_not_the_others() -> None:
+    """Whatever raises while a leg is started: the other answers of the broken session go on."""
+    first, second = ScriptedSession("a"), ScriptedSession("b")
+    chosen = iter([first])
+
+    def choose(prompt: Sequence[int], tried: frozenset[str]) -> Any:
+        for session in chosen:
+            return session
+        raise RuntimeError("a policy's defect")
+
+    one = Asked(choose=choose, limits=PATIENT)
+    two = Asked(sessions=(first, second), limits=PATIENT, continuations=one.continuations)
+    for handle in (1, 2):
+        first.give(handle, ids("x"))
+    for handle in (1, 2):
+        first.lose(handle)
+    second.end(1, ids(" y"))
+
+    assert isinstance(one.sink.error, InternalError)
+    assert two.sink.content() == "x y"
+    assert one.continuations.waiting == 0
+
+
+async def test_what_was_cached_is_what_the_first_worker_found() -> None:
+    """A leg that goes on finds all of the prompt where the one before it computed it: that is no news."""
+    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(1, ids("</think>"))))
+
+    asked.worker.end(1, ids("Hm")[:1], cached_tokens=2)
+    asked.worker.end(2, ids("Yes"), cached_tokens=3)
+
+    assert asked.sink.usage.cached_tokens == 2
+    assert asked.sink.content() == "Yes"
+
+
+async def test_an_engine_that_stops_short_of_the_budget_is_not_asked_for_ever() -> None:
+    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(50, ids("</think>"))))
+
+    asked.worker.end(1, ids("Hm"))
+
+    assert len(asked.worker.submitted) == 1
+    assert not asked.sink.finish().thinking_cut
+    assert asked.sink.usage.completion_tokens == len(ids("Hm"))
+
+
+class Stub:
+    """A generation that workers take, or do not."""
+
+    tokens_so_far = 1
+
+    def __init__(self, *, welcome: bool) -> None:
+        self.welcome = welcome
+        self.tries = 0
+        self.error: ServiceError | None = None
+
+    def start_leg(self) -> None:
+        self.tries += 1
+        if not self.welcome:
+            raise Unavailable("not for this one")
+
+    def give_up(self, error: ServiceError) -> None:
+        self.error = error
+
+    def defect(self, error: Exception) -> None:
+        raise AssertionError(error)
+
+
+async def test_however_many_no_worker_takes_the_others_get_their_turn() -> None:
+    """A look tries a bounded number that is refused, and the next one begins with the others."""
+    continuations = Continuations(PATIENT)
+    refused = [Stub(welcome=False) for _ in range(100)]
+    for stub in refused:
+        continuations.go_on(stub, WorkerLost("gone"), patient=True)
+    last = Stub(welcome=False)
+    continuations.go_on(last, WorkerLost("gone"), patient=True)
+    before = sum(stub.tries for stub in refused)
+    last.welcome = True
+
+    await until(lambda: continuations.waiting == 100)
+
+    assert last.tries >= 1
+    assert sum(stub.tries for stub in refused) - before <= 3 * 64
+    for stub in refused:
+        continuations.forget(stub)
+    assert continuations.waiting == 0
