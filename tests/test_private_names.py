@@ -50,7 +50,12 @@ USES = (
         (1, 86),
         grpc_core.NOT_LOOKED_AT,
     ),
-    Use("aiohttp", frozenset({"StreamResponse"}), ("router/http/reply.py",), (3, 15)),
+    Use(
+        "aiohttp",
+        frozenset({"StreamResponse", "http_exceptions", "BadHttpMessage", "HttpProcessingError"}),
+        ("router/http/transport/reply.py", "router/http/transport/parser_faults.py"),
+        (3, 15),
+    ),
     Use(
         "python",
         frozenset({"c_make_encoder", "encode_basestring"}),

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from aiohttp import HttpVersion11, http_exceptions, web
+from aiohttp import HttpVersion11, web
 
 from qwenserve.router.http.transport.body_values import SMALL_BODY, count_values
+from qwenserve.router.http.transport.parser_faults import BROKEN_BODY
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 
@@ -17,8 +18,6 @@ T = TypeVar("T")
 
 # Counting takes 5 ms for a megabyte at most.
 _COUNTED_INLINE = 1 << 20
-
-_BROKEN = (web.RequestPayloadError, http_exceptions.BadHttpMessage)
 
 
 async def read_request(request: web.BaseRequest, config: HttpConfig, make: Callable[[bytes], T]) -> T:
@@ -73,7 +72,7 @@ async def _read_in_time(request: web.BaseRequest, max_bytes: int, timeout_s: flo
 def _read_now(request: web.BaseRequest, max_bytes: int) -> bytes:
     try:
         body = request.content.read_nowait()
-    except _BROKEN as error:
+    except BROKEN_BODY as error:
         raise _broken(error) from None
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
@@ -87,7 +86,7 @@ async def _read(request: web.BaseRequest, max_bytes: int) -> bytes:
             body += part
             if len(body) > max_bytes:
                 raise _too_large(max_bytes)
-    except _BROKEN as error:
+    except BROKEN_BODY as error:
         raise _broken(error) from None
     return bytes(body)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from qwenserve.router.http.transport.dispatcher import Dispatcher
+from qwenserve.router.http.transport.parser_faults import NO_HTTP
 from qwenserve.runtime.config import HttpConfig
 
 # A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
@@ -91,4 +91,4 @@ def _parser_log() -> logging.Logger:
 
 def _is_ours(record: logging.LogRecord) -> bool:
     fault = record.exc_info[1] if record.exc_info else None
-    return not isinstance(fault, HttpProcessingError | ConnectionError)
+    return not isinstance(fault, NO_HTTP | ConnectionError)
