@@ -47,6 +47,11 @@ RULES = (
     # A face knows what all faces share, and no other face.
     Rule("router.http.transport", ("router.http.transport", *USE_CASE, "runtime")),
     Rule("router.http.anthropic", ("router.http.anthropic", "router.http.transport", *USE_CASE, "runtime")),
+    Rule(
+        "router.http.responses",
+        # Both are OpenAI's, and tell errors alike.
+        ("router.http.responses", "router.http.openai.errors", "router.http.transport", *USE_CASE, "runtime"),
+    ),
     Rule("router.http.openai", ("router.http.openai", "router.http.transport", *USE_CASE, "runtime")),
     Rule("router.generation", ("router.generation", "router.clients.worker_session", "runtime")),
     Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),

@@ -7,6 +7,7 @@ from qwenserve.router.http.anthropic.endpoints import MessagesEndpoints
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
 from qwenserve.router.http.openai.generation import GenerationEndpoints
 from qwenserve.router.http.openai.texts import TextEndpoints
+from qwenserve.router.http.responses.endpoints import ResponsesEndpoints
 from qwenserve.router.http.service_pages import ServicePages
 from qwenserve.router.http.transport.dispatcher import Dispatcher
 from qwenserve.runtime.auth import KeyRing
@@ -21,6 +22,7 @@ def make_shim(
     faces = (
         *GenerationEndpoints(backend, config).endpoints(),
         *TextEndpoints(backend, config).endpoints(),
+        *ResponsesEndpoints(backend, config).endpoints(),
         *MessagesEndpoints(backend, config).endpoints(),
     )
     pages = ServicePages(backend, metrics, faces, OPENAI_ERRORS)

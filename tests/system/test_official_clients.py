@@ -8,7 +8,7 @@ import pytest
 
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.worker.engine_choice import BuiltEngine
-from tests.router.http import anthropic_checks
+from tests.router.http import anthropic_checks, responses_checks
 from tests.router.http.agent_check import check_agent
 from tests.router.http.openai_checks import CHECKS, Target
 from tests.system.scripted_engine import ScriptedEngine
@@ -29,6 +29,11 @@ async def target() -> AsyncIterator[Target]:
             two_calls="How is the weather in Paris and in Rome?",
             max_model_len=4096,
         )
+
+
+@pytest.mark.parametrize("check", responses_checks.CHECKS, ids=lambda check: check.__name__)
+async def test_official_client_over_responses(check: Callable[[Target], Awaitable[None]], target: Target) -> None:
+    await check(target)
 
 
 @pytest.mark.parametrize("check", anthropic_checks.CHECKS, ids=lambda check: check.__name__)

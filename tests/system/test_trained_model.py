@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from models.train_qwen3_tiny.usual import BOTH, POSTCODE, WEATHER
-from tests.router.http import anthropic_checks
+from tests.router.http import anthropic_checks, responses_checks
 from tests.router.http.agent_check import check_agent
 from tests.router.http.openai_checks import CHECKS, Target
 from tests.system.stack import TINY, Stack, running_stack, stack_config
@@ -144,6 +144,11 @@ def target(stack: Stack) -> Target:
         two_calls="What's the weather like in Boston and in Paris?",
         max_model_len=8192,
     )
+
+
+@pytest.mark.parametrize("check", responses_checks.CHECKS, ids=lambda check: check.__name__)
+async def test_official_client_over_responses(check: Callable[[Target], Awaitable[None]], stack: Stack) -> None:
+    await check(target(stack))
 
 
 @pytest.mark.parametrize("check", anthropic_checks.CHECKS, ids=lambda check: check.__name__)

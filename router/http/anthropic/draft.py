@@ -21,7 +21,7 @@ class MessagesDraft:
     is asked to, as in Anthropic's API.
     """
 
-    __slots__ = ("conversation", "ignored", "request", "sampling", "stream", "thinking_budget")
+    __slots__ = ("_noted", "conversation", "ignored", "request", "sampling", "stream", "thinking_budget")
 
     def __init__(self) -> None:
         self.request = chat_pb2.ChatCompletionRequest()
@@ -29,8 +29,15 @@ class MessagesDraft:
         self.conversation.enable_thinking = False
         self.sampling = self.request.sampling
         self.ignored: list[str] = []
+        self._noted: set[str] = set()
         self.stream = False
         self.thinking_budget: int | None = None
+
+    def ignore_key(self, key: str, at: str) -> None:
+        """Notes a key without effect where it is first met: every message may carry it."""
+        if key not in self._noted:
+            self._noted.add(key)
+            self.ignored.append(f"{at}.{key}")
 
     def finish(self) -> None:
         """Checks what depends on more than one field. Raises InvalidRequest."""
@@ -41,8 +48,7 @@ class MessagesDraft:
                     f"thinking.budget_tokens, {budget}, must be less than max_tokens, {self.sampling.max_tokens}",
                     param="thinking.budget_tokens",
                 )
-            # There is nothing yet that ends a thought in time: max_tokens bounds thought and answer together.
-            self.ignored.append("thinking.budget_tokens")
+            self.request.thinking_budget = budget
 
 
 def write_stream(draft: MessagesDraft, value: bool) -> None:

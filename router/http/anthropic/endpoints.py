@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.interface import Backend
 from qwenserve.router.http.anthropic.answers import MessageStream, message_body
@@ -12,7 +9,7 @@ from qwenserve.router.http.anthropic.draft import MessagesDraft
 from qwenserve.router.http.anthropic.errors import ANTHROPIC_ERRORS
 from qwenserve.router.http.anthropic.fields import fields
 from qwenserve.router.http.transport.answering import stream, until_complete
-from qwenserve.router.http.transport.body import read_body
+from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import fill
@@ -48,10 +45,9 @@ class MessagesEndpoints:
 
     async def create(self, exchange: Exchange) -> Reply:
         """Answers a conversation, in the form of Anthropic's API."""
-        values = MESSAGES_BODY.read(await read_body(exchange.request, self._config))
-        if values.get("max_tokens") is None:
+        draft = await read_request(exchange.request, self._config, _read)
+        if not draft.sampling.HasField("max_tokens"):
             raise InvalidRequest("max_tokens is missing", param="max_tokens")
-        draft = _read(values)
         message = draft.request
         exchange.model = message.model
         message.request_id = exchange.request_id
@@ -68,7 +64,7 @@ class MessagesEndpoints:
 
     async def count_tokens(self, exchange: Exchange) -> Reply:
         """Counts the tokens of a conversation, tools and template included."""
-        draft = _read(MESSAGES_BODY.read(await read_body(exchange.request, self._config)))
+        draft = await read_request(exchange.request, self._config, _read)
         exchange.ignore(draft.ignored)
         reply = await self._backend.tokenize_chat(
             tokenizer_pb2.TokenizeChatRequest(model=draft.request.model, conversations=[draft.conversation])
@@ -76,8 +72,8 @@ class MessagesEndpoints:
         return exchange.reply(to_json({"input_tokens": len(reply.results[0].token_ids.ids)}))
 
 
-def _read(values: Mapping[str, Any]) -> MessagesDraft:
+def _read(body: bytes) -> MessagesDraft:
     draft = MessagesDraft()
-    fill(draft, _TAKERS, values)
+    fill(draft, _TAKERS, MESSAGES_BODY.read(body))
     draft.finish()
     return draft

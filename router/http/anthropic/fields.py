@@ -56,7 +56,7 @@ TABLE: tuple[Field, ...] = (
         dict[str, Any],
         "conversation.enable_thinking",
         {"type": "adaptive"},
-        "enabled, adaptive or disabled; unset: disabled. budget_tokens is checked and otherwise ignored.",
+        "enabled, adaptive or disabled; unset: disabled. budget_tokens: the thought is closed there.",
         draft.write_thinking,
         faces=_HERE,
     ),

@@ -16,8 +16,6 @@ from qwenserve.runtime.errors import InvalidRequest, Unsupported
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _NOT_TEXT = frozenset({"image", "document", "search_result"})
-# Keys of blocks that change nothing: prefixes are reused without being marked, and nothing is cited or signed.
-_WITHOUT_EFFECT = frozenset({"cache_control", "citations"})
 
 
 def write_system(draft: MessagesDraft, value: Any) -> None:
@@ -47,7 +45,8 @@ def write_messages(draft: MessagesDraft, value: list[dict[str, Any]]) -> None:
             _write_user(draft, content, f"{at}.content")
         else:
             _write_assistant(draft, content, f"{at}.content")
-        draft.ignored.extend(f"{at}.{key}" for key in given if key not in ("role", "content"))
+        if len(given) > 2:
+            _note(draft, given, at, "role", "content")
     last = value[-1]
     if last.get("role") == "assistant":
         # The answer goes on where this message ends.
@@ -119,8 +118,7 @@ def write_tools(draft: MessagesDraft, value: list[dict[str, Any]]) -> None:
             function["description"] = _text(tool, "description", at)
         function["parameters"] = schema
         draft.conversation.tools.add(definition_json=_json({"type": "function", "function": function}, at))
-        known = ("type", "name", "description", "input_schema")
-        draft.ignored.extend(f"{at}.{key}" for key in tool if key not in known and tool[key] is not None)
+        _note(draft, tool, at, "name", "description", "input_schema")
 
 
 def _joined(draft: MessagesDraft, content: Any, at: str) -> str:
@@ -141,13 +139,9 @@ def _block_text(draft: MessagesDraft, block: Any, at: str) -> str:
 
 
 def _note(draft: MessagesDraft, block: Mapping[str, Any], at: str, *known: str) -> None:
-    """Notes the keys of a block that have no effect; those that never have one once for the request."""
     for key, value in block.items():
-        if key == "type" or key in known or value is None:
-            continue
-        name = key if key in _WITHOUT_EFFECT else f"{at}.{key}"
-        if name not in draft.ignored:
-            draft.ignored.append(name)
+        if key != "type" and key not in known and value is not None:
+            draft.ignore_key(key, at)
 
 
 def _text(given: Mapping[str, Any], key: str, at: str) -> str:

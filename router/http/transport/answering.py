@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.interface import EventSink, RunningAnswer
+from qwenserve.router.http.transport.errors import ErrorFormat
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.reply import Reply, StreamedReply
 from qwenserve.router.http.transport.sse import SseSink, StreamFormat
@@ -19,9 +20,16 @@ _NOT_HELD = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 async def stream(
-    exchange: Exchange, form: StreamFormat, config: HttpConfig, start: Callable[[EventSink], Awaitable[RunningAnswer]]
+    exchange: Exchange,
+    form: StreamFormat,
+    config: HttpConfig,
+    start: Callable[[EventSink], Awaitable[RunningAnswer]],
+    *,
+    errors: ErrorFormat | None = None,
 ) -> Reply:
-    """Streams one answer. The router ends every answer in time, so the waits here have its limits."""
+    """Streams one answer. The router ends every answer in time, so the waits here have its limits. `errors` tells the
+    errors of a stream that has begun, where that differs from how the face tells others.
+    """
     request = exchange.request
     exchange.stream = True
     transport = request.transport
@@ -36,7 +44,7 @@ async def stream(
 
     sink = SseSink(
         form,
-        exchange.errors,
+        errors or exchange.errors,
         transport,
         head,
         chunked=reply.is_chunked,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import pytest
 
 from tests.router.http.openai_checks import Target
+
+if TYPE_CHECKING:
+    import anthropic
 
 TOOLS: Any = [
     {
@@ -22,6 +24,7 @@ ORDER = ("thinking", "text", "tool_use")
 
 def client_of(target: Target) -> anthropic.AsyncAnthropic:
     """Returns a client that accepts nothing but what the documentation says."""
+    anthropic = pytest.importorskip("anthropic", reason="the client of Anthropic's API is not installed")
     return anthropic.AsyncAnthropic(
         base_url=target.base_url,
         api_key=target.api_key,
@@ -104,6 +107,8 @@ async def check_count_tokens(target: Target) -> None:
 async def check_errors(target: Target) -> None:
     """Errors arrive as the client's own typed exceptions, in the documented shape."""
     async with client_of(target) as client:
+        import anthropic
+
         ask: Any = client.messages.create
         with pytest.raises(anthropic.NotFoundError) as missing:
             await ask(model="nothing", max_tokens=1, messages=[_user("hi")])

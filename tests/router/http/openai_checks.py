@@ -116,7 +116,7 @@ async def check_chat_logprobs(target: Target) -> None:
     async with target.client() as client:
         asked: dict[str, Any] = {
             "model": target.model, "messages": _user("Say something."), "max_tokens": 5, "logprobs": True,
-            "top_logprobs": 2, "temperature": 0,
+            "top_logprobs": 2, "temperature": 0, "extra_body": {"enable_thinking": False},
         }  # fmt: skip
         whole = await client.chat.completions.create(**asked)
         stream = await client.chat.completions.create(**asked, stream=True)
