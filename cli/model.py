@@ -11,7 +11,7 @@ from pathlib import Path
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
 from qwenserve.runtime.config import Config
-from qwenserve.runtime.process import PACKAGE_ROOT
+from qwenserve.runtime.process import PACKAGE, PACKAGE_ROOT
 from qwenserve.worker import engine_choice
 from qwenserve.worker.engine_choice import PreparedModel
 from qwenserve.worker.engine_interface import EngineError
@@ -23,7 +23,7 @@ def local_path(reference: str) -> Path | None:
 
     The model that comes with Qwenserve is found from any working directory.
     """
-    for path in (Path(reference).expanduser(), PACKAGE_ROOT / reference):
+    for path in (Path(reference).expanduser(), PACKAGE_ROOT / reference, PACKAGE / reference):
         if path.exists():
             return Path(os.path.abspath(path))  # `..` out, links left
     return None
@@ -45,7 +45,7 @@ def find_model(reference: str, output: Output) -> Path:
     local = local_path(reference)
     if local is not None:
         return resolve_model(str(local))
-    if near := nearest_path(reference, PACKAGE_ROOT):  # as from here, so from any working directory
+    if near := nearest_path(reference, PACKAGE):  # as from here, so from any working directory
         raise EngineError(f"{reference} does not exist; did you mean {near}?")
     with output.progress(f"downloading {reference}") as report:
         return resolve_model(reference, report).absolute()

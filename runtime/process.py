@@ -24,6 +24,8 @@ _log = EventLog("process")
 # The folder above the `qwenserve` package: the repository, or site-packages. Processes start there, so that a folder
 # of that name in the user's own directory is not taken for ours.
 PACKAGE_ROOT = Path(qwenserve.__file__).absolute().parent.parent
+# The package itself: the small model comes with it, wherever it is installed.
+PACKAGE = Path(qwenserve.__file__).absolute().parent
 
 
 def run_tier(
