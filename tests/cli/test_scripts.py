@@ -26,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 def setup(checkout: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     variables = {"PATH": os.environ["PATH"], "HOME": str(checkout), **environment}
     command = [str(checkout / "scripts" / "setup"), *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
 
 
 def interpreter(folder: Path, body: str) -> str:
@@ -76,6 +76,21 @@ def test_up_to_date_environment_is_left_alone(checkout: Path):
     for purpose in ("run", "dev"):
         done = setup(checkout, purpose, QWENSERVE_VENV="elsewhere")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_network_is_said_at_once(checkout: Path):
+    """In our words, with what would be downloaded and what to set; pip itself would try for minutes."""
+    done = setup(
+        checkout,
+        QWENSERVE_PYTHON=sys.executable,
+        PIP_INDEX_URL="http://127.0.0.1:1/simple",
+        PIP_CONFIG_FILE="/dev/null",
+    )
+
+    assert done.returncode == 1, done.stdout
+    assert "No connection to http://127.0.0.1:1/simple" in done.stderr
+    assert "about 85 MB" in done.stderr
+    assert "PIP_INDEX_URL" in done.stderr
 
 
 def test_wrong_purpose_is_refused(checkout: Path):
