@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from qwenserve.cli.options import SECRETS, config_file, overrides_of
+from qwenserve.cli.options import config_file, overrides_of
 from qwenserve.cli.output import Output
-from qwenserve.runtime.config import Setting, annotated_yaml, load_config
+from qwenserve.runtime.config import SECRETS, Setting, annotated_yaml, load_config
 from qwenserve.store.redis_url import without_login
 from qwenserve.worker.engine_choice import engine_settings
 
@@ -33,6 +33,6 @@ def shown(setting: Setting) -> str:
     if setting.key == "store.url":
         return json.dumps(without_login(setting.value))
     if setting.key in SECRETS and setting.value:
-        return f"({len(setting.value)} hidden)"
+        return f"({len(setting.value)} hidden)" if isinstance(setting.value, tuple) else "(hidden)"
     value: Any = list(setting.value) if isinstance(setting.value, tuple) else setting.value
     return json.dumps(value, ensure_ascii=False)

@@ -12,9 +12,6 @@ from typing import Any
 from qwenserve.cli.errors import CommandError
 from qwenserve.worker.engine_choice import ENGINES
 
-# Settings whose values are never shown, neither in a table nor in a list of processes.
-SECRETS = frozenset({"auth.keys", "store.encryption_key", "store.password", "store.url"})
-
 # Short forms of settings that are often given.
 _SHORT = {
     "model": ("model.reference", "model: a directory, a GGUF file or a hub id"),

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qwenserve.cli.options import SECRETS, setting_texts
+from qwenserve.cli.options import setting_texts
 from qwenserve.cli.ports import Endpoint
-from qwenserve.runtime.config import ENV_PREFIX, Config
+from qwenserve.runtime.config import ENV_PREFIX, SECRETS, Config
 
 Tier = Literal["worker", "tokenizer", "router"]
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwenserve.runtime.sampling_ranges import RANGES
+from qwenserve.runtime.secret import Secret
 
 ENV_PREFIX = "QWENSERVE_"
 
@@ -26,11 +27,6 @@ ENV_PREFIX = "QWENSERVE_"
 RESERVED_VARIABLES = frozenset(
     {"QWENSERVE_API_KEY", "QWENSERVE_CONFIG", "QWENSERVE_PYTHON", "QWENSERVE_STATE_DIR", "QWENSERVE_VENV"}
 )
-
-
-# What an error message must not repeat.
-_SECRET_TEXTS = frozenset({"store.encryption_key", "store.password", "store.url"})
-_SECRETS = _SECRET_TEXTS | {"auth.keys"}
 
 
 class ConfigError(Exception):
@@ -234,21 +230,20 @@ class TokenizerConfig(Section):
 class AuthConfig(Section):
     """API keys, for HTTP and gRPC alike. No keys: everybody may call."""
 
-    keys: tuple[str, ...] = Field(default=(), description="Accepted bearer keys.", repr=False)
+    keys: tuple[Secret, ...] = Field(default=(), description="Accepted bearer keys.")
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
 
 
 class StoreConfig(Section):
     """What processes share: leases of workers, answers to repeated prompts. Lost, it makes nothing fail."""
 
-    url: str = Field(
-        default="",
+    url: Secret = Field(
+        default=Secret(),
         description="Redis or Valkey: redis://host:6379, redis+sentinel://…/service, redis+cluster://…, rediss:// for "
         "TLS, unix:///socket. Empty: kept in each process for itself.",
-        repr=False,
     )
     username: str = Field(default="", description="User at the store. Empty: the URL's, or the default user.")
-    password: str = Field(default="", description="Password at the store. Empty: the URL's, or none.", repr=False)
+    password: Secret = Field(default=Secret(), description="Password at the store. Empty: the URL's, or none.")
     password_file: str = Field(
         default="", description="File that holds the password, read at every new connection: it may change."
     )
@@ -268,10 +263,9 @@ class StoreConfig(Section):
     memory_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, description="Most bytes of values kept in a process, where there is no URL."
     )
-    encryption_key: str = Field(
-        default="",
+    encryption_key: Secret = Field(
+        default=Secret(),
         description="32 bytes in hexadecimal or base64: values are encrypted with it, and others are not believed.",
-        repr=False,
     )
 
 
@@ -376,6 +370,22 @@ class Config(Section):
         return self.model.reference.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
 
+def _secrets(annotation: object) -> frozenset[str]:
+    """Returns the keys of all settings of a type."""
+    return frozenset(
+        f"{section}.{name}"
+        for section, part in Config.model_fields.items()
+        if isinstance(part.annotation, type) and issubclass(part.annotation, Section)
+        for name, field in part.annotation.model_fields.items()
+        if field.annotation == annotation
+    )
+
+
+# Settings whose values are never shown, and those of them that are one text and no list.
+SECRET_TEXTS = _secrets(Secret)
+SECRETS = SECRET_TEXTS | _secrets(tuple[Secret, ...])
+
+
 class Setting(NamedTuple):
     """One effective value and where it came from (`default`, `file FILE`, `environment NAME`, `--set`)."""
 
@@ -478,7 +488,7 @@ def _checked(model: type[S], tree: Mapping[str, Any], prefix: str, sources: Mapp
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
         source = sources.get(key, "configuration")
-        got = "not shown; digits alone need quotes" if key in _SECRETS else f"got {first['input']!r}"
+        got = "not shown; digits alone need quotes" if key in SECRETS else f"got {first['input']!r}"
         raise ConfigError(f"{source}: {key}: {first['msg']} ({got})") from None
 
 
@@ -523,17 +533,18 @@ def _flatten(
 
 
 def _value(key: str, text: str, source: str) -> Any:
-    value = _parse(text, source)
+    value = _parse(text, source, key)
     # A password may be made of digits, or spell something else that is more than a text to YAML.
-    return text if key in _SECRET_TEXTS and not isinstance(value, str) else value
+    return text if key in SECRET_TEXTS and not isinstance(value, str) else value
 
 
-def _parse(text: str, source: str) -> Any:
+def _parse(text: str, source: str, key: str) -> Any:
     # YAML reads numbers, booleans and lists; a plain word stays a string.
     try:
         return yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
-        raise ConfigError(f"{source}: cannot read the value {text!r}") from None
+        shown = "the value, which is not shown" if key in SECRETS else f"the value {text!r}"
+        raise ConfigError(f"{source}: cannot read {shown}") from None
 
 
 def _nearest(key: str, known: set[str]) -> str:
@@ -555,6 +566,10 @@ def _walk(section: BaseModel, engines: Mapping[str, Section], prefix: str = "") 
             yield f"{prefix}{name}", value, field.description or ""
 
 
+def _plain(value: Any) -> Any:
+    return value.reveal() if isinstance(value, Secret) else value
+
+
 def annotated_yaml(loaded: LoadedConfig) -> str:
     """Returns a YAML file with every key, its value and its meaning as a comment."""
     lines: list[str] = []
@@ -567,7 +582,7 @@ def annotated_yaml(loaded: LoadedConfig) -> str:
                 lines.append(f"{'' if depth else chr(10)}{'  ' * depth}{part}:")
         open_sections = open_sections[: len(path)]
         indent = "  " * len(path)
-        value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
+        value = list(map(_plain, setting.value)) if isinstance(setting.value, tuple) else _plain(setting.value)
         text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
         lines.append(f"{indent}# {setting.description}")
         lines.append(f"{indent}{name}: {text}")
