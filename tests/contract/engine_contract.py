@@ -33,6 +33,8 @@ from qwenserve.worker.engine_interface import (
     EngineRequest,
     Finish,
     FinishReason,
+    Guide,
+    GuideKind,
     Sampling,
     TokenLogprob,
 )
@@ -487,6 +489,13 @@ class EngineContract:
             with pytest.raises(EngineRefusal) as refusal:
                 driver.submit(prompt, GREEDY)
             assert refusal.value.param == "prompt_token_ids"
+        assert len((await driver.ask(self.prompt, GREEDY)).token_ids) == GREEDY.max_tokens
+
+    async def test_a_guide_that_is_not_declared_is_refused(self, driver: Driver) -> None:
+        for kind in set(GuideKind) - driver.info.guide_kinds:
+            with pytest.raises(EngineRefusal) as refusal:
+                driver.submit(self.prompt, GREEDY, guide=Guide(kind, "{}"))
+            assert refusal.value.param == "guide"
         assert len((await driver.ask(self.prompt, GREEDY)).token_ids) == GREEDY.max_tokens
 
     async def test_a_delivery_may_submit_and_keys_may_come_again(self, driver: Driver) -> None:

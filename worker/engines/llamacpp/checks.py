@@ -18,6 +18,8 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
         )
     if min(prompt) < 0 or max(prompt) >= info.vocab_size:
         raise EngineRefusal(f"the prompt has ids outside 0 to {info.vocab_size - 1}", param="prompt_token_ids")
+    if request.guide is not None and request.guide.kind not in info.guide_kinds:
+        raise EngineRefusal(f"this engine cannot follow {request.guide.kind.name}", param="guide")
     _check_sampling(request.sampling, info)
 
 

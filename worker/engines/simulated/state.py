@@ -210,6 +210,8 @@ class SimulatedState:
         prompt = request.prompt_token_ids
         if not prompt or len(prompt) >= config.window:
             raise EngineRefusal(f"{len(prompt)} ids do not fit into 1 to {config.window - 1}", param="prompt_token_ids")
+        if request.guide is not None:
+            raise EngineRefusal(f"the simulated engine cannot follow {request.guide.kind.name}", param="guide")
         script: Sequence[int] = ()
         origin = 0
         if config.answer == "cycle":
