@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
+from qwenserve.router.chat.prompt_scores import PromptScores, write_texts
 from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.generation import Generation
 from qwenserve.router.generation.leg import Choose, NextLeg, Placement
@@ -40,6 +41,7 @@ class ChoicePlan(NamedTuple):
     lead: str = ""
     thinking: ThinkingBudget | None = None
     choose: Choose | None = None
+    prompt_scores: PromptScores | None = None
 
 
 class Listener(Protocol):
@@ -91,7 +93,13 @@ class Choice:
         self.plan = plan
         self.pipeline = plan.pipeline
         self.generation = Generation(
-            plan.prompt_token_ids, plan.sampling, plan.end_ids, placement, self, pause_at=_first_pause(plan)
+            plan.prompt_token_ids,
+            plan.sampling,
+            plan.end_ids,
+            placement,
+            self,
+            pause_at=_first_pause(plan),
+            prompt_logprobs=plan.prompt_scores,
         )
         self._listener = listener
         self._index = index
@@ -195,8 +203,11 @@ class Choice:
                 self.pipeline.count_plain(passed)
 
     def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
-        events.append(text_event(self._index, self._lead, False))
+        lead = text_event(self._index, self._lead, False)
         self._lead = ""
+        if self.plan.prompt_scores is not None:
+            lead.logprobs.extend(self.plan.prompt_scores.items)
+        events.append(lead)
 
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
@@ -258,11 +269,7 @@ class _Tracked:
         self._ids.extend(ids)
         tokenizer = self._tokenizer
         for item in logprobs:
-            item.token = tokenizer.token_text(item.token_id)
-            item.token_bytes = tokenizer.token_bytes(item.token_id)
-            for top in item.top_logprobs:
-                top.token = tokenizer.token_text(top.token_id)
-                top.token_bytes = tokenizer.token_bytes(top.token_id)
+            write_texts(item, tokenizer)
             self._logprobs.append(item)
 
     def attach(self, event: chat_pb2.ChatEvent, count: int) -> None:

@@ -20,6 +20,7 @@ from qwenserve.router.chat.sampling import (
     check_prompt_length,
     check_sampling,
     check_session,
+    check_top,
     complete,
     drop_unsupported,
     fit_window,
@@ -165,6 +166,10 @@ class Preparation:
     async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
         """Prepares a completion."""
         self._check_common(request)
+        if request.HasField("prompt_logprobs"):
+            if not request.echo:
+                raise InvalidRequest("prompt_logprobs come with the echoed prompt; set echo", param="prompt_logprobs")
+            check_top(request.prompt_logprobs, "prompt_logprobs")
         if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
             raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
         if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
@@ -243,6 +248,9 @@ class Preparation:
         fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
         if request.cache_salt:
             fields.add("cache_salt")
+        of_prompt = isinstance(request, chat_pb2.CompletionRequest) and request.HasField("prompt_logprobs")
+        if of_prompt:
+            fields.add("prompt_logprobs")
         most = max((worker.max_top_logprobs for worker in known), default=asked.top_logprobs)
         if asked.top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
             raise InvalidRequest(
@@ -261,6 +269,13 @@ class Preparation:
                 )
             ignored.append("max_tokens")
         unsupported = frozenset[str]().union(*(worker.unsupported for worker in suited))
+        if of_prompt and "prompt_logprobs" in unsupported:
+            engines = ", ".join(sorted({worker.engine for worker in suited}))
+            raise Unsupported(
+                f"prompt_logprobs: the {engines} engine cannot compute log-probabilities of prompts; leave out echo or"
+                " logprobs",
+                param="prompt_logprobs",
+            )
         if unsupported:
             besides = ("cache_salt",) if request.cache_salt else ()
             engines = ", ".join(sorted({worker.engine for worker in suited}))

@@ -55,6 +55,13 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
             _check_ids(value, vocab_size, name)
 
 
+def check_top(count: int, param: str) -> None:
+    """Raises InvalidRequest for a number of alternatives out of range."""
+    allowed = RANGES["top_logprobs"]
+    if not allowed.holds(count):
+        raise InvalidRequest(f"{param} must be {allowed}, got {count}", param=param)
+
+
 def check_ids_in_all(batches: Sequence[Sequence[int]], param: str) -> None:
     """Raises InvalidRequest for more ids than are read in one request. Nothing but counts is looked at."""
     count = sum(map(len, batches))

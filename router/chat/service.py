@@ -20,6 +20,7 @@ from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.interface import EventSink
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.prepare import Preparation, Prepared
+from qwenserve.router.chat.prompt_scores import PromptScores
 from qwenserve.router.chat.reuse import Reuse, fleet_fingerprint
 from qwenserve.router.chat.sampling import check_ids_in_all, check_prompt_ids, filled_fields, seeds
 from qwenserve.router.chat.whole import chat_completion, completion
@@ -239,6 +240,11 @@ class ChatCore:
         start = self._start("cmpl", prepared, request.return_token_ids)
         leads = self._echoed(request, prepared) if request.echo else None
         plans = await self._plans(use, request, call, prepared, start, leads)
+        if request.HasField("prompt_logprobs"):
+            top = request.prompt_logprobs
+            plans = [
+                plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer)) for plan in plans
+            ]
         answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
         return self._begin(answer, prepared, plans)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from qwenserve.router.clients.logprobs import unpacked
+from qwenserve.router.clients.logprobs import unpacked_run
 from qwenserve.router.routing.requirements import Capabilities
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.deadlines import within
@@ -64,6 +64,24 @@ class TokenStream(Protocol):
         """The session broke; nothing follows."""
 
 
+class PromptLogprobStream(Protocol):
+    """Receives the log-probabilities of a prompt, before the first token. Called on the event loop."""
+
+    @property
+    def top(self) -> int:
+        """How many alternatives each has."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have come."""
+
+    def restart(self) -> None:
+        """They come again from the beginning."""
+
+    def take(self, run: worker_pb2.PromptLogprobRun) -> None:
+        """Takes the next ones. Raises WorkerLost for what breaks the protocol."""
+
+
 class WorkerSession:
     """The router's side of one worker's session. `run` keeps it connected until cancelled."""
 
@@ -100,6 +118,8 @@ class WorkerSession:
         self._connected = False
         self._connections = 0
         self._streams: dict[int, TokenStream] = {}
+        # Of the few requests that asked for their prompts' log-probabilities and have no first token yet.
+        self._prompt_streams: dict[int, PromptLogprobStream] = {}
         self._next_handle = 1
         # Messages to write; the last one is being filled.
         self._outbox: list[worker_pb2.SessionRequest] = []
@@ -152,6 +172,7 @@ class WorkerSession:
         deadline: float | None = None,
         cache_salt: str = "",
         answer_offset: int | None = None,
+        prompt_logprobs: PromptLogprobStream | None = None,
     ) -> int:
         """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected.
 
@@ -173,6 +194,9 @@ class WorkerSession:
             cache_salt=cache_salt,
             answer_offset=answer_offset,
         )
+        if prompt_logprobs is not None:
+            self._outbox[-1].submits[-1].prompt_logprobs = prompt_logprobs.top
+            self._prompt_streams[handle] = prompt_logprobs
         self._streams[handle] = stream
         self._unread.append((handle, len(prompt_token_ids)))
         self.unread_tokens += len(prompt_token_ids)
@@ -188,6 +212,7 @@ class WorkerSession:
     def forget(self, handle: int) -> None:
         """Stops deliveries to a stream."""
         self._streams.pop(handle, None)
+        self._prompt_streams.pop(handle, None)
 
     async def run(self) -> None:
         """Connects, and again after every break, until cancelled, or until the last request of one that is leaving has
@@ -312,6 +337,8 @@ class WorkerSession:
     def _dispatch(self, message: worker_pb2.SessionResponse) -> None:
         self._heard = True
         handles, counts, token_ids = message.handles, message.counts, message.token_ids
+        if message.prompt_logprobs:
+            self._dispatch_prompts(message)
         told = sum(counts) if counts else len(handles)
         if told != len(token_ids) or (counts and len(counts) != len(handles)):
             raise WorkerLost(f"worker {self.name} sent arrays that do not fit together")
@@ -332,6 +359,8 @@ class WorkerSession:
             self._dispatch_runs(message, now)
         for finish in finishes:
             stream = streams.pop(finish.handle, None)
+            if self._prompt_streams:
+                self._prompt_streams.pop(finish.handle, None)
             if finish.error_reason == "DRAINING" and not self.draining:
                 self.draining = True
                 self._on_change()
@@ -351,6 +380,14 @@ class WorkerSession:
                 handle, tokens = unread.popleft()
                 self.unread_tokens -= tokens
 
+    def _dispatch_prompts(self, message: worker_pb2.SessionResponse) -> None:
+        for run in message.prompt_logprobs:
+            stream = self._prompt_streams.get(run.handle)
+            if stream is not None:
+                stream.take(run)
+                if stream.complete:
+                    del self._prompt_streams[run.handle]
+
     def _dispatch_runs(self, message: worker_pb2.SessionResponse, now: float) -> None:
         logprobs = {run.handle: run for run in message.logprobs}
         token_ids = message.token_ids
@@ -361,7 +398,7 @@ class WorkerSession:
             stream = self._streams.get(handle)
             if stream is not None:
                 ids, run = token_ids[position:end], logprobs.get(handle)
-                stream.tokens(ids, unpacked(ids, run) if run is not None else (), now)
+                stream.tokens(ids, unpacked_run(ids, run) if run is not None else (), now)
             position = end
 
     def _drop(self, error: ServiceError) -> None:
@@ -370,6 +407,7 @@ class WorkerSession:
         self._unread.clear()
         self.unread_tokens = 0
         streams, self._streams = self._streams, {}
+        self._prompt_streams.clear()
         self._on_change()
         lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
         for stream in streams.values():

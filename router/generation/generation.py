@@ -35,6 +35,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from qwenserve.router.clients.worker_session import PromptLogprobStream
 from qwenserve.router.generation.leg import Excluded, Leg, NextLeg, Placement, leg_sampling
 from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
@@ -84,6 +85,7 @@ class Generation:
         "_leg",
         "_pause_at",
         "_placement",
+        "_prompt_logprobs",
         "_receiver",
         "_resuming",
         "_sampling",
@@ -108,6 +110,7 @@ class Generation:
         receiver: Receiver,
         *,
         pause_at: int | None = None,
+        prompt_logprobs: PromptLogprobStream | None = None,
     ) -> None:
         """`sampling` is complete and not changed by anybody from now on. An engine gives no id after one of
         `end_ids`. After `pause_at` ids, 1 or more, the receiver is asked how to go on.
@@ -128,6 +131,7 @@ class Generation:
         self._placement = placement
         self._receiver = receiver
         self._leg: Leg | None = None
+        self._prompt_logprobs = prompt_logprobs
         # The number of ids after which the leg is to end; None: not before the generation does.
         self._pause_at: int | None = None
         self._set_pause(pause_at)
@@ -295,6 +299,11 @@ class Generation:
             # Those that had no room may have some when it is tried again.
             self._excluded = tuple(each for each in self._excluded if not each.full)
             raise
+        wanted = self._prompt_logprobs
+        if wanted is not None and wanted.complete:
+            wanted = None
+        if wanted is not None:
+            wanted.restart()
         handle = session.submit(
             self,
             prompt,
@@ -304,6 +313,7 @@ class Generation:
             deadline=placement.deadline,
             cache_salt=placement.cache_salt,
             answer_offset=len(self.prompt) if begun else None,
+            prompt_logprobs=wanted,
         )
         if self._resuming and begun:
             self.continued += 1

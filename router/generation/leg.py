@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from qwenserve.router.clients.worker_session import TokenStream
+from qwenserve.router.clients.worker_session import PromptLogprobStream, TokenStream
 from qwenserve.router.generation.continuation import Continuations
 from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import sampling_pb2
@@ -45,6 +45,7 @@ class LegSource(Protocol):
         deadline: float | None = None,
         cache_salt: str = "",
         answer_offset: int | None = None,
+        prompt_logprobs: PromptLogprobStream | None = None,
     ) -> int:
         """Gives ids to `stream`, none before this returns. Returns a handle. Raises Unavailable."""
 

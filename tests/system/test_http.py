@@ -193,3 +193,42 @@ async def test_a_client_that_does_not_read_loses_its_answer_and_nobody_elses() -
 
     assert other.status == 200
     assert 'qwenserve_requests_total{kind="chat",outcome="cancelled"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_echo_with_logprobs_has_those_of_the_prompt_first(
+    stream: bool, slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    """What evaluation harnesses slice: without the prompt's, they would take the answer's for them."""
+    body = {"prompt": [[100 + n for n in range(8)]], "temperature": 0, "max_tokens": 3, "logprobs": 2, "echo": True}
+    async with client.post(slow_stack.url + "/v1/completions", json={**body, "stream": stream}) as reply:
+        assert reply.status == 200, await reply.text()
+        if stream:
+            lines = [line.removeprefix("data: ") for line in (await reply.text()).split("\n\n") if line]
+            choices = [json.loads(line)["choices"][0] for line in lines[:-1]]
+        else:
+            choices = (await reply.json())["choices"]
+
+    text = "".join(choice["text"] for choice in choices)
+    parts = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    tokens, values, tops, offsets = (
+        [item for part in parts for item in part[name]]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    )
+    assert "".join(tokens) == text
+    assert len(tokens) == 8 + 3
+    assert (values[0], tops[0]) == (None, None)
+    assert all(value <= 0 for value in values[1:])
+    assert all(token in top and 2 <= len(top) <= 3 for token, top in zip(tokens[1:], tops[1:], strict=True))
+    assert offsets == [len("".join(tokens[:n])) for n in range(len(tokens))]
+
+
+async def test_each_choice_of_each_prompt_has_its_own(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    body = {"prompt": ["one two", "three"], "n": 2, "max_tokens": 2, "logprobs": 0, "echo": True}
+    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+        choices = (await reply.json())["choices"]
+
+    for choice in choices:
+        logprobs = choice["logprobs"]
+        assert "".join(logprobs["tokens"]) == choice["text"]
+        assert [value is None for value in logprobs["token_logprobs"]].count(True) == 1

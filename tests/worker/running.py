@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from qwenserve.router.clients.logprobs import unpacked
+from qwenserve.router.clients.logprobs import unpacked_run
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
@@ -83,7 +83,7 @@ class Client:
             self.answer(handle).token_ids.extend(token_ids)
         ids = dict(entries(message))
         for run in message.logprobs:
-            self.answer(run.handle).logprobs.extend(unpacked(ids[run.handle], run))
+            self.answer(run.handle).logprobs.extend(unpacked_run(ids[run.handle], run))
         for finish in message.finishes:
             assert self.answer(finish.handle).finish is None
             self.answer(finish.handle).finish = finish

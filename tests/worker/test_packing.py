@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenserve.router.clients.logprobs import unpacked
+from qwenserve.router.clients.logprobs import unpacked_run
 from qwenserve.worker.engine_interface import TokenLogprob
 from qwenserve.worker.packing import MESSAGE_IDS, MESSAGE_LOGPROBS, Packer
 from qwenserve.worker.v1 import worker_pb2
@@ -28,7 +28,7 @@ def logprobs_of(
     return {
         run.handle: [
             (item.token_id, item.logprob, [(top.token_id, top.logprob) for top in item.top_logprobs])
-            for item in unpacked(ids[run.handle], run)
+            for item in unpacked_run(ids[run.handle], run)
         ]
         for run in message.logprobs
     }

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from qwenserve.router.clients.logprobs import unpacked
+from qwenserve.router.clients.logprobs import unpacked_run
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_server
 from qwenserve.type.v1 import sampling_pb2
@@ -408,7 +408,7 @@ async def test_generate_says_what_a_session_says(prompt: list[int]):
             logprob
             for response in responses
             if response.HasField("logprobs")
-            for logprob in unpacked(response.token_ids, response.logprobs)
+            for logprob in unpacked_run(response.token_ids, response.logprobs)
         ] == client.answer(1).logprobs
         assert [response.HasField("finish") for response in responses] == [False] * (len(responses) - 1) + [True]
         last = responses[-1].finish

@@ -61,6 +61,9 @@ class Draft:
             raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         if self.has_logprobs:
             self.sampling.top_logprobs = self.top_logprobs or 0
+            if isinstance(self.request, chat_pb2.CompletionRequest) and self.request.echo:
+                # What is echoed has log-probabilities too, or they would not be those of the text.
+                self.request.prompt_logprobs = self.top_logprobs or 0
         limit, name = self.max_tokens, "max_tokens"
         if self.max_completion_tokens is not None:
             if limit is not None and limit != self.max_completion_tokens:

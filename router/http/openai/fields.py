@@ -383,7 +383,7 @@ _COMMON = (
     refused("logits_processors", ["x"], "not supported; use logit_bias", harmless=([],)),
     refused("bad_words", ["x"], "not supported; use logit_bias", harmless=([],)),
     refused("truncate_prompt_tokens", 5, "prompts are never cut; shorten it"),
-    refused("prompt_logprobs", 1, "log-probabilities of prompt tokens are not computed"),
+    refused("prompt_logprobs", 1, "send echo with logprobs to a completion"),
     refused("include_stop_str_in_output", True, "stop strings are never returned", harmless=(False,)),
     refused("prompt_embeds", "x", "prompts are text or token ids"),
     ignored("store", True, "nothing is stored", harmless=(False,)),

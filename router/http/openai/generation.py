@@ -98,7 +98,7 @@ class GenerationEndpoints:
 async def _written(fold: Fold, write: Callable[[], bytes]) -> bytes:
     """Returns a whole answer's body, made off the event loop where it has many log-probabilities."""
     logprobs = sum(
-        len(choice.logprobs) * (1 + len(choice.logprobs[0].top_logprobs))
+        len(choice.logprobs) * (1 + len(choice.logprobs[-1].top_logprobs))
         for _, choice in fold.choices()
         if choice.logprobs
     )

@@ -37,7 +37,9 @@ def completion_body(fold: Fold, leads: Sequence[int], choices_per_prompt: int, s
     """
     rendered = []
     for (index, choice), lead in zip(fold.choices(), leads, strict=True):
-        probabilities = _json(parts.completion_logprobs(choice.logprobs, lead, shown)) if shown.logprobs else "null"
+        with_prompt = bool(choice.logprobs) and choice.logprobs[0].no_logprob
+        offset = 0 if with_prompt else lead
+        probabilities = _json(parts.completion_logprobs(choice.logprobs, offset, shown)) if shown.logprobs else "null"
         more = ""
         if shown.token_ids:
             prompt = fold.prompt_token_ids(index // choices_per_prompt)

@@ -79,15 +79,21 @@ def completion_logprobs(items: Iterable[sampling_pb2.TokenLogprob], offset: int,
     """
     tokens: list[str] = []
     offsets: list[int] = []
-    logprobs: list[float] = []
-    alternatives: list[dict[str, float]] = []
+    logprobs: list[float | None] = []
+    alternatives: list[dict[str, float] | None] = []
     for item in items:
         token = _name(item, shown.tokens_as_ids)
         tokens.append(token)
         offsets.append(offset)
-        logprobs.append(max(item.logprob, _LEAST_LOGPROB))
+        if item.no_logprob:
+            logprobs.append(None)
+            alternatives.append(None)
+            offset += len(item.token)
+            continue
+        logprob = max(item.logprob, _LEAST_LOGPROB)
+        logprobs.append(logprob)
         tops = {_name(top, shown.tokens_as_ids): max(top.logprob, _LEAST_LOGPROB) for top in item.top_logprobs}
-        tops.setdefault(token, logprobs[-1])
+        tops.setdefault(token, logprob)
         alternatives.append(tops)
         offset += len(item.token)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": alternatives, "text_offset": offsets}

@@ -107,6 +107,7 @@ class EngineSession:
         deadline: float,
         cache_salt: str,
         answer_offset: int | None,
+        prompt_logprobs: object = None,
     ) -> int:
         wire = worker_pb2.Submit(prompt_token_ids=prompt, sampling=sampling, answer_offset=answer_offset)
         handle = len(self.submits) + 1

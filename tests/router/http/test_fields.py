@@ -292,7 +292,9 @@ async def test_every_spelling_of_thinking_on_and_off_is_applied(
         assert reply.status == 200
         assert "x-ignored-params" not in reply.headers
 
-    conversation = served.backend.requests[0].conversation
+    request = served.backend.requests[0]
+    assert isinstance(request, chat_pb2.ChatCompletionRequest)
+    conversation = request.conversation
     assert (conversation.HasField("enable_thinking"), conversation.enable_thinking) == (True, thinks)
 
 

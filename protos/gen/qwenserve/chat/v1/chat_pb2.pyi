@@ -114,7 +114,7 @@ class ChatCompletionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ..., thinking_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ...) -> None: ...
 
 class CompletionRequest(_message.Message):
-    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session", "cache")
+    __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session", "cache", "prompt_logprobs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class CompletionRequest(_message.Message):
     GUIDE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompts: _containers.RepeatedCompositeFieldContainer[CompletionPrompt]
     sampling: _sampling_pb2.SamplingParams
@@ -143,7 +144,8 @@ class CompletionRequest(_message.Message):
     guide: _guide_pb2.Guide
     session: str
     cache: CachePolicy
-    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., session: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ...) -> None: ...
+    prompt_logprobs: int
+    def __init__(self, model: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[CompletionPrompt, _Mapping]]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., echo: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., session: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ...) -> None: ...
 
 class CompletionPrompt(_message.Message):
     __slots__ = ("text", "token_ids")
