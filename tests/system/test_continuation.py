@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -70,16 +71,21 @@ class Workers:
         process.kill()
         await process.wait()
 
+    def freeze(self, index: int) -> None:
+        """Stops one as a stuck kernel or a hung machine does: it lives, holds its connections, and does nothing."""
+        self._processes[index].send_signal(signal.SIGSTOP)
+
     async def close(self) -> None:
         for index in list(self._processes):
             await self.kill(index)
 
 
 @contextlib.asynccontextmanager
-async def fleet(count: int) -> AsyncIterator[tuple[Workers, Router, Target]]:
+async def fleet(count: int, **overrides: Any) -> AsyncIterator[tuple[Workers, Router, Target]]:
     """Worker processes behind a router in this one."""
     workers = Workers(count)
-    config = stack_config(router__workers=[f"127.0.0.1:{port}" for port in workers.ports], log__level="error")
+    addresses = [f"127.0.0.1:{port}" for port in workers.ports]
+    config = stack_config(router__workers=addresses, log__level="error", **overrides)
     router = Router(config, ServedModel.load(TINY, config))
     try:
         for index in range(count):
@@ -234,3 +240,18 @@ async def test_with_one_worker_answers_wait_for_its_restart() -> None:
 
     assert [each.answer for each in told] == expected
     assert [each.continued for each in told] == [1, 1, 2, 1, 2]
+
+
+async def test_answers_outlive_a_worker_that_stands_still() -> None:
+    """Stopped and not dead: nothing closes a connection, and still the other worker goes on."""
+    expected = await undisturbed()
+    async with fleet(2, router__stall_timeout_s=1.5) as (workers, router, target):
+        asked = asyncio.ensure_future(ask_all(target))
+        first, second = router.sessions
+        await until(lambda: first.active + second.active == CHOICES and first.active > 0, LIMIT_S)
+        await steps(first)
+        workers.freeze(0)
+        told = await asked
+
+    assert [each.answer for each in told] == expected
+    assert sum(each.continued for each in told) >= 1
