@@ -149,10 +149,13 @@ def test_random_weights_are_made_where_they_are_asked_for_by_name(bare_directory
     )
     prepared = prepare_model(config, bare_directory, no_progress)
     again = prepare_model(config, prepared.path, no_progress)
+    (bare_directory / "chat_template.jinja").write_text("{{ messages }}")
+    changed = prepare_model(config, bare_directory, no_progress)
 
     assert "random weights" in prepared.note
     assert (prepared.path / "model.safetensors").exists()
     assert again.path == prepared.path
+    assert (changed.path / "chat_template.jinja").exists()
     assert build_engine(config).engine is not None
 
 

@@ -40,7 +40,10 @@ def make_random_model(source: Path, target: Path, *, seed: int = 0, dtype: str =
 
 def random_copy(source: Path, cache: Path) -> Path:
     """Returns a directory below `cache` with the config and tokenizer of `source` and random weights, made once."""
-    digest = hashlib.sha256((source / "config.json").read_bytes() + (source / "tokenizer.json").read_bytes())
+    digest = hashlib.sha256()
+    for name in _COPIED:
+        content = (source / name).read_bytes() if (source / name).exists() else b""
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     target = cache / digest.hexdigest()[:16] / source.name
     if not (target / "model.safetensors").exists():
         make_random_model(source, target)
