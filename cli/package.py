@@ -242,14 +242,17 @@ def _extract(archive: tarfile.TarFile, manifest: Manifest, folder: Path | None, 
     missing = dict(manifest.files)
     while (member := archive.next()) is not None:
         entry = missing.pop(member.name, None)
-        if entry is None or not member.isreg():
+        # A sparse one can be of any size, whatever the archive's own: nothing that we pack is.
+        if entry is None or not member.isreg() or member.issparse():
             raise CommandError(f"{file}: {member.name!r} is not in the manifest, or is no plain file")
+        if member.size != entry.bytes:
+            raise CommandError(f"{file}: {member.name} is not what the manifest says; get the archive again")
         digest = hashlib.sha256()
         with _open(archive, member) as source, _sink(folder, member.name) as sink:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 sink.write(chunk)
-        if member.size != entry.bytes or digest.hexdigest() != entry.sha256:
+        if digest.hexdigest() != entry.sha256:
             raise CommandError(f"{file}: {member.name} is not what the manifest says; get the archive again")
     if missing:
         raise CommandError(f"{file} lacks {', '.join(sorted(missing))}; get the archive again")

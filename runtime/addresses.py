@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::", "[::]"})
@@ -19,6 +20,16 @@ def reachable_address(host: str, port: int, advertised: str = "") -> str:
             return advertised
         return _joined(advertised, port)
     return _joined(socket.gethostname() if host in _EVERYWHERE else host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens on `host` is reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _joined(host: str, port: int) -> str:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwenserve.runtime.sampling_ranges import RANGES
 from qwenserve.runtime.secret import Secret
+from qwenserve.runtime.yaml_text import YamlError, read_yaml
 
 ENV_PREFIX = "QWENSERVE_"
 
@@ -36,7 +37,7 @@ class ConfigError(Exception):
 class Section(BaseModel):
     """A part of the configuration: frozen, and without keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 S = TypeVar("S", bound=Section)
@@ -502,10 +503,10 @@ def _keep_section_defaults(tree: dict[str, Any]) -> None:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loaded = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read configuration file {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {file} is no valid YAML: {error}") from None
     if loaded is None:
         return {}
@@ -541,8 +542,8 @@ def _value(key: str, text: str, source: str) -> Any:
 def _parse(text: str, source: str, key: str) -> Any:
     # YAML reads numbers, booleans and lists; a plain word stays a string.
     try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+        return read_yaml(text) if text else ""
+    except YamlError:
         shown = "the value, which is not shown" if key in SECRETS else f"the value {text!r}"
         raise ConfigError(f"{source}: cannot read {shown}") from None
 

@@ -65,6 +65,7 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        /,
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -137,10 +138,15 @@ class ChatTemplate:
         tools = given.tools
         try:
             return (self._template if tools is None else self._tool_template).render(
-                **{**self.special_tokens, "documents": None, **given.variables},
-                messages=prepared,
-                tools=None if tools is None else list(tools),
-                add_generation_prompt=given.add_generation_prompt,
+                # One mapping: as keyword arguments, a variable called `self` would be the method's own.
+                {
+                    **self.special_tokens,
+                    "documents": None,
+                    **given.variables,
+                    "messages": prepared,
+                    "tools": None if tools is None else list(tools),
+                    "add_generation_prompt": given.add_generation_prompt,
+                }
             )
         except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
             raise TemplateError(_reason(error), _message_at(error.__traceback__, prepared)) from error

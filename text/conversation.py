@@ -26,6 +26,11 @@ _ROLES = {
 # Arguments of the rendering call itself: a template variable of that name would shadow the request's own field.
 _RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 
+# What templates call: a variable of that name would take its place.
+_TEMPLATE_NAMES = frozenset(
+    {"cycler", "dict", "joiner", "lipsum", "namespace", "raise_exception", "range", "strftime_now"}
+)
+
 _KWARGS = "chat_template_kwargs"
 
 # The most that is rendered, besides what the window leaves of it: each takes time before the prompt's length is known.
@@ -39,11 +44,19 @@ MAX_TOOL_CHARACTERS = 1 << 20
 _SMALL_PARTS = 512
 _SMALL_TOOL_CHARACTERS = 1 << 16
 
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+# Python's reader takes NaN and Infinity, which are no JSON and which a template would print.
+_loads = json.JSONDecoder(parse_constant=_no_number).decode
+
 # Agents send the same tools with every request. Of the newest ones the parsed form is kept, unless they are long: at
 # worst, of nothing but brackets, 12 MB.
 _KEPT_TOOLS = 128
 _KEPT_CHARACTERS = 4096
-_parsed_before = lru_cache(maxsize=_KEPT_TOOLS)(json.loads)
+_parsed_before = lru_cache(maxsize=_KEPT_TOOLS)(_loads)
 
 # The variables of most requests that have any, as JSON; nothing has to be parsed for them.
 _THINKING = {'{"enable_thinking": true}': True, '{"enable_thinking": false}': False}
@@ -185,6 +198,9 @@ def _variables(conversation: Conversation) -> dict[str, Any]:
         return {"enable_thinking": conversation.enable_thinking} if conversation.HasField("enable_thinking") else {}
     thinking = _THINKING.get(text)
     variables = _json_object(text, _KWARGS) if thinking is None else {"enable_thinking": thinking}
+    for name in sorted(_TEMPLATE_NAMES & variables.keys()):
+        path = f"{_KWARGS}.{name}"
+        raise ConversationError(f"{path}: {name} is a word of the template language; take another name", path)
     for name in sorted(_RESERVED_VARIABLES & variables.keys()):
         path = f"{_KWARGS}.{name}"
         raise ConversationError(f"{path}: set {name} as a field of the request instead", path)
@@ -213,7 +229,7 @@ def _ending(conversation: Conversation) -> tuple[bool, bool]:
 
 
 def _json_object(text: str, path: str, *, comes_again: bool = False) -> dict[str, Any]:
-    loads = _parsed_before if comes_again and len(text) <= _KEPT_CHARACTERS else json.loads
+    loads = _parsed_before if comes_again and len(text) <= _KEPT_CHARACTERS else _loads
     try:
         parsed = _without_surrogates(text, loads(text))
     except ValueError as error:

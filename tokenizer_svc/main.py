@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, freeze_loaded_objects
@@ -19,6 +20,8 @@ from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptService
 from qwenserve.tokenizer_svc.tokenizer_servicer import SERVICE, TokenizerServicer
 
 _log = EventLog("tokenizer")
+
+_TRUST = "whoever reaches this port may use it; listen on a private network, or keep others out with a firewall"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +62,8 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             stack.push_async_callback(server.stop, None)
             await server.start()
             await health.set(True)
+            if not is_loopback(config.tokenizer.host):
+                _log.warning("open_to_everybody", host=config.tokenizer.host, remedy=_TRUST)
             _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
             await shutdown.drain.wait()
             await health.set(False)

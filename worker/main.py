@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
+from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
@@ -35,6 +36,8 @@ _log = EventLog("worker")
 # After the drain: for sessions to send what is left, and for the engine to stop.
 _LAST_WORDS_S = 2.0
 _ENGINE_STOP_S = 70.0
+
+_TRUST = "whoever reaches this port may use it; listen on a private network, or keep others out with a firewall"
 
 T = TypeVar("T")
 
@@ -135,6 +138,8 @@ class _Worker:
         identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued)
         self._service.ready(dispatcher, info, identity)
         await self._health.set(True)
+        if not is_loopback(settings.host):
+            self._log.warning("open_to_everybody", host=settings.host, remedy=_TRUST)
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
         if on_ready is not None:
             on_ready(port)

@@ -186,6 +186,25 @@ def test_altered_archive_is_refused_after_a_good_one(archive: Path, tmp_path: Pa
         unpack(archive, tmp_path / "packages")
 
 
+def test_an_archive_of_holes_is_refused_unread(archive: Path, tmp_path: Path):
+    """A sparse member is of any size, in a few bytes of archive."""
+    members = members_of(archive)
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"]["model/tokenizer.json"]["bytes"] = 64 << 30
+    members[MANIFEST] = json.dumps(manifest).encode()
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if name == "model/tokenizer.json":
+                member.size = 0
+                member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(64 << 30)}
+            tar.addfile(member, io.BytesIO(content))
+
+    with pytest.raises(CommandError, match="no plain file"):
+        unpack(archive, tmp_path / "packages")
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
 def test_links_and_devices_are_refused(archive: Path, tmp_path: Path, kind: bytes):
     """Only plain files are unpacked, whatever name they have."""

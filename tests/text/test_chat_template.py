@@ -252,3 +252,14 @@ def test_the_models_here_think_and_call(assets):
     """Qwen3's own templates."""
     assert assets.template.supports_thinking
     assert assets.template.tool_call_format == "hermes"
+
+
+@pytest.mark.parametrize("name", ["loop", "cls", "given", "template", "args", "kwargs"])
+def test_any_variable_reaches_the_template(name: str) -> None:
+    template = ChatTemplate("{{ " + name + " }}")
+
+    assert template.render([{"role": "user", "content": "x"}], **{name: "seen"}) == "seen"
+
+
+def test_a_variable_called_self_is_no_argument_of_ours() -> None:
+    assert ChatTemplate("ok").render([{"role": "user", "content": "x"}], self=1) == "ok"

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import message_pb2 as pb
-from qwenserve.text.conversation import ConversationError, conversation_to_template
+from qwenserve.text.conversation import (
+    MAX_MESSAGES,
+    MAX_TOOL_CALLS,
+    MAX_TOOL_CHARACTERS,
+    MAX_TOOLS,
+    ConversationError,
+    conversation_to_template,
+)
 
 USER = pb.Message(role=pb.ROLE_USER, content="hi")
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"z": 1, "a": 2}}}
@@ -188,6 +195,14 @@ def _kwargs(text: str) -> pb.Conversation:
         (_kwargs("1"), "chat_template_kwargs"),
         (_kwargs('{"enable_thinking": "no"}'), "chat_template_kwargs.enable_thinking"),
         (_kwargs('{"messages": []}'), "chat_template_kwargs.messages"),
+        (_kwargs('{"namespace": 1}'), "chat_template_kwargs.namespace"),
+        (_kwargs('{"raise_exception": 1}'), "chat_template_kwargs.raise_exception"),
+        (_kwargs('{"x": NaN}'), "chat_template_kwargs"),
+        (_kwargs('{"x": [-Infinity]}'), "chat_template_kwargs"),
+        (pb.Conversation(messages=[USER] * (MAX_MESSAGES + 1)), "messages"),
+        (pb.Conversation(messages=[USER], tools=[pb.Tool(definition_json="{")] * (MAX_TOOLS + 1)), "tools"),
+        (_tool(" " * (MAX_TOOL_CHARACTERS + 1)), "tools"),
+        (pb.Conversation(messages=[pb.Message(tool_calls=[pb.ToolCall()] * (MAX_TOOL_CALLS + 1))]), "messages"),
         (pb.Conversation(messages=[USER], enable_thinking=True, chat_template_kwargs_json='{"enable_thinking":false}'),
          "chat_template_kwargs.enable_thinking"),
         (pb.Conversation(messages=[USER], add_generation_prompt=True, continue_final_message=True),
