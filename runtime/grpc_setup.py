@@ -11,7 +11,7 @@ import grpc
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from qwenserve.runtime.auth import KeyRing
@@ -90,10 +90,9 @@ class Health:
         self._names = ("", *services)
         self._servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-        reflection.enable_server_reflection(
-            [*services, health.SERVICE_NAME, reflection.SERVICE_NAME],
-            server,
-        )
+        servicer = reflection.aio.ReflectionServicer([*services, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+        server.add_generic_rpc_handlers((_newer_reflection(servicer),))
 
     async def set(self, serving: bool) -> None:
         """Tells all watchers."""
@@ -105,6 +104,18 @@ class Health:
         """Tells the watchers of one further name."""
         states = health_pb2.HealthCheckResponse
         await self._servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+
+def _newer_reflection(servicer: reflection_pb2_grpc.ServerReflectionServicer) -> grpc.GenericRpcHandler:
+    """Returns reflection v1, which newer tools ask for first. It is v1alpha under another name, with the same messages
+    on the wire; grpcio-reflection has the older name only.
+    """
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": method})
 
 
 async def run_until_one_ends(call: Any, *work: Coroutine[Any, Any, None], name: str) -> None:

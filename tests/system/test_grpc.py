@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
@@ -378,14 +378,19 @@ async def test_health_follows_the_workers_per_service_and_overall() -> None:
     assert after == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_reflection_lists_and_describes_the_services(stack: Stack) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(stack.channel)
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_and_describes_the_services(stack: Stack, version: str) -> None:
+    ask = stack.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
     asked = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="qwenserve.chat.v1.ChatService"),
     ]
 
-    answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
+    answers = [answer async for answer in ask(iter(asked))]
 
     listed = {service.name for service in answers[0].list_services_response.service}
     assert {"qwenserve.chat.v1.ChatService", "qwenserve.chat.v1.ModelService", "grpc.health.v1.Health"} <= listed
