@@ -7,6 +7,7 @@
     ├── NotFound              no such model or path
     ├── NotCached             only a kept answer was wanted, and there is none
     ├── RequestTooLarge       the body is over the limit
+    ├── UnsupportedEncoding   the body is packed in a way that is not read
     ├── MethodNotAllowed      the path exists, the verb does not
     ├── RequestTimeout        the body came too slowly
     ├── QueueFull             wait and try again
@@ -119,6 +120,11 @@ class RequestTimeout(ServiceError):
 class RequestTooLarge(InvalidRequest):
     reason = "REQUEST_TOO_LARGE"
     http_status = 413
+
+
+class UnsupportedEncoding(InvalidRequest):
+    reason = "UNSUPPORTED_ENCODING"
+    http_status = 415
 
 
 class QueueFull(ServiceError):

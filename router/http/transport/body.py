@@ -12,12 +12,15 @@ from aiohttp import HttpVersion11, web
 from qwenserve.router.http.transport.body_values import SMALL_BODY, count_values
 from qwenserve.router.http.transport.parser_faults import BROKEN_BODY
 from qwenserve.runtime.config import HttpConfig
-from qwenserve.runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from qwenserve.runtime.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UnsupportedEncoding
 
 T = TypeVar("T")
 
 # Counting takes 5 ms for a megabyte at most.
 _COUNTED_INLINE = 1 << 20
+
+
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 async def read_request(request: web.BaseRequest, config: HttpConfig, make: Callable[[bytes], T]) -> T:
@@ -35,6 +38,11 @@ async def read_request(request: web.BaseRequest, config: HttpConfig, make: Calla
 async def read_body(request: web.BaseRequest, config: HttpConfig) -> bytes:
     """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
     max_bytes = config.max_body_bytes
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding[:40]!r} cannot be read; send the body as it is, or with gzip or deflate"
+        )
     if request.content.is_eof():
         return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
     length = request.content_length

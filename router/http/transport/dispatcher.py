@@ -36,7 +36,7 @@ class Dispatcher:
         metrics: RouterMetrics,
     ) -> None:
         self.endpoints = tuple(endpoints)
-        self._elsewhere = elsewhere
+        self.errors_elsewhere = elsewhere
         self._strict = strict
         self._keys = keys
         self._errors = metrics.errors
@@ -49,6 +49,12 @@ class Dispatcher:
         self._busy: set[web.RequestHandler] = set()
         self._by_path = {(verb, e.path): e for e in self.endpoints if NAME not in e.path for verb in e.verbs}
         self._by_stem = [(verb, e) for e in self.endpoints if NAME in e.path for verb in e.verbs]
+
+    def note_unreadable(self, error: ServiceError, request_id: str) -> None:
+        """Counts and logs what was no request that could be read."""
+        self._replies.labels("other", str(error.http_status), error.reason).inc()
+        self._errors.labels(error.reason).inc()
+        _log.info("request", request_id=request_id, kind="other", status=error.http_status, error=error.reason)
 
     def drain(self) -> None:
         """From now on every reply closes its connection."""
@@ -87,7 +93,7 @@ class Dispatcher:
     def _errors_at(self, path: str) -> ErrorFormat:
         """Returns the error form of the face that a path without endpoint belongs to: who calls it reads that one."""
         near = [endpoint for endpoint in self.endpoints if endpoint.matches(path) or _is_under(path, endpoint)]
-        return near[0].errors if near else self._elsewhere
+        return near[0].errors if near else self.errors_elsewhere
 
     async def _answer(self, endpoint: Endpoint, exchange: Exchange) -> Reply:
         try:

@@ -6,6 +6,7 @@ import logging
 
 from aiohttp import web
 
+from qwenserve.router.http.transport.connection import Server
 from qwenserve.router.http.transport.dispatcher import Dispatcher
 from qwenserve.router.http.transport.parser_faults import NO_HTTP
 from qwenserve.runtime.config import HttpConfig
@@ -37,8 +38,10 @@ class HttpServer:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError where the address cannot be had."""
-        self._server = web.Server(
+        self._server = Server(
             self._dispatcher,
+            self._dispatcher.errors_elsewhere,
+            self._dispatcher.note_unreadable,
             handler_cancellation=True,  # a client that goes away ends its request
             access_log=None,  # the dispatcher writes its own line
             logger=_parser_log(),

@@ -183,3 +183,27 @@ async def test_every_character_of_an_answer_arrives() -> None:
     assert (choice["stop_reason"], choice["finish_reason"]) == (text, "tool_calls")
     assert b"".join(bytes(item["bytes"]) for item in choice["logprobs"]["content"]).decode() == text + text
     assert bytes(choice["token_ids"]).decode() == text + text
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
+        (request("POST", CHAT, "Connection: close", "Content-Encoding: br", body=b"{}"), 415),
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: zstd\r\n\r\n{}",
+            415,
+        ),
+        (request("POST", CHAT, "Connection: close", "Content-Encoding: odd", body=b"{}"), 415),
+    ],
+    ids=["framing", "long header", "bad header", "br", "zstd", "odd encoding"],
+)
+async def test_what_the_library_cannot_read_has_a_reply_of_ours(data: bytes, status: int, served: Served) -> None:
+    head, _, body = (await until_closed(served, data)).partition(b"\r\n\r\n")
+
+    assert head.split()[1] == str(status).encode()
+    assert b"application/json" in head
+    assert b"x-request-id: " in head.lower()
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
