@@ -32,7 +32,7 @@ class Expectation(NamedTuple):
 
     def why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can."""
-        if info.model.lower() != self.model.lower():
+        if _last_part(info.model) != _last_part(self.model):
             return f"it serves the model {info.model!r}, this router {self.model!r}"
         if info.vocab_size < self.vocab_size:
             return f"its vocabulary has {info.vocab_size} ids, the tokenizer {self.vocab_size}"
@@ -42,6 +42,11 @@ class Expectation(NamedTuple):
         if different := self.fingerprint.differences(theirs):
             return f"its {' and '.join(different)} differ from this router's (here {self.fingerprint}; there {theirs})"
         return ""
+
+
+def _last_part(model: str) -> str:
+    # Where it lies may be told to router and worker in different ways; that it is the same one, the fingerprint says.
+    return model.rsplit("/", 1)[-1].lower()
 
 
 class Explained(NamedTuple):

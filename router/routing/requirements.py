@@ -60,9 +60,10 @@ NO_REQUIREMENTS = Requirements()
 
 def best_suited(workers: Collection[Capabilities], needs: Requirements) -> Sequence[Capabilities]:
     """Returns the workers that can serve a request; where none can, all those that lack the same fewest fields."""
+    able = [worker for worker in workers if needs.met_by(worker)]
+    if able or not workers:
+        return able
     by_lack: dict[frozenset[str], list[Capabilities]] = {}
     for worker in workers:
         by_lack.setdefault(needs.lacking(worker), []).append(worker)
-    if not by_lack:
-        return ()
     return by_lack[min(by_lack, key=lambda lack: (len(lack), sorted(lack)))]

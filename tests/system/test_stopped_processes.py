@@ -14,12 +14,15 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.clients.text_service import RemoteTextService
 from qwenserve.router.main import Router
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.text.assets import load_assets
+from qwenserve.worker.engines.simulated.engine import SimulatedEngine
+from qwenserve.worker.engines.simulated.state import Faults
 from tests.router.clients.test_worker_session import Stream, connected, submit
 from tests.system.processes import free_port, start
-from tests.system.stack import TINY, stack_config, until
+from tests.system.stack import TINY, running_stack, stack_config, until
 
 # Real processes start, stop and go on.
 pytestmark = pytest.mark.timeout(200)
@@ -102,10 +105,39 @@ async def test_answers_of_a_stopped_worker_go_on_elsewhere() -> None:
         assert [session.ready for session in router.sessions] == [False, True]
 
 
+async def test_answers_of_an_engine_that_stands_still_go_on_elsewhere() -> None:
+    config = stack_config(worker__stall_timeout_s=0.8, worker__simulated__step_ms=5)
+    async with running_stack(config, workers=2) as stack:
+        stub = chat_pb2_grpc.ChatServiceStub(stack.channel)
+
+        async def ask(number: int) -> list[int]:
+            request = chat_pb2.CompletionRequest(return_token_ids=True)
+            request.sampling.temperature = 0
+            request.sampling.max_tokens = 100
+            request.prompts.add().token_ids.ids.extend([number, 2, 3])
+            reply: chat_pb2.Completion = await stub.CreateCompletion(request, timeout=60)
+            return list(reply.choices[0].token_ids)
+
+        undisturbed = await asyncio.gather(*map(ask, range(8)))
+        asked = [asyncio.ensure_future(ask(number)) for number in range(8)]
+        await until(lambda: all(worker.engine.load().running for worker in stack.workers))
+        stuck = stack.workers[0].engine
+        assert isinstance(stuck, SimulatedEngine)
+        stuck.inject(Faults(stall_after_steps=0))
+
+        assert await asyncio.wait_for(asyncio.gather(*asked), START_S) == undisturbed
+        stands_still = stack.router.sessions[0]
+        await until(lambda: not stands_still.ready)
+        assert "no step" in stands_still.why_not_ready
+
+        stuck.inject(Faults())
+        await until(lambda: stands_still.ready, START_S)
+
+
 async def test_a_prompt_for_a_stopped_tokenizer_is_tokenized_by_another() -> None:
     tokenizer = load_assets(TINY).tokenizer
     async with contextlib.AsyncExitStack() as stack:
-        pairs = [await stack.enter_async_context(process("tokenizer_svc")) for _ in range(2)]
+        pairs = [await stack.enter_async_context(process("tokenizer_svc", model__name="qwen3-tiny")) for _ in range(2)]
         text = RemoteTextService([address for address, _ in pairs], "qwen3-tiny", GrpcConfig(), silence_limit_s=1.0)
         stack.push_async_callback(text.close)
         for address, _ in pairs:
@@ -121,7 +153,7 @@ async def test_a_prompt_for_a_stopped_tokenizer_is_tokenized_by_another() -> Non
 
 async def _until_it_answers(text: RemoteTextService) -> None:
     while True:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Unavailable):
             await text.tokenize("Hi")
             return
         # Nothing tells when another process begins to listen: asking again is all there is.

@@ -216,6 +216,14 @@ def test_a_worker_of_another_model_is_refused_and_the_part_that_differs_is_named
     assert why_not("tokenizer=aa template=b1 weights=c1").startswith("its template and weights differ")
 
 
+@pytest.mark.parametrize(("served", "usable"), [("M", True), ("org/m", True), ("other", False), ("m/other", False)])
+def test_a_model_is_known_by_the_last_part_of_its_name(served: str, usable: bool) -> None:
+    info = OddWorker().info
+    info.model = served
+
+    assert (Expectation("models/m", 100).why_not(info) == "") is usable
+
+
 async def test_workers_with_other_weights_than_those_in_use_wait_until_these_are_gone() -> None:
     old, new = OddWorker(), OddWorker()
     old.info.model_fingerprint, new.info.model_fingerprint = "weights=1", "weights=2"

@@ -43,4 +43,4 @@ def test_poor_workers_limit_nothing_where_another_can_do_all() -> None:
 
 def test_where_none_can_do_all_those_with_the_least_to_leave_out_are_best() -> None:
     assert best_suited([POOR, BLIND], Requirements(frozenset({"min_p", "cache_salt"}))) == [BLIND]
-    assert best_suited([], Requirements()) == ()
+    assert best_suited([], Requirements()) == []
