@@ -255,3 +255,20 @@ async def test_answers_outlive_a_worker_that_stands_still() -> None:
 
     assert [each.answer for each in told] == expected
     assert sum(each.continued for each in told) >= 1
+
+
+async def test_answers_move_on_where_a_worker_is_told_to_stop_at_once() -> None:
+    """A drain without time: what it was answering goes on elsewhere."""
+    expected = await undisturbed()
+    config = stack_config(worker__simulated__step_ms=STEP_MS)
+    async with running_stack(config, workers=2) as stack, aiohttp.ClientSession() as http:
+        asked = asyncio.ensure_future(ask_all(Target(stack.channel, stack.url, http)))
+        first, second = stack.router.sessions
+        await until(lambda: first.active + second.active == CHOICES and first.active > 0, LIMIT_S)
+        await steps(first)
+        leaving = next(worker for worker in stack.workers if first.address.endswith(f":{worker.port}"))
+        await leaving.stop()
+        told = await asked
+
+    assert [each.answer for each in told] == expected
+    assert sum(each.continued for each in told) >= 1

@@ -51,6 +51,10 @@ async def stopped_by_a_string(stack: Stack, client: aiohttp.ClientSession) -> No
     assert await post(stack, client, "/v1/chat/completions", **SAYS_HELLO, stream=True, stop=["b"]) == 200
 
 
+async def in_two_legs(stack: Stack, client: aiohttp.ClientSession) -> None:
+    assert await post(stack, client, "/v1/chat/completions", **SAYS_HELLO, stream=True, thinking_budget=1) == 200
+
+
 async def completion(stack: Stack, client: aiohttp.ClientSession) -> None:
     assert await post(stack, client, "/v1/completions", prompt="Hello", max_tokens=5, echo=True) == 200
 
@@ -110,6 +114,7 @@ ASKS: tuple[Ask, ...] = (
     streamed,
     several_choices,
     stopped_by_a_string,
+    in_two_legs,
     completion,
     refused,
     no_such_path,
