@@ -5,6 +5,7 @@ Every tier then opens local files, so none of them needs the network, and two wo
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from qwenserve.worker import engine_choice
 from qwenserve.worker.engine_choice import PreparedModel
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.model_files import nearest_path, resolve_model
+
+# What coding agents need for a first prompt and an answer, in tokens.
+_AGENTS_WINDOW = 16_384
 
 
 def local_path(reference: str) -> Path | None:
@@ -35,9 +39,26 @@ def prepare_model(config: Config, output: Output) -> PreparedModel:
     try:
         path = find_model(reference, output)
         with output.progress("preparing the model") as report:
-            return engine_choice.prepare_model(config, path, report)
+            prepared = engine_choice.prepare_model(config, path, report)
     except EngineError as error:
         raise CommandError(f"model.reference: {error}") from None
+    notes = [note for note in (prepared.note, window_note(prepared.path, config.model.max_model_len)) if note]
+    return prepared._replace(note="; ".join(notes))
+
+
+def window_note(path: Path, configured: int) -> str:
+    """Says so where a model directory's context window is too short for coding agents; empty if not, or not known.
+
+    `configured` is `model.max_model_len`: 0 leaves the model's own.
+    """
+    try:
+        window = int(json.loads((path / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    window = min(window, configured or window)
+    if window >= _AGENTS_WINDOW:
+        return ""
+    return f"the context window has {window:,} tokens, and a coding agent's first prompt some 12,000"
 
 
 def find_model(reference: str, output: Output) -> Path:

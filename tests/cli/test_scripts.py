@@ -89,7 +89,7 @@ def test_no_network_is_said_at_once(checkout: Path):
 
     assert done.returncode == 1, done.stdout
     assert "No connection to http://127.0.0.1:1/simple" in done.stderr
-    assert "about 85 MB" in done.stderr
+    assert "about 70 MB" in done.stderr
     assert "PIP_INDEX_URL" in done.stderr
 
 
