@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.http.responses.answers import ResponseStream
 from qwenserve.router.http.responses.fields import TABLE
 from qwenserve.router.http.transport.field_rows import Effect, Field
 from qwenserve.runtime.errors import InternalError, QueueFull, ServiceError
@@ -227,6 +228,14 @@ async def test_a_response_that_was_cut_off_is_incomplete(served: Served, http: a
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert whole["output"][0]["status"] == "incomplete"
     assert (seen[-1]["type"], seen[-1]["response"]) == ("response.incomplete", whole)
+
+
+def test_a_stream_that_fails_before_it_has_begun_is_one_error() -> None:
+    """A comment that kept the connection alive may have gone before."""
+    told = ResponseStream({}).event(QueueFull("full"), "r")
+
+    assert told.count(b"event: ") == 1
+    assert json.loads(told.partition(b"data: ")[2])["code"] == "queue_full"
 
 
 @pytest.mark.parametrize(
