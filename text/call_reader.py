@@ -78,7 +78,9 @@ class CallReader:
             self.broken = True
             return CallPiece(content=("" if self._given_up else "".join(self._raw)) + closing)
         piece = self._told(self._parser, self._parser.end(closed))
-        return piece if self.started else CallPiece(content=piece.content + closing)
+        if self.started:
+            return piece._replace(content=self._parser.rest) if self.complete else piece
+        return CallPiece(content=piece.content + closing)
 
     def _told(self, parser: CallParser, arguments: str) -> CallPiece:
         name = None

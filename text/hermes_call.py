@@ -18,6 +18,7 @@ _STRING_STEP = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
 _SCALAR_END = re.compile(r"[\s,}]")
 _ARGUMENTS = ("arguments", "parameters")
 _WITHOUT_MEANING = ("id", "type")
+_BETWEEN_MEMBERS = ", \t\n\r"
 # What models write once too often.
 _EXTRA_CLOSERS = "}]"
 
@@ -46,6 +47,7 @@ class HermesCall:
         self._nested = JsonRepair()
         self._has_arguments = False
         self._strange_key = False
+        self._tail: list[str] | None = None  # what has come behind name and arguments, once both are there
 
     @property
     def in_value(self) -> bool:
@@ -56,6 +58,8 @@ class HermesCall:
 
     def push(self, text: str) -> str:
         """See `CallParser`."""
+        if self._tail is not None:
+            self._tail.append(text)
         self._text = self._text[self._at :] + text
         self._at = 0
         while self._state():
@@ -74,8 +78,8 @@ class HermesCall:
                 self._out.append(self._nested.cut())
                 self.broken = True
         elif self._has_arguments and self._known is not None:
-            # All that matters is there, whatever else was begun.
             self.complete = True
+            self.rest = "".join(self._tail or ()).lstrip(_BETWEEN_MEMBERS)
         else:
             self._break()
         return self._take()
@@ -89,16 +93,22 @@ class HermesCall:
         return text
 
     def _break(self) -> bool:
-        self.rest = self._text[self._at :]
         # Arguments have no break, so where they have begun what is wrong is behind them.
         self.complete = self.name is not None
         self.broken = not self.complete
+        self.rest = "".join(self._tail or ()).lstrip(_BETWEEN_MEMBERS)
         return False
 
     def _go(self, state: Callable[[], bool], at: int) -> bool:
         self._state = state
         self._at = at
         return True
+
+    def _go_on(self, at: int) -> bool:
+        """To the next member of the object."""
+        if self.name is not None and self._tail is None:
+            self._tail = [self._text[at:]]
+        return self._go(self._member, at)
 
     def _begin_arguments(self) -> None:
         self._has_arguments = True
@@ -189,7 +199,7 @@ class HermesCall:
                 return self._break()
             self._begin_arguments()
             self._out.append(arguments)
-        return self._go(self._member, self._at)
+        return self._go_on(self._at)
 
     def _hold_string(self) -> bool:
         """Holds the text up to the closing quotation mark, and passes that; false while it is not there."""
@@ -219,7 +229,7 @@ class HermesCall:
         word = self._take_held()
         if self._key in _ARGUMENTS and not self._has_arguments and word not in ("null", "None", ""):
             return self._break()
-        return self._go(self._member, at)
+        return self._go_on(at)
 
     def _read_arguments(self) -> bool:
         self._out.append(self._nested.push(self._text[self._at :]))
@@ -231,7 +241,7 @@ class HermesCall:
 
     def _behind_nested(self) -> bool:
         self._at = len(self._text)
-        return self._nested.ended and self._go(self._member, self._at - len(self._nested.rest))
+        return self._nested.ended and self._go_on(self._at - len(self._nested.rest))
 
     def _done(self) -> bool:
         while (found := self._next()) and found in _EXTRA_CLOSERS:

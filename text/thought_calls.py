@@ -71,10 +71,11 @@ class ThoughtCalls:
     def _end(self, reader: CallReader, *, tag: bool) -> bool:
         piece = reader.end(closed=tag, tag=tag)
         self._take(piece.name, piece.arguments)
-        if reader.complete:
-            self._calls.append(WrittenCall(self._name, "".join(self._arguments)))
-            self._arguments.clear()
-        return reader.complete
+        if not reader.complete or piece.content:
+            return False
+        self._calls.append(WrittenCall(self._name, "".join(self._arguments)))
+        self._arguments.clear()
+        return True
 
     def _take(self, name: str | None, arguments: str) -> None:
         if name is not None:

@@ -114,7 +114,7 @@ def read(pieces: list[str], *, closed: bool, bare: bool) -> Read:
     )
 
 
-@settings(derandomize=True, max_examples=600, deadline=None)
+@settings(derandomize=True, max_examples=1000, deadline=None)
 @given(
     st.lists(HERMES | st.text(max_size=2), max_size=16) | st.lists(TAGS | st.text(max_size=2), max_size=16),
     st.sampled_from(["", '{"name": "f", "arguments": {"s": ', "<function=f>\n", "<function=g><parameter=s>"]),
@@ -125,6 +125,7 @@ def test_any_text_in_any_pieces(fragments, opening, closed, bare):
     """A whole call has an object for arguments; a text that is no call comes back as it was."""
     fragments = [opening, *fragments]
     text = "".join(fragments)
+    bare &= text.startswith("<")  # calls without tags around them are found by that
     whole = read([text], closed=closed, bare=bare)
 
     assert whole == read(list(text), closed=closed, bare=bare) == read(fragments, closed=closed, bare=bare)
@@ -136,6 +137,32 @@ def test_any_text_in_any_pieces(fragments, opening, closed, bare):
     if whole.complete:
         assert isinstance(json.loads(whole.arguments, parse_constant=refuse), dict)
     assert whole.complete != whole.broken
+
+
+BEHIND = '{"name": "f", "arguments": {"s": "x"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (BEHIND + ', "id": 3, "ok": [1, {"}": "]"}]}', None),
+        (BEHIND + "}}] hm", "hm"),
+        (BEHIND + " hm", "hm"),
+        (BEHIND + ', "id": 3 hm', '"id": 3 hm'),
+        (BEHIND + ', "": 1}', '"": 1}'),
+        (BEHIND + ', "open: 1}', '"open: 1}'),
+        ('{"arguments": {"s": "x"}, "name": "f" hm', "hm"),
+        ('{"arguments": "{\\"s\\": \\"x\\"}", "name": "f", hm', "hm"),
+    ],
+)
+def test_text_behind_the_arguments_is_not_lost(text, rest):
+    """What is no part of the call comes back, whether it was noticed on the way or at the end; the call is whole."""
+    for pieces in ([text], list(text)):
+        told = read(pieces, closed=True, bare=False)
+
+        assert json.loads(told.arguments) == {"s": "x"}
+        assert told.complete
+        assert (told.rest or told.content or None) == rest
 
 
 def calls_made(text: str) -> int:
