@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from qwenserve.text.json_repair import JsonRepair, without_surrogates
+from qwenserve.text.json_repair import MAX_DEPTH, JsonRepair, without_surrogates
 from qwenserve.text.schema_types import ALL, allowed_types, enum_texts
 
 _NOT = object()
@@ -17,6 +17,8 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 # Longer ones are texts: no number has so many digits that count.
 _MAX_NUMBER = 300
+# Characters that are repaired, at a tenth of a microsecond or more for each; longer texts must be JSON.
+_MAX_REPAIRED = 64_000
 # Up to here floating-point numbers hold every integer.
 _EXACT = 2**53
 _STRING = frozenset({"string"})
@@ -124,26 +126,45 @@ def _number(text: str) -> Any:
 
 
 def _array(text: str) -> Any:
-    return _container(text, list, "[")
+    return _container(text, "[")
 
 
 def _object(text: str) -> Any:
-    return _container(text, dict, "{")
+    return _container(text, "{")
 
 
-def _container(text: str, cls: type, opening: str) -> Any:
+def _container(text: str, opening: str) -> Any:
     if not text.startswith(opening):
         return _NOT
+    if len(text) > _MAX_REPAIRED:
+        return _long_container(text)
     # Models also write Python's spelling (single quotes, True, None), raw line breaks and commas at the end.
     repair = JsonRepair()
     valid = repair.push(text)
     if repair.guessed or not repair.ended or repair.rest.strip():
         return _NOT
     try:
-        value = json.loads(valid, parse_float=_finite, parse_constant=_refuse)
+        return json.loads(valid, parse_float=_finite, parse_constant=_refuse)
     except ValueError:
         return _NOT
-    return value if isinstance(value, cls) else _NOT
+
+
+def _long_container(text: str) -> Any:
+    """A container that is JSON already, and not nested deeper than a repaired one would be."""
+    try:
+        value = json.loads(text, parse_float=_finite, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return _NOT
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for each in level if isinstance(each, (list, dict)) for inner in _inside(each)]
+        if not level:
+            return value
+    return _NOT
+
+
+def _inside(container: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _finite(text: str) -> float:

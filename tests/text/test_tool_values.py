@@ -80,6 +80,15 @@ INTEGER_OR_NULL = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
         ("[1] [2]", {"type": "array"}, "[1] [2]"),
         ("[one]", {"type": "array"}, "[one]"),
         ("{'a': " * 50_000, {"type": "object"}, "{'a': " * 50_000),
+        # Long texts are taken if they are JSON, and not repaired.
+        ("[" + "1, " * 50_000 + "2]", {"type": "array"}, [1] * 50_000 + [2]),
+        ("[" + "1, " * 50_000 + "]", {"type": "array"}, "[" + "1, " * 50_000 + "]"),
+        ("[" + "1, " * 50_000 + "NaN]", {"type": "array"}, "[" + "1, " * 50_000 + "NaN]"),
+        (
+            "[" * 200 + "1, " * 50_000 + "2" + "]" * 200,
+            {"type": "array"},
+            "[" * 200 + "1, " * 50_000 + "2" + "]" * 200,
+        ),
         # Types by other names, and types that are not said.
         ("7", {"type": "float"}, 7),
         ("7.5", {"type": "Float"}, 7.5),
