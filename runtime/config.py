@@ -94,6 +94,10 @@ class HttpConfig(Section):
     enabled: bool = Field(default=True, description="Serve HTTP beside gRPC in every router.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins of web pages that may use this service, such as https://example.com; * for all.",
+    )
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
     body_timeout_s: float = Field(default=30.0, gt=0, description="Longest time to receive a request body.")
     keepalive_timeout_s: float = Field(default=75.0, gt=0, description="How long an idle connection is kept.")

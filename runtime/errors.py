@@ -4,6 +4,7 @@
     ├── InvalidRequest        a field is wrong; `param` names it
     │   └── ContextLengthExceeded
     ├── Unauthenticated       no key, or a wrong one
+    ├── ForbiddenOrigin       a web page that may not use this service
     ├── NotFound              no such model or path
     ├── NotCached             only a kept answer was wanted, and there is none
     ├── RequestTooLarge       the body is over the limit
@@ -85,6 +86,13 @@ class Unauthenticated(ServiceError):
     status = grpc.StatusCode.UNAUTHENTICATED
     http_status = 401
     openai_type = "authentication_error"
+
+
+class ForbiddenOrigin(ServiceError):
+    reason = "FORBIDDEN_ORIGIN"
+    status = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+    openai_type = "permission_error"
 
 
 class NotFound(ServiceError):

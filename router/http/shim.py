@@ -10,6 +10,8 @@ from qwenserve.router.http.openai.texts import TextEndpoints
 from qwenserve.router.http.responses.endpoints import ResponsesEndpoints
 from qwenserve.router.http.service_pages import ServicePages
 from qwenserve.router.http.transport.dispatcher import Dispatcher
+from qwenserve.router.http.transport.origins import Origins
+from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.metrics import RouterMetrics
@@ -26,4 +28,7 @@ def make_shim(
         *MessagesEndpoints(backend, config).endpoints(),
     )
     pages = ServicePages(backend, metrics, faces, OPENAI_ERRORS)
-    return Dispatcher((*faces, *pages.endpoints()), OPENAI_ERRORS, strict=strict, keys=keys, metrics=metrics)
+    origins = Origins(config.allowed_origins, keyed=keys.required, local=is_loopback(config.host))
+    return Dispatcher(
+        (*faces, *pages.endpoints()), OPENAI_ERRORS, strict=strict, keys=keys, metrics=metrics, origins=origins
+    )

@@ -14,9 +14,10 @@ from aiohttp import web
 from qwenserve.router.http.transport.endpoint import NAME, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat, defect
 from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.origins import Origins
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.auth import KeyRing
-from qwenserve.runtime.errors import MethodNotAllowed, NotFound, ServiceError
+from qwenserve.runtime.errors import ForbiddenOrigin, MethodNotAllowed, NotFound, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 
@@ -34,10 +35,12 @@ class Dispatcher:
         strict: bool,
         keys: KeyRing,
         metrics: RouterMetrics,
+        origins: Origins,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.errors_elsewhere = elsewhere
         self._strict = strict
+        self._origins = origins
         self._keys = keys
         self._errors = metrics.errors
         self._replies = metrics.counters(
@@ -96,7 +99,14 @@ class Dispatcher:
         return near[0].errors if near else self.errors_elsewhere
 
     async def _answer(self, endpoint: Endpoint, exchange: Exchange) -> Reply:
+        headers = exchange.request.headers
         try:
+            if why := self._origins.refusal(headers):
+                raise ForbiddenOrigin(f"{why}; set http.allowed_origins, or keys")
+            if "Origin" in headers:
+                exchange.cors = self._origins.cors(headers)
+                if exchange.request.method == "OPTIONS" and (told := self._origins.preflight(headers)):
+                    return Reply(204, {**exchange.headers(), **told})
             if endpoint.guarded:
                 exchange.key_id = self._keys.check(_authorization(exchange.request))
             exchange.read_headers()

@@ -35,6 +35,7 @@ class Exchange:
     __slots__ = (
         "began",
         "cache",
+        "cors",
         "error",
         "errors",
         "handed_over",
@@ -70,6 +71,8 @@ class Exchange:
         self.error: ServiceError | None = None
         self.usage: sampling_pb2.Usage | None = None
         self.ignored: tuple[str, ...] = ()
+        # What lets a web page read the reply, where it may.
+        self.cors: Mapping[str, str] = {}
         # What `x-cache` says; empty where kept answers were not asked for.
         self.cache = ""
 
@@ -105,6 +108,8 @@ class Exchange:
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""
         headers = {"Content-Type": content_type, "x-request-id": self.request_id}
+        if self.cors:
+            headers |= self.cors
         if self.traceparent:
             headers["traceparent"] = self.traceparent
         if self.cache:

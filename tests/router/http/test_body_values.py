@@ -113,6 +113,7 @@ class Request:
 
     def __init__(self, body: bytes) -> None:
         self.content = self
+        self.headers: dict[str, str] = {}
         self._body = body
 
     def is_eof(self) -> bool:
