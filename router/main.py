@@ -45,7 +45,7 @@ _log = EventLog("router")
 
 # After the drain: for gRPC replies that are still being sent.
 _LAST_WORDS_S = 1.0
-# Once the ports are closed: for requests that had come by then, and are still being read.
+# Once the ports are closed: for requests that are on their way, or have come and are still being read.
 _ARRIVING_S = 0.25
 
 SERVICES = (
@@ -196,12 +196,15 @@ class Router:
             # Load balancers hear that nothing more should come; what still comes is answered.
             await shutdown.notice(self._config.drain_notice_s)
         if self._http is not None:
-            await self._http.drain()
+            await self._http.stop_listening()
         # Tells gRPC clients to send their next calls elsewhere; running calls go on.
         stopping = asyncio.ensure_future(self._server.stop(self._config.drain_timeout_s))
         try:
             if shutdown.drain.is_set():
+                # A request that is on its way over a connection kept open is answered, not cut off.
                 await shutdown.notice(_ARRIVING_S)
+            if self._http is not None:
+                self._http.close_idle()
             self.core.drain()
             if not await shutdown.drained(self.core.wait_idle(), self._config.drain_timeout_s):
                 _log.warning("drain_cut_short")

@@ -68,10 +68,18 @@ class HttpServer:
 
     async def drain(self) -> None:
         """Takes no more connections and closes idle ones. Requests under way go on; their replies are the last."""
+        await self.stop_listening()
+        self.close_idle()
+
+    async def stop_listening(self) -> None:
+        """Takes no more connections; from now on every reply is the last of its connection."""
         site, self._site = self._site, None
         if site is not None:
             await site.stop()
         self._dispatcher.drain()
+
+    def close_idle(self) -> None:
+        """Closes connections without a request under way."""
         if self._server is not None:
             for connection in self._server.connections:
                 if not self._dispatcher.is_busy(connection):

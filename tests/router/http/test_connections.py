@@ -191,6 +191,28 @@ def test_draining_ends_idle_connections_and_lets_answers_end(run: Run) -> None:
     run(check)
 
 
+def test_a_kept_connection_has_one_more_reply_once_the_port_is_closed(run: Run) -> None:
+    """A request that was on its way is answered, and told that it was the last; then idle connections end."""
+
+    async def check() -> None:
+        async with serve() as served, client(served) as (late, late_writer), client(served) as (idle, idle_writer):
+            for reader, writer in ((late, late_writer), (idle, idle_writer)):
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                await reader.readuntil(b'"ok"}')
+            await served.server.stop_listening()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", served.port)
+
+            late_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            reply = await late.read()
+            assert reply.startswith(b"HTTP/1.1 200 ")
+            assert b"connection: close" in reply.lower()
+            served.server.close_idle()
+            assert await idle.read() == b""
+
+    run(check)
+
+
 def test_closing_ends_what_still_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.http.transport.server._CLOSE_S", 0.05)
 
