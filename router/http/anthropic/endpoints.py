@@ -20,6 +20,8 @@ from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _FIELDS = fields()
+# Where that API's clients look for the request's id.
+_ID = "request-id"
 _TAKERS = {name: field.taker for name, field in _FIELDS.items()}
 MESSAGES_BODY = BodyModel(
     "MessagesRequest", {name: field.kind for name, field in _FIELDS.items()}, required="messages"
@@ -36,12 +38,19 @@ class MessagesEndpoints:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Returns their rows of the table."""
         body = BodySchema("MessagesRequest", MESSAGES_BODY, _FIELDS)
-        return (
-            Endpoint("POST", "/v1/messages", "messages", self.create, ANTHROPIC_ERRORS, generates=True, body=body),
-            Endpoint(
-                "POST", "/v1/messages/count_tokens", "count_tokens", self.count_tokens, ANTHROPIC_ERRORS, body=body
-            ),
+        messages = Endpoint(
+            "POST", "/v1/messages", "messages", self.create, ANTHROPIC_ERRORS, generates=True, body=body, id_header=_ID
         )
+        count = Endpoint(
+            "POST",
+            "/v1/messages/count_tokens",
+            "count_tokens",
+            self.count_tokens,
+            ANTHROPIC_ERRORS,
+            body=body,
+            id_header=_ID,
+        )
+        return messages, count
 
     async def create(self, exchange: Exchange) -> Reply:
         """Answers a conversation, in the form of Anthropic's API."""

@@ -71,6 +71,7 @@ class Dispatcher:
         """Answers one request. Raises ConnectionError where the client has gone."""
         endpoint, name = self._find(request.method, request.path)
         exchange = Exchange(request, endpoint.kind, endpoint.errors, strict=self._strict, name=name)
+        exchange.id_header = endpoint.id_header
         status = 499  # the client went away, unless something better is known
         connection = request.protocol
         self._busy.add(connection)

@@ -39,6 +39,8 @@ class Endpoint(NamedTuple):
     quiet: bool = False
     generates: bool = False
     body: BodySchema | None = None
+    # A second name under which replies have the request's id, where the face's clients look for one.
+    id_header: str = ""
 
     @property
     def verbs(self) -> tuple[str, ...]:

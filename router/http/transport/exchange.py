@@ -39,6 +39,7 @@ class Exchange:
         "error",
         "errors",
         "handed_over",
+        "id_header",
         "ignored",
         "key_id",
         "kind",
@@ -65,6 +66,7 @@ class Exchange:
         self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
         self.key_id = ""
+        self.id_header = ""
         self.stream = False
         self.model = ""
         self.handed_over = False
@@ -110,6 +112,8 @@ class Exchange:
         headers = {"Content-Type": content_type, "x-request-id": self.request_id}
         if self.cors:
             headers |= self.cors
+        if self.id_header:
+            headers[self.id_header] = self.request_id
         if self.traceparent:
             headers["traceparent"] = self.traceparent
         if self.cache:

@@ -45,6 +45,7 @@ async def check_whole(target: Target) -> None:
     assert (message.type, message.role, message.model) == ("message", "assistant", target.model)
     assert [block.type for block in message.content] == ["text"]
     assert message.id.startswith("msg_")
+    assert message._request_id
     assert message.stop_reason in ("end_turn", "max_tokens")
     assert message.usage.output_tokens > 0
     assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) > 0
@@ -119,7 +120,7 @@ async def check_errors(target: Target) -> None:
     body: Any = role.value.body
     assert body["type"] == "error"
     assert (body["error"]["type"], body["error"]["param"]) == ("invalid_request_error", "messages[0].role")
-    assert body["request_id"]
+    assert body["request_id"] == role.value.request_id
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     assert long.value.body["error"]["code"] == "context_length_exceeded"  # type: ignore[index]
 
