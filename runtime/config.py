@@ -152,6 +152,9 @@ class RouterConfig(Section):
     default_max_tokens: int = Field(
         default=0, ge=0, description="Limit for chats that send none. 0: what the context window leaves."
     )
+    max_open_requests: int = Field(
+        default=8192, ge=1, description="Most requests under way; more are refused with QUEUE_FULL."
+    )
     request_timeout_s: float = Field(default=3600.0, gt=0, description="Longest time for one answer.")
     thinking_budget: int = Field(
         default=-1, ge=-1, description="Most tokens of thinking where a request does not say. 0: none; -1: no limit."

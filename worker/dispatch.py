@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qwenserve.runtime.deadlines import within
+from qwenserve.runtime.drain_rate import DrainRate
 from qwenserve.runtime.errors import (
     DeadlineExceeded,
     Draining,
@@ -27,7 +28,6 @@ from qwenserve.runtime.errors import (
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.admission import Admission, Ticket, Verdict
 from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, request_from
-from qwenserve.worker.drain_rate import DrainRate
 from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
@@ -323,7 +323,12 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         while (ticket := self._admission.next_to_start(now)) is not None:
             self._drain_rate.started(now)
-            self._start(self._flights[ticket.key], now)
+            flight = self._flights[ticket.key]
+            if ticket.deadline is not None and ticket.deadline <= now:
+                # Its timer has not been heard yet: nobody waits for what it would compute.
+                self._give_up(flight, DeadlineExceeded("the request's deadline passed while it waited"))
+            else:
+                self._start(flight, now)
 
     def _finished(self, flight: Flight, finish: Finish) -> None:
         if finish.error:

@@ -31,7 +31,8 @@ from qwenserve.router.generation.continuation import ContinuationLimits, Continu
 from qwenserve.router.generation.leg import Placement
 from qwenserve.router.routing.requirements import Requirements
 from qwenserve.runtime.config import CacheConfig, RouterConfig
-from qwenserve.runtime.errors import Draining, InvalidRequest, ServiceError
+from qwenserve.runtime.drain_rate import DrainRate
+from qwenserve.runtime.errors import Draining, InvalidRequest, QueueFull, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.text.markers import starts_in_reasoning
@@ -74,6 +75,7 @@ class ChatCore:
         self._leaving = False
         # Requests that are not answers yet: a drain waits for them too.
         self._preparing = 0
+        self._drain_rate = DrainRate()
         self._running: set[Answer] = set()
         metrics.running.set_function(lambda: len(self._running))
         metrics.token_cache.set_function(lambda: self._tokenizer.cache_bytes_used)
@@ -251,6 +253,12 @@ class ChatCore:
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
+        open_requests = len(self._running) + self._preparing
+        if open_requests > self._config.max_open_requests:
+            raise QueueFull(
+                f"{self._config.max_open_requests} requests are open, the most this router takes",
+                retry_after_s=self._drain_rate.wait_s(open_requests, time.monotonic()),
+            )
 
     def _start(self, prefix: str, prepared: Prepared, return_ids: bool) -> chat_pb2.StreamStart:
         start = chat_pb2.StreamStart(
@@ -351,6 +359,7 @@ class ChatCore:
         return self._workers.choose(prompt, needs=needs, cache_salt=cache_salt, session=session, excluding=tried)
 
     def _ended(self, answer: Answer, outcome: AnswerOutcome) -> None:
+        self._drain_rate.started(time.monotonic())
         self._release(answer)
         self._on_outcome(outcome)
 

@@ -6,6 +6,7 @@ import asyncio
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.fold import Fold
@@ -13,7 +14,7 @@ from qwenserve.router.chat.whole import chat_completion
 from qwenserve.runtime.grpc_setup import from_rpc_error
 from qwenserve.type.v1 import sampling_pb2
 from tests.system.requests import chat
-from tests.system.stack import running_stack, stack_config
+from tests.system.stack import running_stack, stack_config, until
 from tests.system.test_grpc import rest_of
 
 LENGTH = sampling_pb2.FINISH_REASON_LENGTH
@@ -58,6 +59,26 @@ async def test_a_grpc_client_that_does_not_read_loses_its_call_and_its_engine_wo
                 await rest_of(call)
 
         assert from_rpc_error(caught.value).reason == "SLOW_READER"
+
+
+async def test_a_router_refuses_what_is_more_than_it_takes_and_says_when_to_come_back() -> None:
+    config = stack_config(router__max_open_requests=2, worker__simulated__step_ms=10)
+    async with running_stack(config) as stack:
+        stub = chat_pb2_grpc.ChatServiceStub(stack.channel)
+        open_calls = [stub.StreamChatCompletion(chat(max_tokens=4000, ignore_eos=True)) for _ in range(2)]
+        for call in open_calls:
+            await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CreateChatCompletion(chat(max_tokens=2))
+        open_calls[0].cancel()
+        await until(lambda: stack.running() == 1)
+        answer = await stub.CreateChatCompletion(chat(max_tokens=2))
+
+        assert from_rpc_error(caught.value).reason == "QUEUE_FULL"
+        status = rpc_status.from_call(caught.value)
+        assert status is not None
+        assert any(detail.type_url.endswith("RetryInfo") for detail in status.details)
+        assert answer.usage.completion_tokens == 2
 
 
 async def _answer(call: object) -> chat_pb2.ChatCompletion:

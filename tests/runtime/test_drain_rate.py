@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenserve.worker.drain_rate import DrainRate
+from qwenserve.runtime.drain_rate import DrainRate
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How long a caller has to wait for a place in a full queue, from how fast requests have left it. Pure."""
+"""How long a caller has to wait for a place where all are taken, from how fast others have become free. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DrainRate:
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
     def started(self, now: float) -> None:
-        """A request that had waited was started."""
+        """A place has become free: a request that had waited was started, or one that was open has ended."""
         self._starts.append(now)
 
     def wait_s(self, queued: int, now: float) -> float:
