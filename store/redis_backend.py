@@ -103,7 +103,7 @@ class RedisBackend:
     ) -> None:
         """Connects to nothing yet. Raises ImportError where the `redis` package is missing."""
         self._prefix = prefix
-        self._client = _client(place, password_file, ca_file)
+        self._client, *self._beside = _clients(place, password_file, ca_file)
         # Bounds connections: a client opens another one where all of its own are busy.
         self._turns = asyncio.Semaphore(connections)
 
@@ -150,6 +150,8 @@ class RedisBackend:
         """See Backend."""
         with contextlib.suppress(Exception):  # nothing is asked of it any more; how it goes is no matter
             await self._client.aclose()
+            for client in self._beside:
+                await client.aclose()
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
@@ -196,7 +198,8 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _client(place: Place, password_file: str, ca_file: str) -> Any:
+def _clients(place: Place, password_file: str, ca_file: str) -> list[Any]:
+    """Returns the client to use, and after it those that only have to be closed."""
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.retry import Retry
@@ -220,16 +223,16 @@ def _client(place: Place, password_file: str, ca_file: str) -> Any:
         options["username"] = place.username or None
     if place.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in place.hosts]
-        return RedisCluster(startup_nodes=nodes, cluster_error_retry_attempts=1, **_without(options, "retry"))
+        return [RedisCluster(startup_nodes=nodes, **options)]
     if place.kind == "sentinel":
         # Sentinels have passwords of their own; what is configured is the servers'.
         asked = {key: value for key, value in options.items() if key not in ("password", "username")}
         sentinel = Sentinel(list(place.hosts), sentinel_kwargs=_without(asked, "credential_provider"), db=place.db)
-        return sentinel.master_for(place.service, **options)
+        return [sentinel.master_for(place.service, **options), *sentinel.sentinels]
     if place.socket:
-        return Redis(unix_socket_path=place.socket, db=place.db, **options)
+        return [Redis(unix_socket_path=place.socket, db=place.db, **options)]
     [(host, port)] = place.hosts
-    return Redis(host=host, port=port, db=place.db, **options)
+    return [Redis(host=host, port=port, db=place.db, **options)]
 
 
 def _without(options: Mapping[str, Any], name: str) -> dict[str, Any]:

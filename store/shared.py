@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 # A trouble is over once it has not been seen for so long: one that comes and goes writes one line.
 _QUIET_S = 30.0
+# What the probe, which nobody waits for, allows for a connection to be made.
+_CONNECT_S = 1.0
 # Longest value of a lease: a description of a worker has a few hundred bytes.
 MAX_LEASE_BYTES = 16 * 1024
 
@@ -158,6 +160,8 @@ class SharedStore:
         while self._breaker.is_open:
             await asyncio.sleep(self._breaker.next_pause_s())
             try:
+                # Connecting, and learning who is who in a cluster, may take longer than a call.
+                await asyncio.wait_for(self._backend.ping(), max(_CONNECT_S, self._timeout_s))
                 await asyncio.wait_for(self._backend.ping(), self._timeout_s)
             except (asyncio.TimeoutError, StoreUnreachable):
                 self._count("ping", "unreachable")

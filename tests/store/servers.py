@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from qwenserve.store.redis_backend import RedisBackend
@@ -56,7 +56,7 @@ class RedisServer:
         self._process = await asyncio.create_subprocess_exec(
             server_binary(), *arguments, *self._options, stdout=asyncio.subprocess.DEVNULL
         )
-        await asyncio.wait_for(self._until_it_listens(), START_S)
+        await asyncio.wait_for(_until(self.listening, True), START_S)
 
     async def kill(self) -> None:
         """Ends it at once."""
@@ -80,13 +80,12 @@ class RedisServer:
         await self.kill()
         self._folder.cleanup()
 
-    async def _until_it_listens(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                if await self.command("PING"):
-                    return
-            # Nothing tells when another process begins to listen: asking again is all there is.
-            await asyncio.sleep(0.02)
+    async def listening(self) -> bool:
+        """Whether something answers at its port."""
+        try:
+            return bool(await self.command("PING"))
+        except OSError:
+            return False
 
 
 @contextlib.asynccontextmanager
@@ -98,6 +97,45 @@ async def running_redis(*options: str) -> AsyncIterator[RedisServer]:
         yield server
     finally:
         await server.close()
+
+
+@contextlib.asynccontextmanager
+async def running_cluster() -> AsyncIterator[str]:
+    """Runs a cluster of one node, which has all slots, inside the block; yields its URL."""
+    # Without a port of its own the nodes' bus takes one 10,000 higher, which there may not be.
+    bus = ("--cluster-port", str(free_port()), "--cluster-announce-ip", "127.0.0.1")
+    async with running_redis("--cluster-enabled", "yes", *bus) as server:
+        await server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        # It takes a moment until it counts itself as whole.
+        await asyncio.wait_for(_until(lambda: server.command("SET", "probe", "1"), "+OK"), START_S)
+        await server.command("FLUSHALL")
+        yield f"redis+cluster://127.0.0.1:{server.port}"
+
+
+@contextlib.asynccontextmanager
+async def running_sentinel() -> AsyncIterator[str]:
+    """Runs a server and the sentinel that knows it inside the block; yields the URL."""
+    async with running_redis() as server:
+        port = free_port()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "sentinel.conf"
+            file.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+            process = await asyncio.create_subprocess_exec(
+                server_binary(), str(file), "--sentinel", stdout=asyncio.subprocess.DEVNULL
+            )
+            try:
+                probe = RedisServer(port)
+                await asyncio.wait_for(_until(probe.listening, True), START_S)
+                await probe.close()
+                yield f"redis+sentinel://127.0.0.1:{port}/main"
+            finally:
+                process.kill()
+                await process.wait()
+
+
+async def _until(look: Callable[[], Awaitable[object]], wanted: object) -> None:
+    while await look() != wanted:  # noqa: ASYNC110  # another process offers no event
+        await asyncio.sleep(0.02)
 
 
 class Proxy:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from qwenserve.store.interface import Backend, Bucket
 from qwenserve.store.memory import MemoryBackend
-from tests.store.servers import backend_of, running_redis, why_none
+from tests.store.servers import backend_of, running_cluster, running_redis, running_sentinel, why_none
 
 LONG_S = 60.0
 SOON_S = 0.05
 LIMIT_S = 20.0
 
 
-@pytest.fixture(params=["memory", "redis"])
+@contextlib.asynccontextmanager
+async def running_single() -> AsyncIterator[str]:
+    """Runs one server inside the block; yields its URL."""
+    async with running_redis() as server:
+        yield server.url
+
+
+ARRANGEMENTS = {"redis": running_single, "cluster": running_cluster, "sentinel": running_sentinel}
+
+
+@pytest.fixture(params=["memory", "redis", "cluster", "sentinel"])
 async def store(request):
     """One store of each kind, empty."""
     if request.param == "memory":
@@ -24,8 +35,8 @@ async def store(request):
         return
     if why_none():
         pytest.skip(why_none())
-    async with running_redis() as server:
-        backend = backend_of(server.url)
+    async with ARRANGEMENTS[request.param]() as url:
+        backend = backend_of(url)
         yield backend
         await backend.close()
 
