@@ -20,7 +20,7 @@ from qwenserve.runtime import grpc_core, json_text
 from qwenserve.text import tiktoken_core, tokenizers_parts
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bench", "cli", "router", "runtime", "text", "tokenizer_svc", "worker")
+PACKAGES = ("bench", "cli", "router", "runtime", "store", "text", "tokenizer_svc", "worker")
 
 
 class Use(NamedTuple):
@@ -53,7 +53,11 @@ USES = (
     Use(
         "aiohttp",
         frozenset({"StreamResponse", "http_exceptions", "BadHttpMessage", "HttpProcessingError"}),
-        ("router/http/transport/reply.py", "router/http/transport/parser_faults.py"),
+        (
+            "router/http/transport/reply.py",
+            "router/http/transport/parser_faults.py",
+            "router/http/transport/connection.py",
+        ),
         (3, 15),
     ),
     Use(

@@ -61,6 +61,7 @@ def is_text(data: bytes) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_every_character_in_places_where_its_class_matters() -> None:
     """Letters, digits, spaces and cases are drawn from each library's own tables: no character may differ. The
     expression is the same in all Qwen3 tokenizers, so one of them will do."""
