@@ -89,6 +89,7 @@ def test_bad_settings_stop_the_command(arguments, words, capsys):
     ("arguments", "words"),
     [
         (["config", "explain", "--set", "http.port"], "KEY=VALUE"),
+        (["up", "--workers", "0"], "store.url"),
         (["up", "--model", "/no/such/model", "--http-port", "0", "--grpc-port", "0"], "/no/such/model"),
         (["stop"], "nothing is running"),
         (["stop", "x"], "no deployment is named 'x'"),

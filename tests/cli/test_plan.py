@@ -31,6 +31,14 @@ def settings_of(arguments: tuple[str, ...]) -> dict[str, object]:
     return {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in given)}
 
 
+def test_routers_can_be_started_without_workers():
+    """Nobody is named to them: they ask the store."""
+    plan = plan_of(Counts(workers=0, routers=1))
+
+    assert [p.name for p in plan.processes] == ["router-0"]
+    assert settings_of(plan.of_tier("router")[0].arguments)["router.workers"] == []
+
+
 def test_routers_know_workers_and_tokenizers():
     """Every router gets all addresses; workers and tokenizers their own."""
     plan = plan_of(Counts(workers=2, routers=1, tokenizers=1))
