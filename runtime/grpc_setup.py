@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
@@ -245,7 +246,9 @@ class _ErrorInterceptor(_Interceptor):
         guard = _guard_stream if inspect.isasyncgenfunction(inner) else _guard
         return make(
             guard(inner, details.method),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=handler.request_deserializer
+            if handler.request_streaming
+            else _lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -253,9 +256,11 @@ class _ErrorInterceptor(_Interceptor):
 def _guard(inner: Behavior, method: str) -> Behavior:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await inner(request, context)
+            return await inner(_decoded(request), context)
         except ServiceError as error:
             await abort_with(context, error)
+        except DecodeError as error:
+            await _abort_undecodable(context, method, error)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -266,12 +271,16 @@ def _guard(inner: Behavior, method: str) -> Behavior:
 
 def _guard_stream(inner: Behavior, method: str) -> Behavior:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        if isinstance(request, _Undecodable):
+            await _abort_undecodable(context, method, request.error)
         stream = inner(request, context)
         try:
             async for message in stream:
                 yield message
         except ServiceError as error:
             await abort_with(context, error)
+        except DecodeError as error:
+            await _abort_undecodable(context, method, error)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -280,6 +289,38 @@ def _guard_stream(inner: Behavior, method: str) -> Behavior:
             await stream.aclose()
 
     return call
+
+
+class _Undecodable(NamedTuple):
+    """Stands for a request whose bytes are no message of its type. Raised where the library reads it, the error would
+    be a traceback in the log and UNKNOWN to the caller.
+    """
+
+    error: DecodeError
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return _Undecodable(error)
+
+    return read
+
+
+def _decoded(request: Any) -> Any:
+    if isinstance(request, _Undecodable):
+        raise request.error
+    return request
+
+
+async def _abort_undecodable(context: grpc.aio.ServicerContext[Any, Any], method: str, error: DecodeError) -> None:
+    _log.warning("undecodable_request", method=method, reason=str(error))
+    await abort_with(context, InvalidRequest(f"the request's bytes are no message of its type: {error}"))
 
 
 async def _abort_defect(context: grpc.aio.ServicerContext[Any, Any], method: str, error: Exception) -> None:
@@ -307,6 +348,6 @@ def _refusing(handler: grpc.RpcMethodHandler, error: ServiceError) -> grpc.RpcMe
     _, make = _shape(handler)
     return make(
         refuse,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=None,  # nothing of it is read
         response_serializer=handler.response_serializer,
     )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.answer import Answer
@@ -184,6 +185,9 @@ class ChatSessionWriter:
                     chat = self._chats.pop(handle, None)
                     if chat is not None:
                         chat.cancel()
+        except DecodeError as error:
+            _log.warning("undecodable_request", request_id=self._call.request_id, reason=str(error))
+            self._error = InvalidRequest(f"the message's bytes are no ChatSessionRequest: {error}")
         except Exception as defect:
             _log.error("chat_session_failed", request_id=self._call.request_id, exc_info=defect)
             self._error = InternalError("internal error; the router's log has the details")

@@ -538,3 +538,28 @@ async def test_a_router_that_drains_finishes_what_runs_and_refuses_the_rest() ->
 
     assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
     assert rest[-1].usage.completion_tokens == 10
+
+
+@pytest.mark.parametrize("method", ["CreateChatCompletion", "StreamChatCompletion", "ChatSession"])
+async def test_bytes_that_are_no_message_are_the_callers_mistake(
+    method: str, stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, garbage = f"/qwenserve.chat.v1.ChatService/{method}", b"\xff\xff\xff no message"
+    # One request, as calls with one and with many have it on the wire.
+    call = stack.channel.stream_stream(path)()
+    await call.write(garbage)
+    await call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["WARNING"]
+
+
+async def test_without_a_key_nothing_of_a_request_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_stack(stack_config(auth__keys=["right"])) as stack:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stack.channel.unary_unary("/qwenserve.chat.v1.ChatService/CreateChatCompletion")(b"\xff\xff")
+
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
