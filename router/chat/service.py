@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -74,6 +75,7 @@ class ChatCore:
         self._draining = False
         self._leaving = False
         # Requests that are not answers yet: a drain waits for them too.
+        self._system_fingerprint = f"fp_{hashlib.sha256(str(model.fingerprint).encode()).hexdigest()[:10]}"
         self._preparing = 0
         self._drain_rate = DrainRate()
         self._running: set[Answer] = set()
@@ -265,6 +267,7 @@ class ChatCore:
             id=f"{prefix}-{new_id()}",
             created=int(time.time()),
             model=self._model.name,
+            system_fingerprint=self._system_fingerprint,
             ignored_params=prepared.ignored,
             prompt_tokens=sum(map(len, prepared.prompts)),
         )

@@ -232,3 +232,14 @@ async def test_each_choice_of_each_prompt_has_its_own(slow_stack: Stack, client:
         logprobs = choice["logprobs"]
         assert "".join(logprobs["tokens"]) == choice["text"]
         assert [value is None for value in logprobs["token_logprobs"]].count(True) == 1
+
+
+async def test_the_fingerprint_is_the_same_whole_and_streamed(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    body = {**CHAT, "max_tokens": 2}
+    async with client.post(f"{slow_stack.url}/v1/chat/completions", json=body) as reply:
+        whole = (await reply.json())["system_fingerprint"]
+    async with client.post(f"{slow_stack.url}/v1/chat/completions", json={**body, "stream": True}) as reply:
+        streamed = (await first_event(reply))["system_fingerprint"]
+
+    assert whole == streamed
+    assert re.fullmatch(r"fp_[0-9a-f]{10}", whole)

@@ -109,7 +109,8 @@ class Chunks:
             self.started = start = event.start
             self._opening = (
                 f'data: {{"id":{quoted(start.id)},"object":"{self.object_name}",'
-                f'"created":{start.created},"model":{quoted(start.model)},"choices":['
+                f'"created":{start.created},"model":{quoted(start.model)},'
+                f'"system_fingerprint":{quoted(start.system_fingerprint)},"choices":['
             )
             return self._begin(start)
         if kind == "usage":

@@ -56,6 +56,7 @@ def _body(kind: str, fold: Fold, choices: Sequence[str], more: str) -> bytes:
     usage = parts.usage(fold.usage or sampling_pb2.Usage())
     return (
         f'{{"id":{quoted(start.id)},"object":"{kind}","created":{start.created},"model":{quoted(start.model)},'
+        f'"system_fingerprint":{quoted(start.system_fingerprint)},'
         f'"choices":[{",".join(choices)}],"usage":{usage}{more}}}'
     ).encode()
 

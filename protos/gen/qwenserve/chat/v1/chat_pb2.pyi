@@ -186,7 +186,7 @@ class ChatEvent(_message.Message):
     def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
-    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache")
+    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "system_fingerprint")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,7 @@ class StreamStart(_message.Message):
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -203,7 +204,8 @@ class StreamStart(_message.Message):
     worker: str
     prompt_tokens: int
     cache: CacheStatus
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ...) -> None: ...
+    system_fingerprint: str
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., system_fingerprint: _Optional[str] = ...) -> None: ...
 
 class ToolCallStart(_message.Message):
     __slots__ = ("index", "id", "name")
