@@ -78,6 +78,7 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
         _priority(submit),
         _prompt_logprobs(submit, limits),
         _guide(submit.guide, limits) if submit.HasField("guide") else None,
+        _guide_offset(submit, len(prompt)),
     )
 
 
@@ -244,6 +245,19 @@ def _answer_offset(submit: worker_pb2.Submit, prompt_tokens: int) -> int | None:
             param="answer_offset",
         )
     return submit.answer_offset
+
+
+def _guide_offset(submit: worker_pb2.Submit, prompt_tokens: int) -> int | None:
+    if not submit.HasField("guide_offset"):
+        return None
+    least = submit.answer_offset if submit.HasField("answer_offset") else prompt_tokens
+    if not least <= submit.guide_offset <= prompt_tokens:
+        raise InvalidRequest(
+            f"guide_offset: {submit.guide_offset} is not in {least} to {prompt_tokens}, from where the answer began to "
+            "the prompt's length",
+            param="guide_offset",
+        )
+    return submit.guide_offset
 
 
 def _guide(guide: guide_pb2.Guide, limits: Limits) -> Guide:

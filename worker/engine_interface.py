@@ -49,6 +49,7 @@ class GuideKind(enum.IntEnum):
     CHOICE = 3
     REGEX = 4
     GRAMMAR = 5
+    REGIONS = 6
 
 
 class Guide(NamedTuple):
@@ -97,7 +98,9 @@ class EngineRequest:
     Presence and frequency penalty count them; `max_tokens` and `min_tokens` count new ids only. With temperature 0
     the ids that follow are those that would have followed without the break, in the same batch. `priority` is higher
     for what should be computed sooner where not everything can be. `prompt_logprobs` asks for the log-probabilities of
-    the prompt with so many alternatives each; None: not at all.
+    the prompt with so many alternatives each; None: not at all. `guide` binds the ids from `guide_offset` on, which is
+    like `answer_offset` and not before it. A guide that is complete ends the answer (STOP), at the latest then; an end
+    token before is none of its ids. Where no allowed id is left, the guide wins over `min_tokens` and `ignore_eos`.
     """
 
     key: int
@@ -108,11 +111,18 @@ class EngineRequest:
     priority: int = 0
     prompt_logprobs: int | None = None
     guide: Guide | None = None
+    guide_offset: int | None = None
 
     @property
     def answer_start(self) -> int:
         """Where the answer begins in the prompt's ids."""
         return len(self.prompt_token_ids) if self.answer_offset is None else self.answer_offset
+
+    @property
+    def guided_so_far(self) -> Sequence[int]:
+        """The ids that its guide has been through already."""
+        start = self.answer_start if self.guide_offset is None else self.guide_offset
+        return self.prompt_token_ids[start:]
 
 
 class TokenLogprob(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ MAX_CHOICES = 1_000
 MAX_CHOICE_CHARACTERS = 64_000
 MAX_GRAMMAR_CHARACTERS = 64_000
 MAX_TRIGGER_CHARACTERS = 1_000
+MAX_REGIONS = 256
 
 _START_RULE = re.compile(r"^\s*[?!]?start\s*(?:\.\s*-?[0-9]+\s*)?:", re.MULTILINE)
 
@@ -27,6 +29,7 @@ class GuideKind(IntEnum):
     CHOICE = 3
     REGEX = 4
     GRAMMAR = 5
+    REGIONS = 6
 
 
 class Guide(NamedTuple):
@@ -37,9 +40,11 @@ class Guide(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A part of an answer that keeps to a form: it begins behind `trigger` and ends with `end`. The rest is free."""
+    """A part of an answer that keeps to a form: it begins with `begin` and ends with `end`. `begin` begins with a
+    special token.
+    """
 
-    trigger: str
+    begin: str
     guide: Guide
     end: str
 
@@ -64,6 +69,8 @@ def checked(kind: GuideKind, text: str) -> Guide:
         if text:
             raise GuideError("any JSON object has no text of its own; leave it empty")
         return Guide(kind, "")
+    if kind is GuideKind.REGIONS:
+        return checked_regions(text)
     if kind is GuideKind.CHOICE:
         return Guide(kind, _choices(text))
     if kind is GuideKind.REGEX:
@@ -81,12 +88,50 @@ def checked(kind: GuideKind, text: str) -> Guide:
     return Guide(kind, text)
 
 
-def region(trigger: str, guide: Guide, end: str) -> Region:
-    """Returns a region of an answer. Raises GuideError."""
-    for name, text in (("trigger", trigger), ("end", end)):
-        if not 1 <= len(text) <= MAX_TRIGGER_CHARACTERS:
-            raise GuideError(f"{len(text):,} characters; 1 to {MAX_TRIGGER_CHARACTERS:,}", name)
-    return Region(trigger, guide, end)
+def regions_guide(regions: Sequence[Region], *, free: bool, least: int, most: int) -> Guide:
+    """Returns the guide of an answer with regions: see `qwenserve.type.v1.GuideKind`."""
+    form = {
+        "regions": [
+            {"begin": begin, "kind": int(guide.kind), "text": guide.text, "end": end} for begin, guide, end in regions
+        ],
+        "free": free,
+        "least": least,
+        "most": most,
+    }
+    return Guide(GuideKind.REGIONS, json.dumps(form, ensure_ascii=False, separators=(",", ":")))
+
+
+def checked_regions(text: str) -> Guide:
+    """Returns the guide of a text of regions. Raises GuideError."""
+    try:
+        form = json.loads(text)
+    except (ValueError, RecursionError):
+        form = None
+    if not isinstance(form, dict) or form.keys() != {"regions", "free", "least", "most"}:
+        raise GuideError("regions are a JSON object with regions, free, least and most")
+    if type(form["free"]) is not bool or form["least"] not in (0, 1) or form["most"] not in (0, 1):
+        raise GuideError("free is true or false, least and most are 0 or 1")
+    given = form["regions"]
+    if not isinstance(given, list) or not 1 <= len(given) <= MAX_REGIONS:
+        raise GuideError(f"it is a list of 1 to {MAX_REGIONS}", "regions")
+    regions = []
+    for number, each in enumerate(given):
+        path = f"regions[{number}]"
+        if not isinstance(each, dict) or each.keys() != {"begin", "kind", "text", "end"}:
+            raise GuideError("a region has begin, kind, text and end", path)
+        if not all(isinstance(each[name], str) for name in ("begin", "text", "end")):
+            raise GuideError("begin, text and end are texts", path)
+        if each["kind"] not in (GuideKind.JSON_SCHEMA, GuideKind.GRAMMAR):
+            raise GuideError("a region holds a JSON schema (1) or a grammar (5)", f"{path}.kind")
+        for name in ("begin", "end"):
+            if not 1 <= len(each[name]) <= MAX_TRIGGER_CHARACTERS:
+                raise GuideError(f"{len(each[name]):,} characters; 1 to {MAX_TRIGGER_CHARACTERS:,}", f"{path}.{name}")
+        try:
+            inner = checked(GuideKind(each["kind"]), each["text"])
+        except GuideError as error:
+            raise GuideError(error.message, f"{path}.text{'.' if error.path else ''}{error.path}") from None
+        regions.append(Region(each["begin"], inner, each["end"]))
+    return regions_guide(regions, free=form["free"], least=form["least"], most=form["most"])
 
 
 def _choices(text: str) -> str:

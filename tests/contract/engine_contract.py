@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -46,7 +47,18 @@ ONE = Sampling(temperature=0.0, max_tokens=1)
 # Where the ids of a game are lifted to: the most likely of the others is at 0 or below.
 LEVEL = 20.0
 SEEDS = range(32)
-REQUEST_FIELDS = frozenset({"cache_salt", "answer_offset", "priority", "prompt_logprobs"})
+REQUEST_FIELDS = frozenset({"cache_salt", "answer_offset", "priority", "prompt_logprobs", "guide"})
+SCHEMA = (
+    '{"type":"object","properties":{"n":{"type":"integer","minimum":10,"maximum":99},"ok":{"type":"boolean"}},'
+    '"required":["n","ok"],"additionalProperties":false}'
+)
+# Guides with answers that are short whatever a model wants, and what such an answer must be.
+GUIDES: Mapping[GuideKind, tuple[str, str]] = {
+    GuideKind.JSON_SCHEMA: (SCHEMA, r'\{\s*"n"\s*:\s*[1-9][0-9]\s*,\s*"ok"\s*:\s*(true|false)\s*\}'),
+    GuideKind.CHOICE: ('["never","often","\u00e4fter"]', "never|often|\u00e4fter"),
+    GuideKind.REGEX: ("[a-f]{3}-\u4f60?[0-9]", "[a-f]{3}-\u4f60?[0-9]"),
+    GuideKind.GRAMMAR: ('start: "a" word\nword: /[xyz]/ "b"', "a[xyz]b"),
+}
 
 
 class Answer:
@@ -497,6 +509,68 @@ class EngineContract:
                 driver.submit(self.prompt, GREEDY, guide=Guide(kind, "{}"))
             assert refusal.value.param == "guide"
         assert len((await driver.ask(self.prompt, GREEDY)).token_ids) == GREEDY.max_tokens
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """The text of some ids, end tokens left out: of an engine that follows guides."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("kind", GUIDES)
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    async def test_every_answer_keeps_to_its_guide(self, driver: Driver, kind: GuideKind, temperature: float) -> None:
+        if kind not in driver.info.guide_kinds:
+            pytest.skip(f"the engine does not declare {kind.name}")
+        text, pattern = GUIDES[kind]
+        sampling = replace(GREEDY, temperature=temperature, max_tokens=260)
+        for seed in range(4):
+            answer = await driver.ask(self.prompt, replace(sampling, seed=seed), guide=Guide(kind, text))
+            assert answer.finish is not None
+            assert (answer.finish.reason, answer.finish.error) == (FinishReason.STOP, "")
+            assert re.fullmatch(pattern, self.text_of(answer.token_ids)), self.text_of(answer.token_ids)
+
+    async def test_a_guide_goes_on_from_ids_that_are_sent_back(self, driver: Driver) -> None:
+        if GuideKind.JSON_SCHEMA not in driver.info.guide_kinds:
+            pytest.skip("the engine follows no guides")
+        guide = Guide(GuideKind.JSON_SCHEMA, SCHEMA)
+        sampling = replace(GREEDY, max_tokens=260)
+        whole = (await driver.ask(self.prompt, sampling, guide=guide)).token_ids
+        start = len(self.prompt)
+        for cut in (1, 2, 3, len(whole) // 2, len(whole) - 1, len(whole)):
+            prompt = [*self.prompt, *whole[:cut]]
+            rest = await driver.ask(prompt, sampling, answer_offset=start, guide=guide)
+            assert rest.finish is not None
+            assert (rest.finish.reason, rest.finish.error) == (FinishReason.STOP, "")
+            assert re.fullmatch(GUIDES[guide.kind][1], self.text_of([*whole[:cut], *rest.token_ids]))
+        # What is guided may begin behind the beginning of the answer.
+        begun = [*self.prompt, *whole[:2], *self.prompt]
+        later = await driver.ask(begun, sampling, answer_offset=start, guide_offset=len(begun), guide=guide)
+        assert re.fullmatch(GUIDES[guide.kind][1], self.text_of(later.token_ids))
+
+    async def test_guided_ids_have_logprobs_and_limits(self, driver: Driver) -> None:
+        if GuideKind.JSON_SCHEMA not in driver.info.guide_kinds:
+            pytest.skip("the engine follows no guides")
+        guide = Guide(GuideKind.JSON_SCHEMA, SCHEMA)
+        scored = await driver.ask(self.prompt, replace(GREEDY, max_tokens=260, top_logprobs=1), guide=guide)
+        assert [row.token_id for row in scored.logprobs] == scored.token_ids
+        assert re.fullmatch(GUIDES[guide.kind][1], self.text_of(scored.token_ids))
+        for most in (1, 2, 5):
+            short = await driver.ask(self.prompt, replace(GREEDY, max_tokens=most), guide=guide)
+            assert short.finish is not None
+            assert (len(short.token_ids), short.finish.reason) == (most, FinishReason.LENGTH)
+        # There is nothing left to generate when the guide is complete.
+        least = await driver.ask(
+            self.prompt, replace(GREEDY, max_tokens=260, min_tokens=250, ignore_eos=True), guide=guide
+        )
+        assert re.fullmatch(GUIDES[guide.kind][1], self.text_of(least.token_ids))
+
+    async def test_a_guide_that_cannot_be_followed_fails_its_request_alone(self, driver: Driver) -> None:
+        if GuideKind.REGEX not in driver.info.guide_kinds:
+            pytest.skip("the engine follows no guides")
+        answer = await driver.ask(self.prompt, GREEDY, guide=Guide(GuideKind.REGEX, "a(?=b)"))
+        assert answer.finish is not None
+        assert (answer.finish.reason, answer.token_ids) == (FinishReason.ABORTED, [])
+        assert "guide" in answer.finish.error
+        assert len((await driver.ask(self.prompt, GREEDY)).token_ids) == GREEDY.max_tokens
+        assert driver.failures == []
 
     async def test_a_delivery_may_submit_and_keys_may_come_again(self, driver: Driver) -> None:
         answers: list[Answer] = []

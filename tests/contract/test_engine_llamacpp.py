@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
 from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
 from tests.contract.engine_contract import EngineContract
-from tests.worker.engines.model_directories import write_model
+from tests.worker.engines.model_directories import text_of, write_model
 
 
 class TestLlamaCppEngine(EngineContract):
@@ -19,9 +20,21 @@ class TestLlamaCppEngine(EngineContract):
 
     @pytest.fixture(autouse=True)
     def _model(self, tmp_path: Path) -> None:
-        self._gguf = engine_file(write_model(tmp_path / "model"), WeightType.F32, tmp_path / "cache")
+        self._model_directory = write_model(tmp_path / "model")
+        self._gguf = engine_file(self._model_directory, WeightType.F32, tmp_path / "cache")
 
     def make_engine(self) -> Engine:
         return LlamaCppEngine(
-            LlamaCppConfig(self._gguf, max_running=4, max_model_len=512, threads=1, kv_type="f32", batch_tokens=128)
+            LlamaCppConfig(
+                self._gguf,
+                self._model_directory,
+                max_running=4,
+                max_model_len=512,
+                threads=1,
+                kv_type="f32",
+                batch_tokens=128,
+            )
         )
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return text_of(token_ids)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, Region, checked, region
+from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, Region, checked, regions_guide
 from qwenserve.type.v1 import guide_pb2
-
-ANY = Guide(GuideKind.JSON_OBJECT, "")
 
 
 def test_kinds_are_those_of_the_protocol():
@@ -58,10 +58,38 @@ def test_guides_that_cannot_be_followed(kind, text, path, words):
     assert path == refused.value.path
 
 
+REGIONS = {
+    "regions": [{"begin": "<tool_call>", "kind": 5, "text": 'start: "a"', "end": "</tool_call>"}],
+    "free": True,
+    "least": 0,
+    "most": 0,
+}
+
+
 def test_regions():
-    """A part of an answer between two texts; without them there is no part."""
-    assert Region("<tool_call>", ANY, "</tool_call>") == region("<tool_call>", ANY, "</tool_call>")
-    for trigger, end, path in (("", "x", "trigger"), ("x", "", "end"), ("x" * 1001, "x", "trigger")):
-        with pytest.raises(GuideError) as refused:
-            region(trigger, ANY, end)
-        assert path == refused.value.path
+    made = regions_guide(
+        [Region("<tool_call>", Guide(GuideKind.GRAMMAR, 'start: "a"'), "</tool_call>")], free=True, least=0, most=0
+    )
+    assert checked(GuideKind.REGIONS, json.dumps(REGIONS)) == made
+    assert json.loads(made.text) == REGIONS
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"free": 1}, ""),
+        ({"least": 2}, ""),
+        ({"more": 2}, ""),
+        ({"regions": []}, "regions"),
+        ({"regions": [{}]}, "regions[0]"),
+        ({"regions": [REGIONS["regions"][0] | {"begin": 3}]}, "regions[0]"),
+        ({"regions": [REGIONS["regions"][0] | {"kind": 3}]}, "regions[0].kind"),
+        ({"regions": [REGIONS["regions"][0] | {"begin": ""}]}, "regions[0].begin"),
+        ({"regions": [REGIONS["regions"][0] | {"end": "x" * 1001}]}, "regions[0].end"),
+        ({"regions": [REGIONS["regions"][0] | {"kind": 1, "text": '{"not": {}}'}]}, "regions[0].text.not"),
+    ],
+)
+def test_regions_that_are_none(changed, path):
+    with pytest.raises(GuideError) as error:
+        checked(GuideKind.REGIONS, json.dumps(REGIONS | changed))
+    assert error.value.path == path

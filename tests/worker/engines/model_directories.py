@@ -7,6 +7,7 @@ tokens, and ids that the tokenizer does not know.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def write_model(directory: Path, *, experts: int = 0, seed: int = 1, dtype: str 
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "config.json", _config(experts))
     _write(directory / "generation_config.json", {"eos_token_id": [END, OTHER_END]})
-    _write(directory / "tokenizer.json", _tokenizer())
+    _write(directory / "tokenizer.json", tokenizer())
     return make_random_model(directory, directory, seed=seed, dtype=dtype)
 
 
@@ -70,7 +71,15 @@ def byte_chars() -> list[str]:
     return [chr(b) if b in printable else chr(0x100 + sum(x not in printable for x in range(b))) for b in range(256)]
 
 
-def _tokenizer() -> dict[str, Any]:
+def text_of(token_ids: Sequence[int]) -> str:
+    """Returns the text of some ids; control tokens have none."""
+    merged = [piece.replace("Ġ", " ").encode() for piece in MERGED[:2]] + [b"\xe4\xbd"]
+    pieces = (bytes([i]) if i < 256 else merged[i - 256] for i in token_ids if i < FIRST_CONTROL)
+    return b"".join(pieces).decode()
+
+
+def tokenizer() -> dict[str, Any]:
+    """What the tokenizer's file holds."""
     words = {text: i for i, text in enumerate([*byte_chars(), *MERGED])}
     added = [{"id": FIRST_CONTROL + n, "content": text, "special": True} for n, text in enumerate(CONTROLS)]
     added.append({"id": THINK, "content": "<think>", "special": False})

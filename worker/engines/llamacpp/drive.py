@@ -10,6 +10,7 @@ from qwenserve.worker.engines.llamacpp.chunks import Ended, Failed, Generated, P
 from qwenserve.worker.engines.llamacpp.generation import Generation
 from qwenserve.worker.engines.llamacpp.native import NativeServer
 from qwenserve.worker.engines.llamacpp.scoring import score_prompt
+from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary
 
 
 def drive(
@@ -21,6 +22,7 @@ def drive(
     reuse_prefix: bool,
     cancelled: Callable[[], bool],
     emit: Callable[[Chunk], None],
+    vocabulary: GuideVocabulary | None = None,
 ) -> Chunk:
     """Blocks until the request is over; returns its last chunk, after `emit` got the others.
 
@@ -32,7 +34,11 @@ def drive(
             failed = score_prompt(server, request, slot, reuse_prefix=reuse_prefix, cancelled=cancelled, emit=emit)
             if failed:
                 return generation.failed(failed)
+        if request.guide is not None and vocabulary is not None:
+            generation.follow(vocabulary.matcher(request.guide))
         return _generate(server, request, generation, slot, reuse_prefix=reuse_prefix, cancelled=cancelled, emit=emit)
+    except GuideError as error:
+        return generation.failed(str(error))
     except (KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"llama.cpp answered in a form that is not known: {error!r}") from error
 
@@ -48,7 +54,12 @@ def _generate(
     emit: Callable[[Chunk], None],
 ) -> Chunk:
     call = _Call(generation, request.sampling.top_logprobs, cancelled, emit)
-    while not cancelled() and (body := generation.next_call(slot, reuse_prefix=reuse_prefix)) is not None:
+    while not cancelled():
+        if (known := generation.forced()) is not None:
+            emit(known)
+        body = generation.next_call(slot, reuse_prefix=reuse_prefix)
+        if body is None:
+            break
         call.begin()
         server.complete(body, call.on_chunk)
         if call.failed is not None:

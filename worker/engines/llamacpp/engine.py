@@ -23,6 +23,7 @@ from qwenserve.worker.engine_interface import (
     EngineLoad,
     EngineRefusal,
     EngineRequest,
+    GuideKind,
     KvEvent,
 )
 from qwenserve.worker.engines.llamacpp.checks import check_request
@@ -35,10 +36,12 @@ from qwenserve.worker.engines.llamacpp.native import NativeServer
 from qwenserve.worker.engines.llamacpp.outbox import Outbox
 from qwenserve.worker.engines.llamacpp.self_check import check_ids
 from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
+from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 
 # For threads that have answered their last request, or at exit are one step away from it.
 _JOIN_S = 10.0
 
+_GUIDED = {"guide": "ids that top_k, top_p and min_p leave are preferred to those that only the guide allows"}
 _WHOLE_CONTEXT = "ids of the prompt count as well as those of the answer"
 _APPROXIMATE = {
     "presence_penalty": _WHOLE_CONTEXT,
@@ -67,9 +70,12 @@ _Inbox = queue.SimpleQueue["_Job | None"]
 class _Loaded:
     """All that exists between start and stop."""
 
-    def __init__(self, server: NativeServer, info: EngineInfo, slots: int, outbox: Outbox) -> None:
+    def __init__(
+        self, server: NativeServer, info: EngineInfo, slots: int, outbox: Outbox, vocabulary: GuideVocabulary | None
+    ) -> None:
         self.server = server
         self.info = info
+        self.vocabulary = vocabulary
         self.outbox = outbox
         self.slots = [Slot(n) for n in range(slots)]
         self.inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(slots)]
@@ -95,7 +101,9 @@ class LlamaCppEngine:
             raise EngineError("the engine has been started already")
         loading = asyncio.ensure_future(asyncio.to_thread(_load, self._config))
         try:
-            server, facts, sizes = await asyncio.wait_for(asyncio.shield(loading), self._config.start_timeout_s)
+            server, facts, sizes, vocabulary = await asyncio.wait_for(
+                asyncio.shield(loading), self._config.start_timeout_s
+            )
         except asyncio.TimeoutError as error:
             loading.add_done_callback(_close_late)
             raise EngineError(
@@ -106,9 +114,9 @@ class LlamaCppEngine:
             loading.add_done_callback(_close_late)
             raise
         self._deliver, self._on_failure = deliver, on_failure
-        info = _info(self._config, server, facts, sizes)
+        info = _info(self._config, server, facts, sizes, vocabulary)
         outbox = Outbox(asyncio.get_running_loop(), self._hand_over)
-        self._loaded = _Loaded(server, info, self._config.max_running, outbox)
+        self._loaded = _Loaded(server, info, self._config.max_running, outbox, vocabulary)
         for slot, inbox in zip(self._loaded.slots, self._loaded.inboxes, strict=True):
             thread = threading.Thread(
                 target=self._serve, args=(self._loaded, inbox), name=f"llamacpp-slot-{slot.number}", daemon=True
@@ -132,7 +140,8 @@ class LlamaCppEngine:
         )
         if slot is None:
             raise EngineRefusal(f"all {loaded.info.max_running} slots are taken")
-        generation = Generation(request, loaded.info.eos_token_ids, loaded.info.max_model_len)
+        info = loaded.info
+        generation = Generation(request, info.eos_token_ids, info.max_model_len, info.vocab_size)
         job = _Job(request, generation, slot, slot.cache_salt == request.cache_salt)
         self._requests += 1
         slot.busy, slot.cache_salt, slot.last_used = True, request.cache_salt, self._requests
@@ -216,6 +225,7 @@ class LlamaCppEngine:
             reuse_prefix=job.reuse_prefix,
             cancelled=cancelled,
             emit=loaded.outbox.put,
+            vocabulary=loaded.vocabulary,
         )
 
     def _hand_over(self, chunks: list[Chunk], failure: EngineError | None) -> None:
@@ -234,7 +244,10 @@ class LlamaCppEngine:
             report(failure)
 
 
-def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]:
+_Parts = tuple[NativeServer, ModelFacts, Dimensions, "GuideVocabulary | None"]
+
+
+def _load(config: LlamaCppConfig) -> _Parts:
     """Blocks until the model is loaded and checked."""
     if not config.gguf.is_file():
         raise EngineError(f"{config.gguf} does not exist")
@@ -245,6 +258,7 @@ def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]
             "Load the file that worker.engines.llamacpp.gguf_files.engine_file makes of it"
         )
     sizes = dimensions(config, facts, look_at_machine())
+    vocabulary = _vocabulary(config, facts, sizes)
     server = NativeServer(config, sizes)
     try:
         check_ids(server, facts, sizes.end_token_ids, sizes.max_model_len)
@@ -254,10 +268,26 @@ def _load(config: LlamaCppConfig) -> tuple[NativeServer, ModelFacts, Dimensions]
     _log.info(
         "%s: %d slots of %d tokens, %d threads", facts.name, config.max_running, sizes.max_model_len, sizes.threads
     )
-    return server, facts, sizes
+    return server, facts, sizes, vocabulary
 
 
-def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes: Dimensions) -> EngineInfo:
+def _vocabulary(config: LlamaCppConfig, facts: ModelFacts, sizes: Dimensions) -> GuideVocabulary | None:
+    if config.model_directory is None:
+        return None
+    try:
+        return vocabulary_of(config.model_directory, facts.vocab_size, sorted(sizes.end_token_ids))
+    except GuideError as error:
+        _log.warning("%s", error)
+        return None
+
+
+def _info(
+    config: LlamaCppConfig,
+    server: NativeServer,
+    facts: ModelFacts,
+    sizes: Dimensions,
+    vocabulary: GuideVocabulary | None,
+) -> EngineInfo:
     return EngineInfo(
         name="llamacpp",
         version=f"xllamacpp {server.version}",
@@ -265,7 +295,8 @@ def _info(config: LlamaCppConfig, server: NativeServer, facts: ModelFacts, sizes
         vocab_size=facts.vocab_size,
         eos_token_ids=sizes.end_token_ids,
         max_running=config.max_running,
-        approximate_fields=_APPROXIMATE,
+        approximate_fields=_APPROXIMATE | (_GUIDED if vocabulary is not None else {}),
+        guide_kinds=frozenset(GuideKind) if vocabulary is not None else frozenset(),
     )
 
 
@@ -277,7 +308,7 @@ def _release(loaded: _Loaded) -> None:
         loaded.server.close()
 
 
-def _close_late(loading: asyncio.Future[tuple[NativeServer, ModelFacts, Dimensions]]) -> None:
+def _close_late(loading: asyncio.Future[_Parts]) -> None:
     """Releases a model that was loaded after nobody waited for it any more."""
     if not loading.cancelled() and loading.exception() is None:
         loading.result()[0].close()

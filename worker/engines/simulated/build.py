@@ -12,6 +12,7 @@ from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.simulated.engine import SimulatedEngine
 from qwenserve.worker.engines.simulated.settings import Settings
 from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig
+from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 from qwenserve.worker.model_facts import DirectoryFacts, read_directory
 from qwenserve.worker.progress import Progress
 
@@ -26,7 +27,17 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
     directory = Path(config.model.reference).expanduser()
     facts = read_directory(directory) if (directory / "config.json").exists() else None
     simulated = simulated_config(settings, facts, config.model.max_model_len, config.worker.max_running)
-    return BuiltEngine(SimulatedEngine(simulated), str(fingerprint_of(directory)) if facts else "")
+    return BuiltEngine(
+        SimulatedEngine(simulated, _vocabulary(directory, simulated) if facts else None),
+        str(fingerprint_of(directory)) if facts else "",
+    )
+
+
+def _vocabulary(directory: Path, config: SimulatedConfig) -> GuideVocabulary | None:
+    try:
+        return vocabulary_of(directory, config.vocab_size, config.eos_token_ids)
+    except GuideError as error:
+        raise EngineError(str(error)) from error
 
 
 def simulated_config(

@@ -9,15 +9,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from qwenserve.worker.engine_interface import (
+    Chunk,
     Deliver,
     EngineError,
     EngineInfo,
     EngineLoad,
     EngineRefusal,
     EngineRequest,
+    Finish,
+    FinishReason,
+    Guide,
+    GuideKind,
     KvEvent,
 )
 from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig, SimulatedState
+from qwenserve.worker.guides.matcher import GuideError, GuideMatcher, GuideVocabulary
 
 __all__ = ["Faults", "SimulatedConfig", "SimulatedEngine"]
 
@@ -32,7 +38,11 @@ class SimulatedEngine:
     engine without hardware has nothing else that keeps it from running far ahead of those who read.
     """
 
-    def __init__(self, config: SimulatedConfig | None = None) -> None:
+    def __init__(self, config: SimulatedConfig | None = None, vocabulary: GuideVocabulary | None = None) -> None:
+        """`vocabulary` are the ids of the configuration with their texts; None: there are no guides."""
+        self._vocabulary = vocabulary
+        # Requests whose guide is being compiled.
+        self._compiling: dict[int, asyncio.Task[None]] = {}
         self._config = config or SimulatedConfig()
         self._state = SimulatedState(self._config)
         self._changed = asyncio.Event()
@@ -69,6 +79,7 @@ class SimulatedEngine:
             max_running=config.max_running,
             kv_block_tokens=config.kv_block_tokens,
             approximate_fields={"priority": "requests are computed in the order in which they came"},
+            guide_kinds=frozenset(GuideKind) if self._vocabulary is not None else frozenset(),
             simulated=True,
         )
 
@@ -76,17 +87,30 @@ class SimulatedEngine:
         """Queues a request for the next step. Raises EngineRefusal."""
         if self._dead or self._task is None:
             raise EngineRefusal("the engine is not running")
-        self._state.submit(request)
-        self._changed.set()
+        if request.guide is None:
+            self._state.submit(request)
+            self._changed.set()
+            return
+        if self._vocabulary is None:
+            raise EngineRefusal(f"the simulated engine cannot follow {request.guide.kind.name}", param="guide")
+        self._state.check(request)
+        task = asyncio.get_running_loop().create_task(self._compile(self._vocabulary, request, request.guide))
+        self._compiling[request.key] = task
 
     def abort(self, key: int) -> None:
         """Ends a request soon; unknown keys are ignored."""
+        compiling = self._compiling.pop(key, None)
+        if compiling is not None:
+            compiling.cancel()
+            self._failed(key, "")
+            return
         self._state.abort(key)
         self._changed.set()
 
     def load(self) -> EngineLoad:
         """Returns the load now."""
-        return self._state.load()
+        load = self._state.load()
+        return load._replace(running=load.running + len(self._compiling))
 
     def kv_events(self) -> Sequence[KvEvent]:
         """Returns and forgets the cache events."""
@@ -96,6 +120,8 @@ class SimulatedEngine:
         """Ends all requests and the clock."""
         if self._task is None:
             return
+        for key in list(self._compiling):
+            self.abort(key)
         task, self._task = self._task, None
         task.cancel()
         await asyncio.wait({task})
@@ -105,6 +131,29 @@ class SimulatedEngine:
         if last and self._deliver is not None and not self._dead:
             self._deliver(last)
         self._dead = True
+
+    async def _compile(self, vocabulary: GuideVocabulary, request: EngineRequest, guide: Guide) -> None:
+        """Submits a request once its guide is compiled, which would hold up the others' tokens here."""
+
+        def compiled() -> GuideMatcher:
+            matcher = vocabulary.matcher(guide)
+            matcher.replay(request.guided_so_far)
+            return matcher
+
+        try:
+            matcher = await asyncio.to_thread(compiled)
+        except GuideError as error:
+            if self._compiling.pop(request.key, None) is not None:
+                self._failed(request.key, str(error))
+            return
+        if self._compiling.pop(request.key, None) is not None:
+            self._state.submit(request, matcher)
+            self._changed.set()
+
+    def _failed(self, key: int, error: str) -> None:
+        """Ends a request that the state does not know, in a turn of its own."""
+        self._state.end_early(Chunk(key, (), None, Finish(FinishReason.ABORTED, None, 0, error)))
+        self._changed.set()
 
     async def _drive(self, deliver: Deliver, on_failure: Callable[[EngineError], None]) -> None:
         try:

@@ -28,15 +28,16 @@ echoed is the prompt before it.
 Where the end is ignored (`ignore_eos`) an answer starts again after its end token. The place of an end or stop token
 that `min_tokens` forbids is taken by the next id of the answer that is allowed. How likely that id is, and what
 sampling parameters make of it, is told in `choice`: without bias, penalties, allowed ids, or a temperature above 1, it
-is what is generated. A prompt's log-probabilities are those of an answer that had come to each of its ids; a prompt
-whose log-probabilities are asked for is computed whole.
+is what is generated. Where a guide does not allow it, an end token comes if one may, else the next of the 31 ids after
+it that may, else the lowest one. A prompt's log-probabilities are those of an answer that had come to each of its ids;
+a prompt whose log-probabilities are asked for is computed whole.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from qwenserve.runtime.block_hash import block_hash, block_hashes, salt_hash
@@ -50,8 +51,9 @@ from qwenserve.worker.engine_interface import (
     KvEvent,
     TokenLogprob,
 )
-from qwenserve.worker.engines.simulated.choice import Seen, choose, is_certain, logprob
+from qwenserve.worker.engines.simulated.choice import NEIGHBOURS, Seen, choose, is_certain, logprob
 from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks
+from qwenserve.worker.guides.matcher import GuideMatcher
 
 # A driver that was held up longer than this does not make up for it: time starts again from now.
 _MAX_LAG_S = 1.0
@@ -125,6 +127,7 @@ class _Request:
         "certain",
         "chain",
         "ends",
+        "guide",
         "hashes",
         "ids",
         "key",
@@ -140,7 +143,15 @@ class _Request:
         "todo",
     )
 
-    def __init__(self, request: EngineRequest, eos: frozenset[int], script: Sequence[int], origin: int) -> None:
+    def __init__(
+        self,
+        request: EngineRequest,
+        eos: frozenset[int],
+        script: Sequence[int],
+        origin: int,
+        guide: GuideMatcher | None,
+    ) -> None:
+        self.guide = guide
         self.key = request.key
         self.sampling = request.sampling
         self.ids = list(request.prompt_token_ids)
@@ -200,8 +211,8 @@ class SimulatedState:
         self._fault_steps = 0
         self._fault_requests = 0
 
-    def submit(self, request: EngineRequest) -> None:
-        """Queues a request; it is looked at when the next step begins. Raises EngineRefusal."""
+    def check(self, request: EngineRequest) -> None:
+        """Raises EngineRefusal for a request that cannot be taken."""
         config = self.config
         limit = self._faults.refuse_after_requests
         if limit is not None and self._fault_requests >= limit:
@@ -210,8 +221,14 @@ class SimulatedState:
         prompt = request.prompt_token_ids
         if not prompt or len(prompt) >= config.window:
             raise EngineRefusal(f"{len(prompt)} ids do not fit into 1 to {config.window - 1}", param="prompt_token_ids")
-        if request.guide is not None:
-            raise EngineRefusal(f"the simulated engine cannot follow {request.guide.kind.name}", param="guide")
+
+    def submit(self, request: EngineRequest, guide: GuideMatcher | None = None) -> None:
+        """Queues a request; it is looked at when the next step begins. `guide` is where its guide stands, as far as its
+        prompt has come in it; such a request has been checked before the guide was compiled. Raises EngineRefusal.
+        """
+        if guide is None:
+            self.check(request)
+        config, prompt = self.config, request.prompt_token_ids
         script: Sequence[int] = ()
         origin = 0
         if config.answer == "cycle":
@@ -224,7 +241,7 @@ class SimulatedState:
                 origin = len(prompt) - offset
             elif config.answer != "echo":
                 origin = _overlap(prompt, config.answer)
-        self._waiting.append(_Request(request, self._eos, script, origin))
+        self._waiting.append(_Request(request, self._eos, script, origin, guide))
 
     def abort(self, key: int) -> None:
         """Ends a request; its last chunk comes with the next `step`. Unknown keys are ignored."""
@@ -236,6 +253,10 @@ class SimulatedState:
             self._waiting.remove(request)
         self._end(request)
         self._due.append(Chunk(key, (), None, Finish(FinishReason.ABORTED, None, request.cached or 0)))
+
+    def end_early(self, last: Chunk) -> None:
+        """Gives a request that was never submitted its last chunk."""
+        self._due.append(last)
 
     def abort_all(self) -> None:
         """Ends every request."""
@@ -305,7 +326,16 @@ class SimulatedState:
         made = len(ids) - request.prompt_len + 1
         forbidden = request.ends if made <= sampling.min_tokens else _NOTHING
         scripted = token = self._next_id(request, forbidden)
-        if request.certain:
+        guide = request.guide
+        if guide is not None:
+            wanted = self._guided(request, guide, scripted, forbidden)
+            if wanted is None:
+                self._end(request)
+                return Chunk(request.key, (), None, Finish(FinishReason.STOP, None, request.cached or 0))
+            token = wanted
+            guide.take(token)
+            request.add(token)
+        elif request.certain:
             ids.append(token)
         else:
             token = choose(scripted, forbidden, sampling, request.seen(), self.config.vocab_size, len(ids))
@@ -314,8 +344,8 @@ class SimulatedState:
         if len(ids) % size == 0:
             self._seal(request)
         finish = None
-        if token in request.ends:
-            finish = Finish(FinishReason.STOP, token, request.cached or 0)
+        if token in request.ends or (guide is not None and guide.complete):
+            finish = Finish(FinishReason.STOP, token if token in request.ends else None, request.cached or 0)
         elif made >= sampling.max_tokens or len(ids) >= self.config.window:
             finish = Finish(FinishReason.LENGTH, None, request.cached or 0)
         if finish is not None:
@@ -328,6 +358,21 @@ class SimulatedState:
             request.prompt_logprobs = None
             return Chunk(request.key, (token,), logprobs, finish, scored)
         return Chunk(request.key, (token,), logprobs, finish)
+
+    def _guided(self, request: _Request, guide: GuideMatcher, scripted: int, forbidden: frozenset[int]) -> int | None:
+        """Returns the next id under a guide; None where none is left."""
+        allowed = guide.allowed() - forbidden
+        if request.sampling.allowed_token_ids:
+            allowed &= request.sampling.allowed_token_ids
+        if not allowed:
+            return None
+        size = self.config.vocab_size
+        if not request.certain:
+            sampling = replace(request.sampling, allowed_token_ids=allowed)
+            return choose(scripted, forbidden, sampling, request.seen(), size, len(request.ids))
+        nearest = ((scripted + rank) % size for rank in range(NEIGHBOURS + 1))
+        likely = (scripted, *(token for token in self.config.eos_token_ids), *nearest)
+        return next((token for token in likely if token in allowed), min(allowed))
 
     def _next_id(self, request: _Request, forbidden: frozenset[int]) -> int:
         config = self.config

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dqwenserve/type/v1/guide.proto\x12\x11qwenserve.type.v1\"A\n\x05Guide\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.qwenserve.type.v1.GuideKind\x12\x0c\n\x04text\x18\x02 \x01(\t*\xa4\x01\n\tGuideKind\x12\x1a\n\x16GUIDE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUIDE_KIND_JSON_SCHEMA\x10\x01\x12\x1a\n\x16GUIDE_KIND_JSON_OBJECT\x10\x02\x12\x15\n\x11GUIDE_KIND_CHOICE\x10\x03\x12\x14\n\x10GUIDE_KIND_REGEX\x10\x04\x12\x16\n\x12GUIDE_KIND_GRAMMAR\x10\x05\x42/\n\x11qwenserve.type.v1P\x01Z\x18qwenserve/type/v1;typev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dqwenserve/type/v1/guide.proto\x12\x11qwenserve.type.v1\"A\n\x05Guide\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.qwenserve.type.v1.GuideKind\x12\x0c\n\x04text\x18\x02 \x01(\t*\xbc\x01\n\tGuideKind\x12\x1a\n\x16GUIDE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUIDE_KIND_JSON_SCHEMA\x10\x01\x12\x1a\n\x16GUIDE_KIND_JSON_OBJECT\x10\x02\x12\x15\n\x11GUIDE_KIND_CHOICE\x10\x03\x12\x14\n\x10GUIDE_KIND_REGEX\x10\x04\x12\x16\n\x12GUIDE_KIND_GRAMMAR\x10\x05\x12\x16\n\x12GUIDE_KIND_REGIONS\x10\x06\x42/\n\x11qwenserve.type.v1P\x01Z\x18qwenserve/type/v1;typev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021qwenserve.type.v1P\001Z\030qwenserve/type/v1;typev1'
   _globals['_GUIDEKIND']._serialized_start=120
-  _globals['_GUIDEKIND']._serialized_end=284
+  _globals['_GUIDEKIND']._serialized_end=308
   _globals['_GUIDE']._serialized_start=52
   _globals['_GUIDE']._serialized_end=117
 # @@protoc_insertion_point(module_scope)

@@ -13,12 +13,14 @@ class GuideKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GUIDE_KIND_CHOICE: _ClassVar[GuideKind]
     GUIDE_KIND_REGEX: _ClassVar[GuideKind]
     GUIDE_KIND_GRAMMAR: _ClassVar[GuideKind]
+    GUIDE_KIND_REGIONS: _ClassVar[GuideKind]
 GUIDE_KIND_UNSPECIFIED: GuideKind
 GUIDE_KIND_JSON_SCHEMA: GuideKind
 GUIDE_KIND_JSON_OBJECT: GuideKind
 GUIDE_KIND_CHOICE: GuideKind
 GUIDE_KIND_REGEX: GuideKind
 GUIDE_KIND_GRAMMAR: GuideKind
+GUIDE_KIND_REGIONS: GuideKind
 
 class Guide(_message.Message):
     __slots__ = ("kind", "text")

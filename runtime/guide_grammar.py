@@ -1,0 +1,117 @@
+"""Guides as grammars of llguidance: what a router compiles to find mistakes, and a worker to follow.
+
+llguidance is imported when it is first needed; `available` says whether it can be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Values of `qwenserve.type.v1.GuideKind`.
+JSON_SCHEMA, JSON_OBJECT, CHOICE, REGEX, GRAMMAR, REGIONS = range(1, 7)
+
+# Between the parts of a JSON text: nothing, a space, or a new line and an indentation. A model that does not know how
+# to go on cannot fill its answer with white space.
+_JSON_STYLE = {"whitespace_pattern": r"(\n[ \t]{0,32}| )?", "lenient": False, "coerce_one_of": False}
+# In calls: as templates write them.
+_CALL_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def available() -> bool:
+    """Whether guides can be compiled in this installation."""
+    return importlib.util.find_spec("llguidance") is not None
+
+
+def grammar_of(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
+    """Returns the grammar of a guide that a router has checked. `special_ids` are the tokens that are no text, by name.
+
+    Raises ValueError for a text that is not of its kind.
+    """
+    from llguidance import LLMatcher
+
+    if kind == JSON_SCHEMA:
+        return LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+    if kind == JSON_OBJECT:
+        return LLMatcher.grammar_from_json_schema('{"type":"object"}', overrides=_JSON_STYLE)  # type: ignore[arg-type]
+    if kind == CHOICE:
+        return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, json.loads(text))))
+    if kind == REGEX:
+        return LLMatcher.grammar_from_regex(text)
+    if kind == GRAMMAR:
+        return LLMatcher.grammar_from_lark(text)
+    if kind == REGIONS:
+        return LLMatcher.grammar_from_lark(_regions(json.loads(text), special_ids, end_ids))
+    raise ValueError(f"{kind} is no kind of guide")
+
+
+def why_not(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
+    """Compiles a guide and returns what is wrong with it, empty where nothing is. May take a second; call in a thread.
+
+    Tokens of their own (`<[7]>`) are taken as they stand: which there are is for the worker to say.
+    """
+    from llguidance import LLMatcher
+
+    try:
+        grammar = grammar_of(kind, text, special_ids, end_ids)
+    except ValueError as error:
+        return str(error)
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    return messages[0] if failed else ""
+
+
+def _regions(form: Mapping[str, Any], special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
+    """Returns the Lark grammar of regions; see `qwenserve.type.v1.GuideKind`."""
+    regions = form["regions"]
+    lines = [f"region: {' | '.join(f'region_{number}' for number in range(len(regions)))}"]
+    triggers = set()
+    for number, region in enumerate(regions):
+        begin, end = (_pieces(region[side], special_ids) for side in ("begin", "end"))
+        if not begin or not begin[0].startswith("<["):
+            raise ValueError(f"region {number} begins with no special token of this model")
+        triggers.add(int(begin[0][2:-2]))
+        lines.append(f"region_{number}: {' '.join([*begin, f'inner_{number}', *end])}")
+        lines.append(f"inner_{number}: {_inner(region['kind'], region['text'])}")
+    if form["free"]:
+        others = [token for token in special_ids.values() if token not in triggers and token not in end_ids]
+        lines.append("TEXT: /(.|\\n)+/")
+        lines.append(f"free: TEXT{f' | <[{_ranges(others)}]>' if others else ''}")
+        start = "free* region free*" if form["most"] == 1 and form["least"] else "(free | region)*"
+        if form["most"] == 1 and not form["least"]:
+            start = "free* [region]"
+    else:
+        start = "region" if form["most"] == 1 else 'region ("\\n" region)*'
+    return "\n".join([f"start: {start}", *lines])
+
+
+def _inner(kind: int, text: str) -> str:
+    if kind == JSON_SCHEMA:
+        return f"%json {json.dumps(json.loads(text) | {'x-guidance': _CALL_STYLE})}"
+    if kind == GRAMMAR:
+        return f"%lark {{\n{text}\n}}"
+    raise ValueError(f"a region cannot hold a guide of kind {kind}")
+
+
+def _pieces(text: str, special_ids: Mapping[str, int]) -> list[str]:
+    """Returns a text as terms of a grammar, special tokens as their ids."""
+    pattern = "|".join(re.escape(name) for name in sorted(special_ids, key=len, reverse=True))
+    terms = []
+    for piece in re.split(f"({pattern})", text) if pattern else [text]:
+        if piece in special_ids:
+            terms.append(f"<[{special_ids[piece]}]>")
+        elif piece:
+            terms.append(json.dumps(piece))
+    return terms
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    spans: list[list[int]] = []
+    for token in sorted(set(ids)):
+        if spans and token == spans[-1][1] + 1:
+            spans[-1][1] = token
+        else:
+            spans.append([token, token])
+    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in spans)
