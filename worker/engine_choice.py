@@ -22,6 +22,7 @@ from qwenserve.worker.progress import Progress
 ENGINES = {
     "llamacpp": "qwenserve.worker.engines.llamacpp",
     "simulated": "qwenserve.worker.engines.simulated",
+    "vllm": "qwenserve.worker.engines.vllm",
 }
 
 _log = EventLog("worker")

@@ -1,0 +1,127 @@
+"""From a request to vLLM's sampling parameters. Pure: keyword arguments, whose class the engine holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qwenserve.runtime.sampling_ranges import RANGES
+from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Guide, GuideKind, Sampling
+
+# Sizes of vLLM's own tables; a request beyond them would end its core.
+_MAX_BIASES = 1024
+_MAX_ALLOWED = 1024
+_MAX_STOPS = 128
+
+# vLLM takes -1 for no seed at all. Any other number does, as long as it is always the same.
+_MINUS_ONE = -0x5851F42D4C957F2D
+
+
+class StructuredOutput(NamedTuple):
+    """One keyword argument of vLLM's `StructuredOutputsParams`."""
+
+    name: str
+    value: Any
+
+
+def check_request(request: EngineRequest, info: EngineInfo) -> None:
+    """Raises EngineRefusal naming the field at fault: an id outside the vocabulary would end vLLM's core."""
+    prompt = request.prompt_token_ids
+    if not prompt:
+        raise EngineRefusal("the prompt has no tokens", param="prompt_token_ids")
+    if len(prompt) >= info.max_model_len:
+        raise EngineRefusal(
+            f"the prompt has {len(prompt)} tokens; with at least one to answer, {info.max_model_len} is the limit",
+            param="prompt_token_ids",
+        )
+    if min(prompt) < 0 or max(prompt) >= info.vocab_size:
+        raise EngineRefusal(f"the prompt has ids outside 0 to {info.vocab_size - 1}", param="prompt_token_ids")
+    if request.guide is not None and request.guide.kind not in info.guide_kinds:
+        raise EngineRefusal(f"this engine cannot follow {request.guide.kind.name}", param="guide")
+    sampling = request.sampling
+    for name, allowed in RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None and not allowed.holds(value):
+            raise EngineRefusal(f"{name} is {value}; it must be {allowed}", param=name)
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        if any(not 0 <= token < info.vocab_size for token in getattr(sampling, name)):
+            raise EngineRefusal(f"{name} names ids outside 0 to {info.vocab_size - 1}", param=name)
+    if len(sampling.allowed_token_ids) > _MAX_ALLOWED:
+        raise EngineRefusal(f"allowed_token_ids: vLLM takes {_MAX_ALLOWED} at most", param="allowed_token_ids")
+    if sampling.min_tokens and len(_ends(sampling, info)) > _MAX_STOPS:
+        raise EngineRefusal(
+            f"stop_token_ids: with min_tokens vLLM takes {_MAX_STOPS} at most, end tokens included",
+            param="stop_token_ids",
+        )
+
+
+def sampling_arguments(request: EngineRequest, info: EngineInfo) -> dict[str, Any]:
+    """Returns the arguments of `SamplingParams`, output kind and structured output apart. Raises EngineRefusal."""
+    sampling = request.sampling
+    bias = {**sampling.logit_bias}
+    for token, penalty in _earlier_penalties(request).items():
+        bias[token] = bias.get(token, 0.0) - penalty
+    if len(bias) > _MAX_BIASES:
+        raise EngineRefusal(
+            f"presence_penalty and frequency_penalty: the part of the answer in the prompt has more than {_MAX_BIASES} "
+            "different ids, too many for vLLM; leave the penalties out",
+            param="presence_penalty" if sampling.presence_penalty else "frequency_penalty",
+        )
+    arguments: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": min(sampling.top_k, info.vocab_size),
+        "min_p": sampling.min_p,
+        "seed": _MINUS_ONE if sampling.seed == -1 else sampling.seed,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "max_tokens": sampling.max_tokens,
+        "min_tokens": min(sampling.min_tokens, sampling.max_tokens),
+        # End tokens are named here like all others, so that vLLM says which one it was.
+        "stop_token_ids": sorted(_ends(sampling, info)),
+        "ignore_eos": True,
+        "logprobs": sampling.top_logprobs,
+        "prompt_logprobs": request.prompt_logprobs,
+        "detokenize": False,
+        "skip_clone": True,
+    }
+    if bias:
+        arguments["logit_bias"] = bias
+    if sampling.allowed_token_ids:
+        arguments["allowed_token_ids"] = sorted(sampling.allowed_token_ids)
+    return arguments
+
+
+def structured_output(guide: Guide) -> StructuredOutput:
+    """Returns how vLLM is told of a guide. Raises EngineRefusal for a choice that is no list of texts."""
+    if guide.kind is GuideKind.JSON_SCHEMA:
+        return StructuredOutput("json", guide.text)
+    if guide.kind is GuideKind.JSON_OBJECT:
+        return StructuredOutput("json_object", True)
+    if guide.kind is GuideKind.REGEX:
+        return StructuredOutput("regex", guide.text)
+    if guide.kind is GuideKind.GRAMMAR:
+        return StructuredOutput("grammar", guide.text)
+    try:
+        choices = json.loads(guide.text)
+    except ValueError:
+        choices = None
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise EngineRefusal("guide: a choice is a JSON array of one or more strings", param="guide")
+    return StructuredOutput("choice", choices)
+
+
+def _ends(sampling: Sampling, info: EngineInfo) -> frozenset[int]:
+    return sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids | info.eos_token_ids
+
+
+def _earlier_penalties(request: EngineRequest) -> Mapping[int, float]:
+    """Returns what ids of the answer's earlier part lose: vLLM counts only those that it generates itself."""
+    sampling = request.sampling
+    if not sampling.presence_penalty and not sampling.frequency_penalty:
+        return {}
+    earlier = Counter(request.prompt_token_ids[request.answer_start :])
+    return {token: sampling.presence_penalty + sampling.frequency_penalty * count for token, count in earlier.items()}
