@@ -1,4 +1,4 @@
-"""What a router tells the store of itself: for people who ask what runs (`qwenserve ps --cluster`)."""
+"""What a router publishes in the store about itself: for people who ask what runs (`qwenserve ps --cluster`)."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Router:
             except RuntimeError:
                 raise ConfigError(f"health_port: {health_port} is taken; choose another one") from None
         async with contextlib.AsyncExitStack() as stack:
-            # What was pushed last ends first, and each step is taken though one before it has failed.
+            # Steps run in reverse order of their registration, each of them even if one before it failed.
             if self._http is not None:
                 stack.push_async_callback(self._http.close)
             stack.push_async_callback(self._server.stop, _LAST_WORDS_S)
@@ -193,7 +193,7 @@ class Router:
         self.core.announce_drain()
         await self._health.set(False)
         if shutdown.drain.is_set():
-            # Load balancers hear that nothing more should come; what still comes is answered.
+            # Tells load balancers to send no more requests; those that still come are answered.
             await shutdown.notice(self._config.drain_notice_s)
         if self._http is not None:
             await self._http.stop_listening()

@@ -50,7 +50,7 @@ class OutcomeRecorder:
         if outcome.error is None:
             self._log.info("answer", **fields)
         elif outcome.error.http_status < 500:
-            # The caller's doing: nothing for an operator to look at.
+            # Caused by the caller: nothing that an operator should look at.
             self._log.info("answer", **fields, error=outcome.error.message)
         else:
             self._log.warning("answer", **fields, error=outcome.error.message)

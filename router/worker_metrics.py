@@ -1,4 +1,4 @@
-"""What a router's metrics say of its workers, read when somebody asks."""
+"""A router's metrics about its workers, read at each scrape."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.store.shared import SharedStore
 from qwenserve.type.v1 import sampling_pb2
 
-# Answers on their way into the store. A store that takes its time must not collect them here.
+# Most answers on their way into the store: a slow store must not make them pile up here.
 _MAX_WRITES = 64
 
 
@@ -64,8 +64,8 @@ class AnswerCache:
     def chooser(self, wanted: Wanted, kept: Recording | None, placement: Placement) -> Choose:
         """Returns what chooses where the legs of a choice come from.
 
-        The first one comes from the store, or from a generation that may be shared. Further ones go on in another way
-        than everybody else's, or where that one failed: they are chosen as `placement` does.
+        The first one comes from the store, or from a generation that may be shared. Further legs
+        continue in a way of their own, or after a failure: they are chosen as `placement` does.
         """
         begun = False
 
@@ -87,7 +87,7 @@ class AnswerCache:
         return choose
 
     async def close(self) -> None:
-        """Gives up what is still to be kept."""
+        """Cancels the writes to the store that are still under way."""
         await self._tasks.close()
 
     async def _kept(self, wanted: Wanted) -> Recording | None:
@@ -117,7 +117,7 @@ class AnswerCache:
         return flight
 
     def _keep(self, key: str, recording: Recording) -> None:
-        """Writes an answer into the store, which nobody waits for."""
+        """Writes an answer into the store, in the background."""
         payload = encode(recording)
         if len(payload) > self._config.max_answer_bytes:
             self.results.labels("too_long").inc()

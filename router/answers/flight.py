@@ -1,4 +1,4 @@
-"""One generation for all who ask the same at the same time."""
+"""One generation shared by all requests that ask the same at the same time ("single flight")."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Flight(Tape):
     """A tape that a generation of its own writes. Implements `router.generation.generation.Receiver`.
 
     The generation belongs to nobody who reads: it goes on while anybody does, whoever came first, and is stopped when
-    the last reader has left or has all it wants. Readers know nothing of workers that are lost and taken over from.
+    the last reader has left or has all it wants. Readers do not notice when a worker is lost and another continues.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Flight(Tape):
     ) -> None:
         """`on_end` gets what can be kept, or None; it is called once, before the readers hear of the end."""
         super().__init__("", kept=False)
-        # Whether somebody who comes now gets all of it. Not where it is being stopped: it may stop anywhere.
+        # Whether a new reader would get the whole answer. Not while it is being stopped: it may stop anywhere.
         self.joinable = True
         self._on_end: Callable[[Flight, Recording | None], None] | None = on_end
         self._sampling = sampling
@@ -59,7 +59,7 @@ class Flight(Tape):
         self.write(ids, logprobs, self._generation.last_token)
 
     def ending(self) -> None:
-        """The end comes with what is taken now."""
+        """The end comes together with the ids of this step."""
         self.hold()
 
     def paused(self) -> NextLeg:
@@ -68,9 +68,9 @@ class Flight(Tape):
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Takes the generation's end."""
-        # An engine that was told to stop says so, too, when it was not by a reader.
+        # An engine reports an abort also where something other than a reader caused it.
         complete = finish.reason != sampling_pb2.FINISH_REASON_ABORTED or self.stopped_early
-        # Numbers drawn by two workers would not be drawn so again.
+        # Continued on a second worker, a sampled answer cannot be repeated: it drew from two seeds.
         repeatable = self._sampling.temperature == 0 or not self._generation.continued
         told = worker_pb2.Finish()
         told.CopyFrom(finish)
@@ -82,7 +82,7 @@ class Flight(Tape):
         self._generation.close()
 
     def failed(self, error: ServiceError) -> None:
-        """The generation has tried what there is to try: every reader hears why it ends."""
+        """The generation cannot be continued: every reader gets its error."""
         self._over(None)
         self.fail(error)
         self._generation.close()

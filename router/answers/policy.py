@@ -1,4 +1,4 @@
-"""Which answers may be kept and given again, and under which key. Pure."""
+"""Which answers may be kept and reused, and under which key. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READS = frozenset({chat_pb2.CACHE_MODE_READ, chat_pb2.CACHE_MODE_READ_WRITE})
 _WRITES = frozenset({chat_pb2.CACHE_MODE_WRITE, chat_pb2.CACHE_MODE_READ_WRITE})
 
 # Fields of a request that do not decide which ids are generated for a prompt. Every other one goes into the key, new
-# ones too: a field that nobody thought of here makes two answers of one, never one of two.
+# ones too: a field that was forgotten here can only cause a miss, never a wrong hit.
 _NOT_IN_KEY = (
     "model",  # the fingerprint says which
     "conversation",  # the prompt has it
@@ -72,7 +72,7 @@ def cache_use(asked: chat_pb2.CachePolicy, default: ModeName, max_age_s: float) 
     if asked.only_if_cached:
         if asked.mode and not reads:
             raise InvalidRequest("only_if_cached needs a mode that reads; use read or readwrite", param="cache")
-        # Said without a mode it is a wish to read, whatever the deployment does otherwise.
+        # An age without a mode asks to read kept answers, whatever the deployment's default mode is.
         reads = True
     oldest = min(max_age_s, asked.max_age_s) if asked.HasField("max_age_s") else max_age_s
     return CacheUse(reads, mode in _WRITES, oldest, asked.only_if_cached)
@@ -103,7 +103,7 @@ def answer_key(
     sampling: sampling_pb2.SamplingParams,
     prompt: Sequence[int],
 ) -> str:
-    """Returns the key of one choice's answer: equal where everything is equal that decides it, and never else."""
+    """Returns the key of one choice's answer: equal exactly where everything that decides the answer is equal."""
     asked = sampling_pb2.SamplingParams()
     asked.CopyFrom(sampling)
     if asked.temperature == 0:

@@ -1,4 +1,4 @@
-"""A kept answer: what goes into the store, and what is believed of what comes out. Pure."""
+"""A kept answer: how it is written to the store, and how it is checked when it is read back. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwenserve.cluster.v1 import recorded_answer_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
-# How an engine can end that had not failed. ABORTED: the text had ended before, at a stop string.
+# Finishes of engines that did not fail. ABORTED: the text had ended before, at a stop string.
 _ENDS = frozenset(
     {
         sampling_pb2.FINISH_REASON_STOP,
@@ -33,7 +33,7 @@ class Recording(NamedTuple):
 
 
 class Unusable(Exception):
-    """What lies in the store is no answer to this request."""
+    """The stored value is not an answer to this request."""
 
 
 def encode(recording: Recording) -> bytes:

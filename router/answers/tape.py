@@ -20,7 +20,7 @@ from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
-# Ids given to a reader in one turn: large enough to be cheap, small enough that others get their tokens in between.
+# Ids given to a reader in one turn of the event loop: enough to be cheap, few enough not to delay others' tokens.
 _PIECE = 256
 
 
@@ -29,7 +29,7 @@ class _Reader:
 
     def __init__(self, stream: LegStream, *, first: bool) -> None:
         self.stream = stream
-        # The one for whom it is generated; the others pay for nothing.
+        # The request for which it is generated: its usage counts the prompt as computed, that of the others as cached.
         self.first = first
         self.position = 0
         # Has everything so far, and gets what comes as it comes.
@@ -70,7 +70,7 @@ class Tape:
         self._next_handle += 1
         reader = self._readers[handle] = _Reader(stream, first=not self._kept and handle == 1)
         self._prompt_tokens = len(prompt_token_ids)
-        # Not at once: who submits does not know the handle yet.
+        # In a later turn: the caller of `submit` does not know the handle yet.
         asyncio.get_running_loop().call_soon(self._catch_up, handle, reader)
         return handle
 
@@ -105,7 +105,7 @@ class Tape:
                 reader.stream.tokens(ids, logprobs, now)
 
     def hold(self) -> None:
-        """What is written from now on waits for the end: it leaves with it, in one piece."""
+        """Ids written from now on are held back until the end and delivered together with it."""
         for reader in self._readers.values():
             reader.live = False
 
@@ -159,7 +159,7 @@ class Tape:
             self._finish(handle, reader, finish)
 
     def _finish(self, handle: int, reader: _Reader, finish: worker_pb2.Finish) -> None:
-        # It may have left at what it was given last.
+        # The last ids that it was given may have made it leave.
         if self._readers.pop(handle, None) is reader:
             reader.stream.finished(finish)
 

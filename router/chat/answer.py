@@ -158,7 +158,7 @@ class Answer:
             self._end(error)
             try:
                 sink.failed(error)
-            except Exception as defect:  # the sink's; the reader that called has other answers to serve
+            except Exception as defect:  # of the sink; the session reader that called us has other answers to serve
                 _log.error("sink_failed", request_id=self.call.request_id, exc_info=defect)
 
     @property
@@ -205,8 +205,8 @@ class Answer:
             choice.close()
 
     def _forget_parts(self) -> None:
-        """Breaks the circles with those who know this answer. In them it would stay until a collection, with thousands
-        of others, and what lives long would be scattered over the memory that they take.
+        """Breaks the reference cycles that this answer is part of. In them it would stay in memory until the garbage
+        collector ran, with thousands of others, and long-lived objects would be scattered among them: the heap grows.
         """
         self._sink = None
         self._choices.clear()

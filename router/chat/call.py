@@ -1,4 +1,4 @@
-"""What travels with every call, whichever face it came through: who asks, by which id, until when, how strictly.
+"""What travels with every call, whichever face it came through: caller's key, request id, trace, deadline, strictness.
 
 Both faces read it from the same names (`x-request-id`, `traceparent`, `x-strict`), headers there and metadata here.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.ids import new_id
 
-# Ids end up in log lines and headers: nothing that could break either.
+# Ids end up in log lines and headers: only characters that can break neither.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def too_much_to_log(user: str, labels: Mapping[str, str]) -> str:
-    """Returns which field, `user` or `metadata`, is longer than a log event may be made; empty where none is."""
+    """Returns which field, `user` or `metadata`, is too long for a log event; empty where none is."""
     if len(user) > _MAX_VALUE:
         return "user"
     if len(labels) > _MAX_LABELS or any(len(k) > _MAX_LABEL or len(v) > _MAX_VALUE for k, v in labels.items()):

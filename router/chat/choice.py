@@ -31,7 +31,8 @@ ChatEvent = chat_pb2.ChatEvent
 
 class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text. `choose` is taken for its legs where it differs from the answer's.
+    `end_ids`. `lead` is sent before its text. `choose`, where set, chooses the workers of its legs instead of the
+    answer's own way of choosing.
     """
 
     prompt_token_ids: Sequence[int]
@@ -181,12 +182,12 @@ class Choice:
         self._listener.fail(InternalError("internal error; the router's log has the details"))
 
     def _keep_text(self, text: str) -> None:
-        """Takes the place of the sink's writer while events are kept."""
+        """Stands in for the sink's writer while events are collected to leave with the end."""
         assert self._kept is not None
         self._kept.append(text_event(self._index, text, self.pipeline.plain_reasoning))
 
     def _set_fast_path(self) -> None:
-        """Opens the fast path of the generation, or closes it, as the pipeline's state wants."""
+        """Opens the fast path of the generation, or closes it, as the pipeline's state requires."""
         texts = self.pipeline.plain_texts
         if texts is not NO_TEXTS and self._tracked is None and not self._text_ended:
             write = self._listener.text_writer(self._index, self.pipeline.plain_reasoning)
@@ -222,7 +223,7 @@ class Choice:
             ending.stop_string = pipeline.stop_string
         elif finish is not None and finish.HasField("stop_token_id"):
             ending.stop_token_id = finish.stop_token_id
-        # A call that was cut short is not for anybody to carry out.
+        # A tool call that was cut short must not be executed, so the finish reason is not `tool_calls`.
         whole_calls = pipeline.has_tool_calls and not pipeline.has_cut_call
         if whole_calls and ending.reason == _STOP and pipeline.stop_string is None:
             ending.reason = _TOOL_CALLS
@@ -246,8 +247,8 @@ class Choice:
 
 
 def _first_pause(plan: ChoicePlan) -> int | None:
-    """Returns after how many ids it is first looked whether the thought has used up its budget: at once where the
-    prompt has opened it, else the model's own opening tag comes first.
+    """Returns after how many ids the thinking budget is first checked: the budget itself where the prompt has opened
+    the thought; one id more where the model writes the opening tag itself.
     """
     budget = plan.thinking
     return None if budget is None else budget.tokens + (not plan.pipeline.thinking)

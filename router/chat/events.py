@@ -1,4 +1,4 @@
-"""Events as both faces send them."""
+"""Events as all faces send them."""
 
 from __future__ import annotations
 

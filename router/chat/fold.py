@@ -1,4 +1,4 @@
-"""A whole answer is the fold of its stream: its events kept, and put together once, at the end."""
+"""A whole answer is the fold of its stream: events are collected as they come and put together once, at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FoldedChoice:
 
 
 class Fold:
-    """A sink that keeps everything; see `router.chat.interface.EventSink`. `start` and `usage` are there in the end."""
+    """A sink that collects every event; see `router.chat.interface.EventSink`. `start` and `usage` come by the end."""
 
     __slots__ = ("_choices", "_ended", "_error", "start", "usage")
 

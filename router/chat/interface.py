@@ -24,9 +24,9 @@ class EventSink(Protocol):
         """Takes what one engine step gave this answer. The very first event is `start`."""
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
-        """Returns what takes a choice's deltas of plain text, one a call, as if events had brought them: most deltas
-        need no event, and each object that a token touches on its way costs. Asked for once the answer has begun, and
-        good for the rest of it. None: not yet, send events and ask again.
+        """Returns a function that takes each delta of a choice's plain text as if an event had brought it: most deltas
+        need no event, and every object that a token touches costs time. It is asked for once the answer has begun, and
+        is valid until its end. None: not yet; send events and ask again.
         """
 
     def failed(self, error: ServiceError) -> None:
@@ -67,7 +67,7 @@ class Backend(Protocol):
         """The models that this router serves."""
 
     def get_model(self, name: str) -> chat_pb2.Model:
-        """One model, by name; case matters not. Raises ModelNotFound."""
+        """One model, by name, in any case. Raises ModelNotFound."""
 
     def ready(self) -> str:
         """Empty when a worker can answer now and the router does not drain; else the reason why not."""

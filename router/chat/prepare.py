@@ -40,7 +40,7 @@ from qwenserve.text.tool_calls import tool_schemas
 from qwenserve.type.v1 import sampling_pb2
 
 _MAX_PROMPTS = 128
-# Ids of a prompt that are checked before it is somebody else's turn, about a millisecond.
+# Ids of a prompt that are checked before the event loop gets a turn: about a millisecond's work.
 _IDS_PER_TURN = 16_384
 # Each choice is a submission with a prompt of its own: n times the prompts could be 2,048 of them.
 _MAX_CHOICES_IN_ALL = 256
@@ -76,7 +76,7 @@ class Prepared(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """What came of fitting a request to the workers: the fields that it set and that cannot be applied, all those that
+    """The result of fitting a request to the workers: the fields that it set and that cannot be applied, all those that
     must not be sent, and what a worker needs to be given it.
     """
 
@@ -118,7 +118,7 @@ class Preparation:
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         choice = request.tool_choice
         if choice.mode == _NONE:
-            # The only sure way to no call: a model that sees no tools calls none.
+            # The only sure way to prevent calls: a model that sees no tools calls none.
             given = given._replace(tools=None)
         if budget == 0:
             given.variables["enable_thinking"] = False
@@ -190,7 +190,7 @@ class Preparation:
             prompts.append(ids)
             if len(ids) > _IDS_PER_TURN:
                 await asyncio.sleep(0)
-        # A raw text is nothing that thinks: the values for answers without thinking apply.
+        # A raw completion has no thinking phase: the values for answers without thinking apply.
         sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
         fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call)
@@ -323,7 +323,7 @@ async def _converted(conversation: message_pb2.Conversation) -> TemplateInput:
 
 
 async def _in_time(work: Awaitable[T], call: Call) -> T:
-    """Waits for work on a prompt, no longer than the call has time. Raises DeadlineExceeded."""
+    """Waits for work on a prompt, at most until the call's deadline. Raises DeadlineExceeded."""
     remaining = call.remaining_s()
     if remaining is None:
         return await work

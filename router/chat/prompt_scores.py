@@ -28,7 +28,7 @@ class PromptScores:
         return len(self.items) >= len(self._prompt)
 
     def restart(self) -> None:
-        """Forgets what has come: another worker begins anew. The first token has none, for nothing is before it."""
+        """Forgets what has come: another worker starts over. Nothing precedes the first token, so it has none."""
         first = sampling_pb2.TokenLogprob(token_id=self._prompt[0], no_logprob=True)
         write_texts(first, self._tokenizer)
         self.items = [first]

@@ -1,4 +1,4 @@
-"""The use case's side of kept answers: which choices of a request may come from the store, and whether they do."""
+"""Kept answers as the use case sees them: which choices of a request may come from the store, and which do."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Reuse:
     ) -> tuple[Sequence[ChoicePlan], chat_pb2.CacheStatus]:
         """Returns the plans with where their legs come from, and what is to be told of it.
 
-        `placement` is how workers are reached: its deadline is nobody's own, for what is shared must not end with the
-        one who came first. Waits for the store once, no longer than it may take. Raises NotCached.
+        `placement` is how workers are reached. It has no single caller's deadline: a shared generation must not end
+        with the request that started it. Waits for the store once, no longer than it may take. Raises NotCached.
         """
         wanted = self._wanted(use, request, call, prepared, plans)
         kept = await self._answers.look_up(wanted)
@@ -84,7 +84,7 @@ class Reuse:
             plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
         ):
             return []
-        # A name chosen by the caller does not open what was kept for another key.
+        # A cache salt that the caller chose must not give access to what was kept for another key.
         tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
         identity = request_identity(request)
         return [

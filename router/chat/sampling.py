@@ -26,7 +26,7 @@ from qwenserve.type.v1 import sampling_pb2
 # Token ids that are read in one request, over all of its prompts.
 MAX_IDS = 1 << 20
 
-# Whatever an engine says that it lacks: without it there is no generation.
+# Never treated as unsupported, whatever an engine declares: nothing can be generated without them.
 _INDISPENSABLE = frozenset({"max_tokens"})
 
 
@@ -63,7 +63,7 @@ def check_top(count: int, param: str) -> None:
 
 
 def check_ids_in_all(batches: Sequence[Sequence[int]], param: str) -> None:
-    """Raises InvalidRequest for more ids than are read in one request. Nothing but counts is looked at."""
+    """Raises InvalidRequest for more ids than one request may have. Only their number is checked."""
     count = sum(map(len, batches))
     if count > MAX_IDS:
         raise InvalidRequest(f"{param}: {count:,} token ids; at most {MAX_IDS:,} in one request", param=param)
@@ -102,7 +102,7 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
 
 
 def check_priority(priority: int) -> None:
-    """Raises InvalidRequest for one out of range: without a range, any client could be first for ever."""
+    """Raises InvalidRequest for a priority out of range: without a range, any client could always be served first."""
     if not PRIORITY.holds(priority):
         raise InvalidRequest(f"priority must be {PRIORITY}, got {priority}", param="priority")
 

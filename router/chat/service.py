@@ -1,4 +1,4 @@
-"""The use case: a request comes in, is checked, rendered, routed, answered. Both faces call this.
+"""The use case: a request comes in, is checked, rendered, routed, answered. All faces call this.
 
 `stream_chat` and `stream_completion` are the only ways to generate; whole answers are a fold over them.
 """
@@ -45,7 +45,7 @@ _INLINE_IDS = 16_384
 
 
 class ChatCore:
-    """What a router does, behind both faces. Implements `router.chat.interface.Backend`."""
+    """What a router does, behind all faces. Implements `router.chat.interface.Backend`."""
 
     def __init__(
         self,
@@ -317,7 +317,7 @@ class ChatCore:
     def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
         plans: list[ChoicePlan] = []
         wanted = prepared.choices * len(prepared.prompts)
-        # Drawn before the loop, which writes into what they are derived from.
+        # Drawn before the loop, which writes into the very sampling parameters that they are derived from.
         prompt_seeds = [seeds(prepared.sampling, prepared.choices) for _ in prepared.prompts]
         for index, prompt in enumerate(prepared.prompts):
             for seed in prompt_seeds[index]:
@@ -375,7 +375,7 @@ class ChatCore:
             self._idle.set()
 
     async def _recorded(self, kind: str, call: Call, began: float, work: Awaitable[Answer]) -> Answer:
-        """Does what leads to an answer. A request that never becomes one is an outcome like the others."""
+        """Awaits the work that leads to an answer. A request that fails in it is recorded as an outcome, too."""
         self._preparing += 1
         self._idle.clear()
         try:

@@ -45,7 +45,7 @@ def thinking_tokens(
     asked = _asked(request, variables, efforts)
     thinks = variables.get("enable_thinking")
     if asked is None:
-        # Who asks for thinking by name is not held to a deployment's default of none.
+        # A request that asks for thinking by name is not bound by a deployment's default of none.
         return NO_LIMIT if default == 0 and thinks else default
     if asked.tokens == 0 and thinks:
         raise InvalidRequest(

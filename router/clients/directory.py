@@ -45,12 +45,12 @@ class Expectation(NamedTuple):
 
 
 def _last_part(model: str) -> str:
-    # Where it lies may be told to router and worker in different ways; that it is the same one, the fingerprint says.
+    # Router and worker may know the model by different paths; the fingerprint tells that it is the same one.
     return model.rsplit("/", 1)[-1].lower()
 
 
 class Explained(NamedTuple):
-    """A worker as the policy ranks it, and in words why it has its place."""
+    """A worker as the policy ranks it, and the reason for its rank in words."""
 
     candidate: Candidate
     reason: str
@@ -83,7 +83,7 @@ class WorkerDirectory:
         self._leaving: dict[str, _Member] = {}
         # Process ids by address: another one means an empty cache.
         self._pids: dict[str, int] = {}
-        # Routers that begin with different turns do not all give their first request to the same worker.
+        # Routers begin at different workers, so that they do not all give their first request to the same one.
         self._policy: Policy = make_policy(policy, start=random.getrandbits(16))
         self._tasks = TaskOwner()
         self._capabilities: Sequence[Capabilities] | None = None
@@ -213,7 +213,8 @@ class WorkerDirectory:
             )
         usable = [one for one in ready if needs.met_by(one.capabilities)]
         if not usable:
-            # It was checked against the workers of that moment: since then those that can have gone, or are excluded.
+            # The request was checked against the workers of that moment. Since then, those that can serve it have gone,
+            # or are excluded.
             lacking = min((needs.lacking(s.capabilities) for s in ready), key=len)
             raise Unavailable(
                 f"no worker that is ready now can apply {', '.join(sorted(lacking))}",
@@ -230,8 +231,8 @@ class WorkerDirectory:
     def _why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can.
 
-        A router without weights cannot know which are the right ones; but workers that are used together must have the
-        same, or an answer that goes from one to the other would be nobody's.
+        A router without weights cannot know which are the right ones. But workers that are used together must have the
+        same, or an answer continued on another worker would be a mixture of two models' answers.
         """
         if reason := self._expected.why_not(info):
             return reason

@@ -20,7 +20,7 @@ _log = EventLog("workers")
 
 GROUP = "workers"
 _LOOK_S = 1.0
-# Nothing is dialled that is not plainly a host and a port.
+# Only what is plainly a host and a port is dialled.
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_.\-]{1,253}):[0-9]{1,5}\Z")
 _LOOPBACK = re.compile(r"127\.|localhost:|\[::1\]")
 # A store that anybody can write to must not make a router dial without end.
@@ -30,8 +30,8 @@ _MAX_WORKERS = 4096
 class StoreWorkers:
     """Tells of workers of one model as they come and go, besides a fixed list that stays.
 
-    A worker whose lease has ended goes once its session has ended too: the session sees it with its own eyes, while a
-    store that is full or read-only lets leases run out of workers that are well.
+    A worker whose lease has ended is dropped once its session has ended too: the session sees the worker itself, while
+    a store that is full or read-only lets the leases of healthy workers run out.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StoreWorkers:
             self.look(values, members)
 
     def look(self, values: Mapping[str, bytes] | None, members: Membership) -> None:
-        """Takes one look at the store's values; None where it could not be asked."""
+        """Reads the store's values once; None where the store could not be asked."""
         addresses = None if values is None else self._addresses(values.values())
         seen = self._presence.look(addresses, self._clock())
         for address in sorted(seen.came):

@@ -18,7 +18,8 @@ from qwenserve.text.conversation import TemplateInput, is_large
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _RETRY_AFTER_S = 2.0
-# How often all tokenizers are asked, and the pause between: together as long as a process takes to start again.
+# How often all tokenizers are asked, and the pause between two rounds: in all, the time that a process takes to
+# restart.
 _TURNS = 40
 _AGAIN_S = 0.25
 
@@ -93,7 +94,7 @@ class RemoteTextService:
         self, addresses: Sequence[str], model: str, config: GrpcConfig, *, silence_limit_s: float = 5.0
     ) -> None:
         """A process that says nothing for `silence_limit_s` is given up, and another one asked."""
-        # In turn, so that processes that are equally busy all get their share.
+        # Among equally busy processes requests go round, so that each gets its share.
         self._processes = deque(TokenizerSession(address, model, config, silence_limit_s) for address in addresses)
 
     async def render_chat(
@@ -123,7 +124,7 @@ class RemoteTextService:
     async def _ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
         """Asks the least busy process, and the others where it is not there. Raises ServiceError.
 
-        Where none is there it waits a while: one that died is started again under its address.
+        Where none can be reached it waits a while: one that died is restarted under the same address.
         """
         self._processes.rotate(-1)
         failure = "none is configured"

@@ -19,12 +19,12 @@ from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 _TIMEOUT_S = 30.0
-# A process that was not there is asked last for this long.
+# For this long, a process that could not be reached is asked after all others.
 _SHUN_S = 2.0
-# What a byte of a prompt can come to in the answer: its text and one id of three bytes, with room to spare.
+# Most bytes of an answer for each byte of a prompt: its text and one id of three bytes, with room to spare.
 _ANSWER_BYTES = 8
 _MAX_UINT32 = 0xFFFFFFFF
-# Of the time after which a silent process counts as lost, how often it is looked at.
+# How many checks there are in the time after which a silent process counts as lost.
 _LOOKS = 8
 _CLOSING = "the router is shutting down"
 
@@ -58,11 +58,11 @@ class TokenizerSession:
         self._heard = False
 
     def burden(self) -> tuple[bool, int]:
-        """Sorts processes: those that are there before those that were not, the less busy first."""
+        """The sort key of processes: reachable ones before those that were not, the less busy first."""
         return time.monotonic() < self._shunned_until, len(self._waiting)
 
     async def ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
-        """Returns the answer; `handle` of both is this session's affair.
+        """Returns the answer; this session sets `handle` of both.
 
         Raises the ServiceError that the tier answers with, or TokenizerLost.
         """
@@ -118,8 +118,8 @@ class TokenizerSession:
             self._drop(error)
 
     async def _watch(self) -> None:
-        """Raises TokenizerLost for a process that is asked and stays silent. Time is counted in looks, not on a clock:
-        where this process was held up itself, the other is not to blame.
+        """Raises TokenizerLost for a process that is asked and stays silent. Time is counted in checks, not on a clock:
+        if this process itself was held up, the other one is not to blame.
         """
         look_s = self._silence_limit_s / _LOOKS
         silent = 0

@@ -34,12 +34,13 @@ _RECEIVE_WINDOW = 4096
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # Prompt ids in one message, at most 1 MB: many long prompts at once must not make one beyond the transport's limit.
 _MESSAGE_IDS = 262_144
-# What an id of a prompt takes at most, with room for what goes with the prompt.
+# Most bytes of an id of a prompt, with room for what goes with the prompt.
 _ID_BYTES = 8
-# A load stamp comes with every message. Where none comes, other routers' requests would stay unknown.
+# How often an idle session asks for a load stamp. Stamps come with messages; without messages a router would not
+# learn of other routers' requests.
 _STAMP_AGE_S = 1.0
 _MAX_UINT32 = 0xFFFFFFFF
-# Of the time after which a worker counts as stalled, how often it is looked at.
+# How many checks there are in the time after which a worker counts as stalled.
 _LOOKS = 8
 
 
@@ -152,8 +153,8 @@ class WorkerSession:
 
     @property
     def connection(self) -> int:
-        """The number of the connection that stands, from 1; 0 while none does. Another one is another worker: what it
-        had was lost."""
+        """The number of the connection that stands, from 1; 0 while none does. A new number means that all that the
+        worker had of ours was lost."""
         return self._connections if self._connected else 0
 
     @property
@@ -301,7 +302,7 @@ class WorkerSession:
         """Keeps the load fresh. Returns when a worker that is leaving has nothing of ours left. Raises WorkerLost for
         one that is stalled.
 
-        Time is counted in looks, not on a clock: where this process was held up itself, nobody else stood still.
+        Time is counted in checks, not on a clock: if this process itself was held up, the worker did not stand still.
         """
         look_s = min(_STAMP_AGE_S, self._stall_timeout_s / _LOOKS)
         silent_s = standing_s = 0.0
@@ -350,7 +351,7 @@ class WorkerSession:
             if stream is not None:
                 stream.finishing(finish)
         if not counts and not message.logprobs:
-            # One token for each: a step of a router that keeps up.
+            # One token for each request: an engine step on a session that keeps up.
             for handle, token_id in zip(handles, token_ids):  # noqa: B905  # the lengths have been compared
                 stream = streams.get(handle)
                 if stream is not None:
@@ -372,7 +373,8 @@ class WorkerSession:
                 self._note_read(message.load.read_handle)
 
     def _note_read(self, read_handle: int) -> None:
-        """Takes what the worker has read from what its stamps do not count. Handles are sent, and read, in order."""
+        """Drops the submits that the worker has read from those that its stamps do not count yet. Handles are sent, and
+        read, in order."""
         unread = self._unread
         if any(handle == read_handle for handle, _ in unread):
             handle = 0

@@ -1,4 +1,4 @@
-"""Where a router hears which workers there are: a list from its configuration, or whoever else knows."""
+"""Where a router learns which workers exist: from a list in its configuration, or from another source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerSource(Protocol):
     async def follow(self, members: Membership) -> None:
         """Tells `members` of whoever comes and goes, until cancelled; returns where nothing will change.
 
-        Must outlive failures of what it reads from: a source that cannot be reached changes nothing.
+        It must survive failures of what it reads from: while that cannot be reached, nothing changes.
         """
 
 
@@ -40,4 +40,4 @@ class StaticWorkers:
         return self._addresses
 
     async def follow(self, members: Membership) -> None:
-        """Has nothing to tell."""
+        """Returns at once: the list never changes."""

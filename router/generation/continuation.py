@@ -1,6 +1,6 @@
-"""Answers that a worker left unfinished: who goes on where, when, and for how long that is waited for.
+"""Continues answers that a worker left unfinished: where, when, and how long an answer waits for that.
 
-A worker is lost, drains, or cuts a session off: all that it was generating breaks at once. Each generation that
+When a worker is lost, drains, or cuts a session off, all that it was generating breaks at once. Each generation that
 broke is handed to the router's one `Continuations`, which starts its next leg at once if it can. What it cannot start
 waits:
 
@@ -19,10 +19,10 @@ from typing import NamedTuple, Protocol
 
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 
-# While something waits, how often it is looked whether a worker is ready again.
+# While something waits, how often we check whether a worker is ready again.
 _LOOK_S = 0.1
 _RETRY_AFTER_S = 5.0
-# Legs that no worker took, in one look: the others are tried in the next one. Each costs a choice among the workers.
+# After so many legs that no worker accepted, the rest wait for the next check: each costs a choice among the workers.
 _MOST_REFUSED = 64
 
 
@@ -113,7 +113,7 @@ class Continuations:
         refused = 0
         for generation, wait in list(self._waiting.items()):
             if generation not in self._waiting:
-                continue  # given up together with another one of the same answer
+                continue  # removed meanwhile: another choice of the same answer was given up, and this one with it
             tried = refused < _MOST_REFUSED and self._has_turn(generation)
             if tried:
                 if self._started(generation, wait):
@@ -123,7 +123,7 @@ class Continuations:
                 self._waiting.pop(generation, None)
                 generation.give_up(self._waited_in_vain(wait.error))
             elif tried:
-                # To the end, so that the next look begins with those that this one does not come to.
+                # Moved to the end of the queue, so that the next check begins with those that this one does not reach.
                 self._waiting[generation] = self._waiting.pop(generation)
         if self._waiting:
             self._look_in(_LOOK_S)
@@ -139,7 +139,7 @@ class Continuations:
             generation.start_leg()
         except ServiceError:
             return False
-        except Exception as defect:  # one request's; the others must not wait for ever because of it
+        except Exception as defect:  # of one request: it must not leave the others waiting for ever
             self._waiting.pop(generation, None)
             generation.defect(defect)
             return True

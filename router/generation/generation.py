@@ -11,7 +11,7 @@ socket without passing the pipeline, without an event object, and without touchi
 must: between two engine steps a stream falls out of the processor's caches.
 
 How: the receiver opens it with a table of texts by id and a function that takes a text. `token` looks the id up and
-calls that function. The receiver hears nothing; it counts by `len(ids)` what went past it.
+calls that function. The receiver is not called; from `len(ids)` it knows how many ids went past it.
 
 Invariant: what the caller gets is the same whether the path is open or not. An id that is not in the table goes to the
 receiver, after everything that went past it.
@@ -122,7 +122,7 @@ class Generation:
         # Prompt tokens that the first worker to tell had cached.
         self.cached_tokens = 0
         self._cache_told = False
-        # The longest time in a worker's queue.
+        # The longest time that one of its legs waited in a worker's queue.
         self.queue_s = 0.0
         # When the last id came, on `time.monotonic()`'s clock; 0 before.
         self.last_token = 0.0
@@ -142,7 +142,7 @@ class Generation:
         self._fruitless = 0
         # Between a break and the next id.
         self._resuming = False
-        # The receiver wants no more: what comes is dropped, up to the end.
+        # The receiver wants no more ids: those that still come before the end are dropped.
         self._stopped = False
         # Between `finishing` and `finished`.
         self._ending = False
@@ -180,7 +180,7 @@ class Generation:
             self._leg.session.abort(self._leg.handle)
 
     def close(self) -> None:
-        """Stops the engine's work; the receiver hears nothing more, and is let go of. Safe at any time."""
+        """Stops the engine's work and drops its receiver, which is not called again. Safe at any time."""
         self._drop_leg()
         self._receiver = _NOBODY
 
@@ -252,7 +252,7 @@ class Generation:
             self._cache_told = True
             self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
-        # Fewer ids than it was to bring: the engine has no more, and asking again would go round for ever.
+        # The leg brought fewer ids than asked for: the engine has no more, and every further leg would end the same.
         if self._pauses(finish) and not self._stopped and len(self.ids) >= (self._pause_at or 0):
             self._pause()
         else:
@@ -384,7 +384,7 @@ class Generation:
             self._placement.continuations.forget(self)
 
     def _leg_failed(self, leg: Leg, error: ServiceError) -> None:
-        """Goes on elsewhere where that may help and is allowed; else fails."""
+        """Continues on another worker where that may help and is allowed; else fails."""
         self.close_fast_path()
         self._leave_continuations()
         if error.reason not in _WORTH_ANOTHER_WORKER:
@@ -425,7 +425,7 @@ class Generation:
         except Exception as defect:  # as above
             self._receiver.defect(defect)
         finally:
-            self.close_fast_path()  # what took its texts may know this object
+            self.close_fast_path()  # the function that it writes to may refer to this object
 
 
 def _error_of(finish: worker_pb2.Finish) -> ServiceError:
@@ -445,8 +445,8 @@ _NO_TEXTS: Mapping[int, str | None] = _NoTexts()
 
 
 class _Nobody:
-    """Receives for a generation that has been closed. It keeps no text side alive: in circles with its generations it
-    would stay until a collection, scattered over the memory among what lives long.
+    """The receiver of a closed generation. It stands in for the text side, which would otherwise form a reference cycle
+    with its generation and stay in memory until the garbage collector ran, fragmenting the heap meanwhile.
     """
 
     def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:

@@ -16,7 +16,7 @@ class LegStream(TokenStream, Protocol):
     """Receives the ids of a leg: a generation."""
 
     def give_up(self, error: ServiceError) -> None:
-        """Nothing can go on with this answer; nothing follows."""
+        """No further leg can be started for this answer; nothing follows."""
 
 
 class LegSource(Protocol):
@@ -28,7 +28,7 @@ class LegSource(Protocol):
 
     @property
     def connection(self) -> int:
-        """Another number after a break: another worker, for all that is known."""
+        """A number that changes with each reconnection: behind a new connection may be a new worker process."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class Excluded(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is still the same."""
+        """Whether a session is still this worker on this connection."""
         return self.session.connection == self.connection
 
 

@@ -21,7 +21,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import sampling_pb2
 
-# What waits takes this much memory besides its own bytes.
+# Memory that each waiting event takes besides its own bytes.
 _EVENT_BYTES = 150
 _TEXT_BYTES = 60
 
@@ -85,7 +85,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         return await self._core.explain(request, self._call(given, context))
 
     def _call(self, given_id: str, context: Context) -> Call:
-        """Returns what travels with the call. Raises InvalidRequest for metadata that says nothing that we know."""
+        """Returns what travels with the call. Raises InvalidRequest for metadata values that cannot be read."""
         metadata = dict(context.invocation_metadata() or ())
         remaining = context.time_remaining()
         found = request_id(given_id or _text(metadata.get("x-request-id")))
@@ -158,7 +158,7 @@ class EventQueue:
     async def write(self, answer: Answer, context: Context) -> None:
         """Writes the events up to the usage. Leaving early cancels the answer. Raises the answer's error.
 
-        Not a generator: an event would pass three of them on its way, which costs a tenth of its CPU time.
+        Not a generator: an event would pass three of them on its way, which would cost a tenth of its CPU time.
         """
         self._answer = answer
         try:

@@ -30,10 +30,10 @@ _log = EventLog("chat_session")
 
 # About what a message holds, in bytes. Clients take 4 MB unless told otherwise.
 _MESSAGE_BYTES = 1 << 20
-# A delta's numbers and lengths, and what it takes in memory besides its own bytes.
+# Bytes of a delta's numbers and lengths, and memory that it takes besides its text.
 _DELTA_BYTES = 12
 _DELTA_MEMORY = 100
-# A session has many chats: so many calls' bounds for what is unread.
+# A session has many chats, so it may leave unread as much as this many calls.
 _CALLS = 8
 # Chats of one session that have not ended.
 _MAX_CHATS = 4096
@@ -90,7 +90,7 @@ class ChatSessionWriter:
         try:
             await self._unread.run(self._write(context))
         finally:
-            # Cancelled before anything is waited for: a wait may take long, or be cut short itself.
+            # All are cancelled before any is awaited: a wait may take long, or be cancelled itself.
             self._ended = True
             self._cancel_all()
             await self._tasks.close()
@@ -227,7 +227,7 @@ class _Chat:
         try:
             self._answer = await core.stream_chat(request, call, self)
             if self._cancelled:
-                self._answer.cancel()  # the beginning was complete when its task was cancelled
+                self._answer.cancel()  # the chat had begun in the same turn in which its task was cancelled
         except ServiceError as error:
             self._writer.ended(self, error)
         except Exception as defect:

@@ -1,4 +1,4 @@
-"""TokenizerService on the router's port: clients need no tokenizer tier to ask what a text comes to."""
+"""TokenizerService on the router's port: clients can count and see tokens without a tokenizer tier."""
 
 from __future__ import annotations
 

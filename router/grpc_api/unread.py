@@ -1,6 +1,6 @@
-"""What a gRPC client may leave unread: so many bytes, and for so long. Then its call ends, with an error.
+"""Bounds what a gRPC client may leave unread, in bytes and in time. Beyond them its call ends with an error.
 
-gRPC itself has no such bound: a write to a client that does not read waits for ever, and what is to follow grows.
+gRPC itself has no such bound: a write to a client that does not read waits for ever, while its answers pile up.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Unread:
                 self._task.cancel()
 
     async def run(self, writing: Coroutine[object, object, T]) -> T:
-        """Does the writing. Raises what `end` was given, and SlowReader where one write lasts longer than the limit."""
+        """Runs the call's writer. Raises what `end` was given, and SlowReader where one write exceeds the limit."""
         if self._failed():
             writing.close()
             raise self._told()
@@ -80,11 +80,11 @@ class Unread:
         return self._error
 
     def _look_later(self, written: int) -> None:
-        # Now and then, and not a timer for each write.
+        # One repeating check instead of a timer for each write.
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._look, written)
 
     def _look(self, written: int) -> None:
-        """Ends the call where something has waited since the last look, and nothing was written."""
+        """Ends the call where something has been waiting since the last check and nothing was written."""
         if self._waiting and written == self._written:
             self.end(SlowReader(f"the client read nothing for {self._limit_s:g} seconds"))
         else:

@@ -1,4 +1,4 @@
-"""JSON Schemas that answers are bound to: checked before any engine sees them, and freed of what binds nothing.
+"""JSON Schemas that answers must follow: checked before any engine sees them, without keywords that restrict nothing.
 
 A keyword that would have to be ignored is refused with its path: an answer that breaks a rule of its schema is worse
 than an error. Titles, descriptions and the like are taken out, so that equal forms are equal texts.

@@ -16,8 +16,8 @@ from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 
 PolicyName = Literal["prefix", "least_loaded", "power_of_two", "round_robin", "session_affinity"]
 
-# What one entry of the index stands for, at the least. Each block on its own would cost twice the time and memory for
-# engines with blocks of 16, and tell 16 tokens more.
+# Fewest tokens that one entry of the index stands for. An entry for each block would cost twice the time and memory
+# for engines with blocks of 16, and be more exact by 16 tokens only.
 _INDEXED_TOKENS = 32
 
 # A decoding request takes a share of every step; a queued one must also be finished first.
@@ -66,14 +66,14 @@ class Policy(Protocol):
         """Learns that a worker was given this prompt."""
 
     def forget(self, address: str) -> None:
-        """Learns that a worker has gone or started again: what it had cached is no longer there."""
+        """Learns that a worker has gone or restarted: what it had cached is no longer there."""
 
     def reason(self, candidate: Candidate, prompt: RoutedPrompt) -> str:
         """Says in words what a ranked candidate's place comes from."""
 
 
 class _Policy:
-    """What policies share: a turn for ties, and nothing to learn."""
+    """What policies share: a counter that rotates ties. This base learns nothing."""
 
     def __init__(self, start: int = 0) -> None:
         """`start` is where the turns begin: another number for each router, or all would take the same worker first."""
@@ -141,10 +141,10 @@ class PowerOfTwoPolicy(_Policy):
     """The less loaded one of two that are drawn: routers that know the same stale loads do not all take one worker."""
 
     def rank(self, candidates: Sequence[Candidate], prompt: RoutedPrompt) -> list[Candidate]:
-        """Ranks two drawn ones by load before the others."""
+        """Ranks two workers, drawn at random, by load before the others."""
         ranked = _best_first(_by_load(candidates, prompt), self._turn)
         ready = [candidate for candidate in ranked if candidate.ready]
-        # Equal draws for an equal turn: what Explain shows is what the next request gets.
+        # The draw depends on the turn alone, so that Explain shows what the next request will get.
         drawn = set(random.Random(self._turn).sample([c.address for c in ready], min(2, len(ready))))
         return sorted(ranked, key=lambda candidate: (not candidate.ready, candidate.address not in drawn))
 
@@ -166,7 +166,7 @@ class RoundRobinPolicy(_Policy):
 
 
 class SessionAffinityPolicy(PrefixPolicy):
-    """The requests of a session to one worker, as long as it has not far more to do than the others.
+    """Sends the requests of a session to one worker, as long as that does not have far more to do than the others.
 
     Which worker follows from the session's name and the workers' names alone, so that routers need not tell each other:
     each worker has a number for each session, and the largest one wins. Where a worker goes, only its own
@@ -210,7 +210,7 @@ def make_policy(name: PolicyName, start: int = 0) -> Policy:
 
 
 def _load_cost(candidate: Candidate, new_tokens: int) -> float:
-    """Returns what `new_tokens` to compute find ahead of them, and what the blocks cost that are not free for them."""
+    """Returns the cost of the work ahead of `new_tokens` on a worker, and of the KV blocks that they lack there."""
     cost = candidate.pending_prompt_tokens + _RUNNING_COST * candidate.running + _QUEUED_COST * candidate.queued
     if candidate.free_kv_blocks >= 0:
         cost += _NO_BLOCK_COST * max(0, new_tokens - candidate.free_kv_blocks * candidate.block_tokens)
@@ -242,7 +242,7 @@ def _scored(candidate: Candidate, score: float, expected_cached_tokens: int = 0)
 
 
 def _best_first(candidates: list[Candidate], turn: int) -> list[Candidate]:
-    # Ties go round: with equal scores a fixed order would load the first worker only.
+    # Ties rotate: with equal scores a fixed order would load the first worker only.
     count = max(1, len(candidates))
     order = sorted(
         range(len(candidates)), key=lambda i: (not candidates[i].ready, -candidates[i].score, (i - turn) % count)

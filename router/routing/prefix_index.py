@@ -30,8 +30,8 @@ class PrefixIndex:
         self._max_blocks = max_blocks
         # Least recently recorded first.
         self._holders: dict[int, frozenset[_Holder]] = {}
-        # By worker. One set for each: most blocks have one holder, and a set of their own would be half of what they
-        # cost.
+        # For each worker the set of it alone, shared by its blocks: most blocks have one holder, and a set for each of
+        # them would be half of its memory.
         self._alone: dict[str, frozenset[_Holder]] = {}
 
     def match(self, hashes: Sequence[int]) -> Mapping[str, int]:
@@ -68,7 +68,7 @@ class PrefixIndex:
             if value not in known:
                 new_from = position
                 break
-        # The last blocks go in first: of a prefix that is forgotten in part, the beginning must be what is left.
+        # The last blocks are recorded first and so forgotten first: what is left of a prefix must be its beginning.
         known.update(dict.fromkeys(reversed(hashes[new_from:]), alone))
         for value in reversed(hashes[:new_from]):
             holders = known.pop(value)
@@ -77,7 +77,7 @@ class PrefixIndex:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        # Some more than needed: finding the first entry of a dict is slow after many were taken from its beginning.
+        # More than needed are removed at once: a dict's first entry is slow to find after many removals before it.
         surplus = len(self._holders) - self._max_blocks + self._max_blocks // _SPARE_SHARE
         for value in list(islice(self._holders, surplus)):
             del self._holders[value]
