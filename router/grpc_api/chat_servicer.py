@@ -163,6 +163,9 @@ class EventQueue:
         self._answer = answer
         try:
             await self._unread.run(self._write(context))
+        except ServiceError as error:
+            answer.fail(error)  # recorded as what it is, and not as its caller's wish
+            raise
         finally:
             answer.cancel()
 

@@ -89,6 +89,9 @@ class ChatSessionWriter:
         self._tasks.start(self._read(requests), name="chat-session-reader")
         try:
             await self._unread.run(self._write(context))
+        except ServiceError as error:
+            self._fail_all(error)
+            raise
         finally:
             # All are cancelled before any is awaited: a wait may take long, or be cancelled itself.
             self._ended = True
@@ -162,7 +165,7 @@ class ChatSessionWriter:
             self._error = error
             self._full.clear()
             self._page = _Page()
-            self._cancel_all()
+            self._fail_all(error)
             self._unread.end(error)
 
     def _take_page(self) -> _Page:
@@ -175,6 +178,11 @@ class ChatSessionWriter:
         chats, self._chats = self._chats, {}
         for chat in chats.values():
             chat.cancel()
+
+    def _fail_all(self, error: ServiceError) -> None:
+        chats, self._chats = self._chats, {}
+        for chat in chats.values():
+            chat.fail(error)
 
     async def _read(self, requests: AsyncIterator[chat_pb2.ChatSessionRequest]) -> None:
         try:
@@ -241,6 +249,12 @@ class _Chat:
             self._answer.cancel()
         elif self.beginning is not None:
             self.beginning.cancel()
+
+    def fail(self, error: ServiceError) -> None:
+        """Stops the engine's work because of an error, which the answer is recorded with."""
+        if self._answer is not None:
+            self._answer.fail(error)
+        self.cancel()
 
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Packs plain text; everything else, and text that has tokens attached, goes as a typed event."""

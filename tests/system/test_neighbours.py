@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from qwenserve.type.v1 import sampling_pb2
 from tests.system.requests import chat
 from tests.system.stack import running_stack, stack_config, until
 from tests.system.test_grpc import rest_of
+from tests.system.test_limits import outcomes
 
 LENGTH = sampling_pb2.FINISH_REASON_LENGTH
 
@@ -38,10 +40,12 @@ async def test_log_probabilities_do_not_fill_the_session_of_others() -> None:
 
 
 @pytest.mark.parametrize("session", [False, True])
-async def test_a_grpc_client_that_does_not_read_loses_its_call_and_its_engine_work(session: bool) -> None:
+@pytest.mark.parametrize("limits", [{"grpc__write_buffer_bytes": 4096}, {"grpc__write_timeout_s": 0.2}])
+async def test_a_grpc_client_that_does_not_read_loses_its_call_and_its_engine_work(
+    limits: dict[str, float], session: bool
+) -> None:
     """Its answers are a megabyte: much more than the transport takes ahead of a reader."""
-    config = stack_config(grpc__write_buffer_bytes=4096, worker__max_running=16)
-    async with running_stack(config) as stack:
+    async with running_stack(stack_config(**limits, worker__max_running=16)) as stack:
         # 64 kB are taken ahead; with the default probing it is up to 4 MB.
         narrow = [("grpc.http2.bdp_probe", 0)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.router.grpc_port}", options=narrow) as channel:
@@ -55,10 +59,41 @@ async def test_a_grpc_client_that_does_not_read_loses_its_call_and_its_engine_wo
                 call = stub.StreamChatCompletion(request)
             await call.read()
             await stack.until_idle()
+            while not (ended := await outcomes(stack)):  # the engine may be done before the client has been given up
+                pass
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await rest_of(call)
 
         assert from_rpc_error(caught.value).reason == "SLOW_READER"
+        assert ended.keys() == {'qwenserve_requests_total{kind="chat",outcome="slow_reader"}'}
+
+
+@pytest.mark.parametrize("session", [False, True])
+async def test_a_grpc_client_that_leaves_is_no_event_for_an_operator(
+    session: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of an answer: by cancelling its call, and by closing its connection."""
+    endless = chat(max_tokens=4000, ignore_eos=True)
+    async with running_stack(stack_config(worker__simulated__step_ms=1)) as stack:
+        for closes in (False, True):
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.router.grpc_port}") as channel:
+                stub = chat_pb2_grpc.ChatServiceStub(channel)
+                if session:
+                    call = stub.ChatSession()
+                    submits = [chat_pb2.ChatSubmit(handle=1, request=endless)]
+                    await call.write(chat_pb2.ChatSessionRequest(submits=submits))
+                else:
+                    call = stub.StreamChatCompletion(endless)
+                await call.read()
+                if closes:
+                    await channel.close()
+                else:
+                    call.cancel()
+                await stack.until_idle()
+        while sum((await outcomes(stack)).values()) < 2:
+            pass
+
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_router_refuses_what_is_more_than_it_takes_and_says_when_to_come_back() -> None:

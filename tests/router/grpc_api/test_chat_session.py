@@ -220,7 +220,7 @@ async def test_a_client_that_does_not_read_loses_its_chats_at_once_and_memory_st
         sent += 1
         assert sent < 1000
 
-    assert core.answers[1].cancelled
+    assert [answer.ended for answer in core.answers] == [True, True]
     with pytest.raises(SlowReader):
         [message async for message in client.responses]
 
@@ -337,7 +337,7 @@ async def test_a_client_that_reads_nothing_for_too_long_is_left() -> None:
 
     with pytest.raises(SlowReader):
         await asyncio.wait_for(writing, 5)
-    assert answer.cancelled
+    assert (answer.ended, answer.cancelled) == (True, True)
 
 
 async def test_plain_text_that_waited_leaves_as_one_event_in_its_place() -> None:
