@@ -109,7 +109,7 @@ def _from_gguf(path: Path, cache_bytes: int) -> ModelAssets:
     if not isinstance(source, str):
         raise AssetError(f"{path} has no chat template; use a file converted with one, or the model's directory")
     window = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    if not isinstance(window, int):
+    if type(window) is not int or not 1 <= window < _NO_LIMIT:
         raise AssetError(f"{path} does not say its context length; convert the model again")
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     named = {
@@ -164,11 +164,16 @@ def _eos_of_directory(
     path: Path, tokenizer: Tokenizer, configs: tuple[Mapping[str, Any], ...], settings: Mapping[str, Any]
 ) -> frozenset[int]:
     for config in configs:
-        given = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
-        if isinstance(given, int):
-            return frozenset((given,))
-        if isinstance(given, list) and given:
-            return frozenset(given)
+        given = config.get("eos_token_id", _nested(config).get("eos_token_id"))
+        ids = given if isinstance(given, list) else [given]
+        if given is None or not ids:
+            continue
+        if not all(type(each) is int and each >= 0 for each in ids):
+            raise AssetError(
+                f"{path}: eos_token_id in generation_config.json or config.json must be token ids, got "
+                f"{str(given)[:60]}; download both again"
+            )
+        return frozenset(ids)
     token = tokenizer.id_of(_special_tokens(settings).get("eos_token", ""))
     if token is None:
         raise AssetError(f"{path} names no end token; add eos_token_id to generation_config.json")
@@ -186,15 +191,26 @@ def _eos_of_gguf(path: Path, tokenizer: Tokenizer, metadata: Mapping[str, Any]) 
 
 
 def _window_of_directory(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    nested = config.get("text_config", {})
-    for window in (
-        config.get("max_position_embeddings"),
-        nested.get("max_position_embeddings"),
-        settings.get("model_max_length"),
-    ):
-        if isinstance(window, (int, float)) and 0 < window < _NO_LIMIT:
-            return int(window)
-    raise AssetError(f"{path / 'config.json'} is missing or has no max_position_embeddings; download it again")
+    name = "max_position_embeddings"
+    for own in (config.get(name), _nested(config).get(name)):
+        if own is None:
+            continue
+        if isinstance(own, bool) or not isinstance(own, (int, float)) or not 1 <= own < _NO_LIMIT:
+            raise AssetError(
+                f"{path / 'config.json'}: {name} must be a number from 1 to {_NO_LIMIT}, got {str(own)[:60]}; "
+                "download it again"
+            )
+        return int(own)
+    window = settings.get("model_max_length")
+    if isinstance(window, (int, float)) and 1 <= window < _NO_LIMIT:
+        return int(window)
+    raise AssetError(f"{path / 'config.json'} is missing or has no {name}; download it again")
+
+
+def _nested(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part about text, in models with more than text."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else {}
 
 
 def _defaults(found: Mapping[str, Any]) -> Mapping[str, float | int]:

@@ -130,6 +130,32 @@ def test_broken_directories(model, message):
     assert str(model) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [-1, 0, 10**30, float("inf"), float("nan"), True, "8", [], {}])
+@pytest.mark.parametrize("nested", [False, True])
+def test_absurd_windows_are_named(model, value, nested):
+    """A window that is none is not made up for by another file's."""
+    window = {"max_position_embeddings": value}
+    edit(model / "config.json", **({"max_position_embeddings": None, "text_config": window} if nested else window))
+
+    with pytest.raises(AssetError, match=r"config\.json: max_position_embeddings"):
+        load_assets(model)
+
+
+@pytest.mark.parametrize("value", [-1, "x", {}, True, [-1], [None], [[]], 1.5])
+def test_absurd_end_ids_are_named(model, value):
+    edit(model / "generation_config.json", eos_token_id=value)
+
+    with pytest.raises(AssetError, match="eos_token_id"):
+        load_assets(model)
+
+
+@pytest.mark.parametrize("nested", [None, [], "x", 3])
+def test_an_odd_nested_configuration_is_none(model, nested):
+    edit(model / "config.json", text_config=nested)
+
+    assert load_assets(model).max_model_len > 0
+
+
 def test_paths_that_are_no_model(tmp_path):
     """Neither missing paths nor other files load."""
     other = tmp_path / "weights.bin"

@@ -13,6 +13,8 @@ import pytest
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.worker.engine_choice import ENGINES, build_engine, engine_settings, prepare_model
 from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp.gguf_files.convert import WeightType, plan_conversion
+from qwenserve.worker.engines.llamacpp.random_model import make_random_model
 from qwenserve.worker.engines.simulated.build import simulated_config
 from qwenserve.worker.engines.simulated.engine import Faults
 from qwenserve.worker.engines.simulated.settings import Settings
@@ -46,6 +48,36 @@ def test_a_broken_directory_is_named(tmp_path: Path, content: str):
 
     with pytest.raises(EngineError, match=r"config\.json"):
         read_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name in ("vocab_size", "max_position_embeddings") for value in (-1, 0, 1.5, 2**31, 10**30)),
+        *(
+            (name, value)
+            for name in ("vocab_size", "max_position_embeddings")
+            for value in (True, "8", [], float("inf"))
+        ),
+        *(("eos_token_id", value) for value in (-1, 4096, [], [-1], ["x"], {}, True, None, 2**80)),
+    ],
+)
+def test_absurd_sizes_are_named(tmp_path: Path, field: str, value: Any):
+    with pytest.raises(EngineError, match=field):
+        read_directory(model_directory(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_attention_heads", "num_hidden_layers", "head_dim", "vocab_size"])
+@pytest.mark.parametrize("value", [-64, 0, 10**12, "64", []])
+def test_absurd_sizes_are_named_before_weights_are_converted_or_made(tmp_path: Path, field: str, value: Any):
+    directory = write_model(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text()) | {field: value}
+    (directory / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(EngineError, match=rf"config\.json: {field}"):
+        plan_conversion(directory, WeightType.F32)
+    with pytest.raises(EngineError, match=rf"config\.json: {field}"):
+        make_random_model(directory, tmp_path / "copy")
 
 
 def test_settings_become_a_timing_model_of_the_model():

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qwenserve.worker.model_facts import check_shapes
+
 # Wide enough that greedy choices are rarely near-ties, so that two engines can be compared.
 _SPREAD = 0.08
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -32,6 +34,7 @@ def make_random_model(source: Path, target: Path, *, seed: int = 0, dtype: str =
         if (source / name).exists() and source != target:
             shutil.copyfile(source / name, target / name)
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    check_shapes(target, config)
     temporary = target / f"model.safetensors.{os.getpid()}.tmp"
     _write_safetensors(temporary, dict(_shapes(config)), seed, dtype)
     os.replace(temporary, target / "model.safetensors")
@@ -51,8 +54,9 @@ def random_copy(source: Path, cache: Path) -> Path:
 
 
 def _shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, head_dim = config["hidden_size"], config["head_dim"]
+    hidden = config["hidden_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
     yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
     for n in range(config["num_hidden_layers"]):
         layer = f"model.layers.{n}"

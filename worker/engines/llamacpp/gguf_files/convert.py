@@ -21,6 +21,7 @@ from qwenserve.worker.engines.llamacpp.gguf_files import marks, vocabulary
 from qwenserve.worker.engines.llamacpp.gguf_files.checkpoint import StoredTensor, stored_tensors
 from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, padded, place
 from qwenserve.worker.engines.llamacpp.gguf_files.plan import FilePlan, Segment
+from qwenserve.worker.model_facts import check_shapes
 from qwenserve.worker.weight_files import weight_files
 
 _U32, _F32, _TEXT = GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING
@@ -77,6 +78,7 @@ def plan_conversion(directory: Path, weights: WeightType) -> FilePlan:
     """Plans the GGUF of a Hugging Face directory. Raises EngineError for what cannot be converted."""
     config = read_json(directory / "config.json")
     arch = _architecture(config, directory)
+    check_shapes(directory, config)
     files = weight_files(directory)
     if not files:
         raise EngineError(f"{directory} has no *.safetensors weights; download the whole model directory")
