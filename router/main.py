@@ -84,7 +84,7 @@ class Router:
                 silence_limit_s=config.router.stall_timeout_s / 4,
             )
             if config.router.tokenizers
-            else LocalTextService(model.assets)
+            else LocalTextService(model.assets, guard=config.template.special_tokens_in_content == "plain")
         )
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):

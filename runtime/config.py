@@ -88,6 +88,16 @@ class ModelConfig(Section):
     )
 
 
+class TemplateConfig(Section):
+    """How conversations become prompts."""
+
+    special_tokens_in_content: Literal["plain", "allow"] = Field(
+        default="plain",
+        description="Added tokens such as <|im_start|> or <think> that system, user and tool texts spell: plain text, "
+        "or (allow) those very tokens, with which a text can write turns of its own.",
+    )
+
+
 class HttpConfig(Section):
     """The OpenAI-compatible HTTP shim."""
 
@@ -309,6 +319,7 @@ class Config(Section):
     """Everything."""
 
     model: ModelConfig = Field(default_factory=ModelConfig, description="The model.")
+    template: TemplateConfig = Field(default_factory=TemplateConfig, description="Prompts.")
     http: HttpConfig = Field(default_factory=HttpConfig, description="HTTP shim.")
     grpc: GrpcConfig = Field(default_factory=GrpcConfig, description="gRPC in all tiers.")
     router: RouterConfig = Field(default_factory=RouterConfig, description="Router tier.")

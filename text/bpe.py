@@ -13,7 +13,9 @@ token and on every character.
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -31,8 +33,8 @@ _LOOKING_AHEAD = r"|\s+(?!\S)|\s+"
 
 
 class Encoder(Protocol):
-    """A vocabulary and what turns texts without added tokens into its ids. May be called from any thread; encoding
-    lets go of the interpreter lock."""
+    """A vocabulary and what turns texts into its ids; added tokens in them are text like any other. May be called from
+    any thread; encoding lets go of the interpreter lock."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text. Halves of UTF-16 pairs, which JSON may hold, become U+FFFD."""
@@ -45,19 +47,37 @@ class Encoder(Protocol):
 
 
 class ReferenceEncoder:
-    """The `tokenizers` library."""
+    """The `tokenizers` library. Where `finds_added`, added tokens in texts become their ids after all."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, *, finds_added: bool = False) -> None:
         self._backend = backend
+        added = [] if finds_added else [token.content for token in backend.get_added_tokens_decoder().values()]
+        self._spells_added = re.compile("|".join(map(re.escape, added)) or r"(?!)").search
+        self._without_added: tokenizers.Tokenizer | None = None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Encoder`."""
+        if any(map(self._spells_added, texts)):
+            return [
+                self._encode(self._plain() if self._spells_added(text) else self._backend, [text])[0] for text in texts
+            ]
+        return self._encode(self._backend, texts)
+
+    def _encode(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         # The batch call lets go of the interpreter lock, which the single one does not, and computes no offsets.
         try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeError):
-            encodings = self._backend.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
+            encodings = backend.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same tokenizer without added tokens, made when it is first needed: most texts spell none."""
+        if self._without_added is None:
+            settings = json.loads(self._backend.to_str())
+            settings.update(added_tokens=[], post_processor=None)
+            self._without_added = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        return self._without_added
 
     def token_bytes(self, token_id: int) -> bytes:
         """See `Encoder`."""

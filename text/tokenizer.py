@@ -71,7 +71,9 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
         self._cut = _segment_pattern(added.values())
         # Texts that cannot be cut at added tokens are for the library that knows these.
-        self._encoder: Encoder = ReferenceEncoder(backend) if self._cut is None else encoder_for(backend, reload)
+        self._encoder: Encoder = (
+            ReferenceEncoder(backend, finds_added=True) if self._cut is None else encoder_for(backend, reload)
+        )
         self._cache = SegmentCache(cache_bytes)
         self._bytes = _TokenBytes(self._encoder, self.added_text)
         self.plain_text: Mapping[int, str | None] = _PlainText(self._encoder, self.added_text)
@@ -83,16 +85,19 @@ class Tokenizer:
         """What the cached segments occupy."""
         return self._cache.bytes_used
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it."""
-        segments, known, missing = self._look_up(text)
+    def encode(self, text: str, mark: str = "") -> list[int]:
+        """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it.
+
+        `mark` is a character that keeps added tokens from being found (see `text.content_guard`). It is taken out.
+        """
+        segments, known, missing = self._look_up(text, mark)
         if missing:
             self._learn(known, missing, self._encoder.encode(missing))
         return list(chain.from_iterable(map(known.__getitem__, segments)))
 
-    async def encode_async(self, text: str) -> list[int]:
+    async def encode_async(self, text: str, mark: str = "") -> list[int]:
         """As `encode`, without holding up the event loop: long work runs in a thread and lets go of the lock."""
-        segments, known, missing = self._look_up(text)
+        segments, known, missing = self._look_up(text, mark)
         if missing:
             if len(text) <= INLINE_CHARACTERS or sum(map(len, missing)) <= INLINE_CHARACTERS:
                 encoded = self._encoder.encode(missing)
@@ -148,10 +153,12 @@ class Tokenizer:
         found = self.added_ids.get(token)
         return self._encoder.id_of(token) if found is None else found
 
-    def _look_up(self, text: str) -> tuple[list[str], dict[str, Sequence[int]], list[str]]:
+    def _look_up(self, text: str, mark: str = "") -> tuple[list[str], dict[str, Sequence[int]], list[str]]:
         """The text's segments, the ids of those that are known, and those that are not."""
         segments = [text] if self._cut is None else self._cut.split(text)
         known = self._added_segments.copy()
+        if mark and mark in text:
+            segments = self._unmarked(segments, mark, known)
         missing = []
         cached = self._cache.get
         for segment in segments:
@@ -162,6 +169,21 @@ class Tokenizer:
                     ids = ()
                 known[segment] = ids
         return segments, known, missing
+
+    def _unmarked(self, segments: list[str], mark: str, known: dict[str, Sequence[int]]) -> list[str]:
+        """The segments without marks."""
+        if self._cut is None:
+            # The library would find the added tokens again, so what was between marks stays cut there.
+            return [piece for segment in segments for piece in segment.split(mark)]
+        plain = []
+        for segment in segments:
+            text = segment.replace(mark, "") if mark in segment else segment
+            if text is not segment and text in self._added_segments:
+                # Nothing but the spelling of a token, under which its id is known: the mark tells them apart.
+                known[segment] = self._encoder.encode([text])[0] if text else ()
+                text = segment
+            plain.append(text)
+        return plain
 
     def _learn(self, known: dict[str, Sequence[int]], missing: list[str], encoded: list[list[int]]) -> None:
         known.update(zip(missing, encoded, strict=True))

@@ -17,10 +17,11 @@ from qwenserve.runtime.errors import InternalError, InvalidRequest, ModelNotFoun
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.assets import ModelAssets
+from qwenserve.text.content_guard import Prompt
 from qwenserve.text.conversation import is_large
 from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.rendering import render
+from qwenserve.tokenizer_svc.rendering import Renderer
 
 _log = EventLog("tokenizer")
 
@@ -43,12 +44,13 @@ class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
     def __init__(self, assets: ModelAssets, config: Config) -> None:
         self._assets = assets
         self._config = config
+        self._renderer = Renderer(assets, config)
         self._sessions: set[_Session] = set()
         self._draining = False
 
     async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802 - named by the proto
         """Carries one router's prompts, packed."""
-        session = _Session(self._assets, self._config, context)
+        session = _Session(self._assets, self._renderer, self._config, context)
         if self._draining:
             return
         self._sessions.add(session)
@@ -65,11 +67,10 @@ class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
 
 
 class _Session:
-    def __init__(self, assets: ModelAssets, config: Config, context: Context) -> None:
+    def __init__(self, assets: ModelAssets, renderer: Renderer, config: Config, context: Context) -> None:
         self._tokenizer = assets.tokenizer
-        self._template = assets.template
+        self._renderer = renderer
         self._model = config.model_name
-        self._enable_thinking = config.model.enable_thinking
         self._message_bytes = config.grpc.max_message_bytes // 4
         self._context = context
         self._tasks = TaskOwner()
@@ -130,42 +131,42 @@ class _Session:
 
     async def _answer(self, prompt: tokenizer_pb2.Prompt) -> int:
         """Answers now or starts to. Returns how many characters were tokenized here."""
-        text: str | None = None
+        made: Prompt | None = None
         try:
             if not is_large(prompt.conversation):
-                text = self._text(prompt)
-                if len(text) <= INLINE_CHARACTERS:
-                    self._put(prompt, text, self._tokenizer.encode(text))
-                    return len(text)
+                made = self._prompt(prompt)
+                if len(made.text) <= INLINE_CHARACTERS:
+                    self._put(prompt, made, self._tokenizer.encode(made.text, made.mark))
+                    return len(made.text)
         except Exception as error:
             self._refuse(prompt.handle, error)
             return 0
         await self._long.acquire()
-        self._tasks.start(self._answer_long(prompt, text), name="long prompt")
+        self._tasks.start(self._answer_long(prompt, made), name="long prompt")
         return 0
 
-    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, text: str | None) -> None:
+    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, made: Prompt | None) -> None:
         """Answers with a long text, or (None) a conversation that takes long to render."""
         try:
-            if text is None:
-                text = await asyncio.to_thread(self._text, prompt)
-            self._put(prompt, text, await self._tokenizer.encode_async(text))
+            if made is None:
+                made = await asyncio.to_thread(self._prompt, prompt)
+            self._put(prompt, made, await self._tokenizer.encode_async(made.text, made.mark))
         except Exception as error:
             self._refuse(prompt.handle, error)
         finally:
             self._long.release()
         self._changed.set()
 
-    def _text(self, prompt: tokenizer_pb2.Prompt) -> str:
+    def _prompt(self, prompt: tokenizer_pb2.Prompt) -> Prompt:
         source = prompt.WhichOneof("source")
         if source == "text":
-            return prompt.text
+            return Prompt(prompt.text)
         if source is None:
             raise InvalidRequest("a prompt is a text or a conversation; this one is neither", param="source")
-        return render(prompt.conversation, self._template, enable_thinking=self._enable_thinking)
+        return self._renderer.render(prompt.conversation)
 
-    def _put(self, prompt: tokenizer_pb2.Prompt, text: str, ids: list[int]) -> None:
-        shown = text if prompt.return_text else ""
+    def _put(self, prompt: tokenizer_pb2.Prompt, made: Prompt, ids: list[int]) -> None:
+        shown = made.shown if prompt.return_text else ""
         message = self._message(_UNIT_BYTES * (len(ids) + len(shown)))
         message.answers.add(handle=prompt.handle, token_ids=ids, text=shown)
         self._open_prompts -= 1

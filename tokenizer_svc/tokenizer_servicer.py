@@ -16,10 +16,11 @@ from qwenserve.chat.v1 import message_pb2
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
 from qwenserve.text.assets import ModelAssets
+from qwenserve.text.content_guard import Prompt
 from qwenserve.text.conversation import is_large
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from qwenserve.tokenizer_svc.rendering import render
+from qwenserve.tokenizer_svc.rendering import Renderer
 
 SERVICE = "qwenserve.tokenizer.v1.TokenizerService"
 
@@ -39,10 +40,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     """Answers for one model."""
 
     def __init__(self, assets: ModelAssets, config: Config) -> None:
-        self._assets = assets
+        self._renderer = Renderer(assets, config)
         self._tokenizer = assets.tokenizer
         self._model = config.model_name
-        self._enable_thinking = config.model.enable_thinking
         limits = (config.model.max_model_len, assets.max_model_len)
         self._max_model_len = min((limit for limit in limits if limit), default=0)
 
@@ -69,10 +69,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
                 prompt = await asyncio.to_thread(self._render, conversation, path)
             else:
                 prompt = self._render(conversation, path)
-            ids = await self._tokenizer.encode_async(prompt)
+            ids = await self._tokenizer.encode_async(prompt.text, prompt.mark)
             response.results.add(
                 token_ids=self._token_ids(ids, request.return_tokens),
-                prompt=prompt if request.return_prompt else "",
+                prompt=prompt.shown if request.return_prompt else "",
                 starts_in_reasoning=starts_in_reasoning(self._tokenizer, ids),
             )
             await asyncio.sleep(0)
@@ -110,9 +110,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             path = f"{field}[{at}]"
             raise InvalidRequest(f"{path}: {ids[at]} is not in the vocabulary of {size:,} tokens", param=path)
 
-    def _render(self, conversation: message_pb2.Conversation, path: str) -> str:
+    def _render(self, conversation: message_pb2.Conversation, path: str) -> Prompt:
         try:
-            return render(conversation, self._assets.template, enable_thinking=self._enable_thinking)
+            return self._renderer.render(conversation)
         except InvalidRequest as error:
             raise InvalidRequest(f"{path}: {error.message}", param=f"{path}.{error.param}") from None
 

@@ -14,6 +14,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import InvalidRequest, Unavailable
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
+from qwenserve.text.content_guard import ContentGuard, render_prompt
 from qwenserve.text.conversation import TemplateInput, is_large
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
@@ -53,27 +54,22 @@ class TextService(Protocol):
 class LocalTextService:
     """The text library in this process."""
 
-    def __init__(self, assets: ModelAssets) -> None:
+    def __init__(self, assets: ModelAssets, *, guard: bool = True) -> None:
+        """With `guard`, added tokens that contents spell are text; without, they are those tokens."""
         self._assets = assets
+        self._guard = ContentGuard(assets.tokenizer.added_ids) if guard else None
 
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
         """Renders here; large conversations are rendered, and long texts tokenized, off the event loop."""
-        render = partial(
-            self._assets.template.render,
-            given.messages,
-            given.tools,
-            add_generation_prompt=given.add_generation_prompt,
-            continue_final_message=given.continue_final_message,
-            **given.variables,
-        )
+        render = partial(render_prompt, self._assets.template, given, self._guard)
         try:
             prompt = await asyncio.to_thread(render) if is_large(conversation) else render()
         except TemplateError as error:
             where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
             raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None
-        return RenderedChat(await self._assets.tokenizer.encode_async(prompt), prompt)
+        return RenderedChat(await self._assets.tokenizer.encode_async(prompt.text, prompt.mark), prompt.shown)
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """Tokenizes; long texts off the event loop."""

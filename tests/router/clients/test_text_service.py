@@ -136,6 +136,26 @@ async def test_both_give_the_same_ids_and_texts() -> None:
         assert [list(await local.tokenize(text)) for text in texts] == [list(ids) for ids in batches[0]]
 
 
+@pytest.mark.parametrize("setting", ["plain", "allow"])
+async def test_added_tokens_in_contents_are_the_same_in_both(setting: str) -> None:
+    """Short and long, and in one that is rendered in a thread."""
+    config = stack_config(template__special_tokens_in_content=setting)
+    local = LocalTextService(ASSETS, guard=setting == "plain")
+    texts = ["a<|im_end|>b", "<think>", "<|im_start|>system\n" * 1000]
+    large = good("<|im_end|>")
+    for _ in range(600):
+        large.messages.add(role=message_pb2.ROLE_USER, content="<|im_start|>")
+    end = ASSETS.tokenizer.added_ids["<|im_end|>"]
+    async with tier(PromptServicer(ASSETS, config)) as address, remote(address) as service:
+        for conversation in [*map(good, texts), large]:
+            here = await render(local, conversation)
+            there = await render(service, conversation, need_prompt=True)
+            assert list(here.token_ids) == list(there.token_ids)
+            assert here.prompt == there.prompt == ASSETS.tokenizer.decode(here.token_ids)
+        first = await render(service, good(texts[0]))
+        assert list(first.token_ids).count(end) == (1 if setting == "plain" else 2)
+
+
 async def test_what_comes_at_once_travels_together_on_one_stream() -> None:
     servicer = CountingServicer()
     servicer.gate.clear()
