@@ -45,7 +45,7 @@ class ServicePages:
             Endpoint("GET", "/", "pages", self.root, errors, guarded=False),
             Endpoint("GET", "/page/{name}", "pages", self._chat_page.file, errors, guarded=False, quiet=True),
             Endpoint("GET", "/healthz", "pages", self.healthz, errors, guarded=False, quiet=True),
-            # What other servers call these.
+            # The names that other servers have for these pages.
             Endpoint("GET", "/health", "pages", self.readyz, errors, guarded=False, quiet=True),
             Endpoint("GET", "/ping", "pages", self.healthz, errors, guarded=False, quiet=True),
             Endpoint("GET", "/version", "pages", self.version, errors),
@@ -62,7 +62,7 @@ class ServicePages:
         return await self.overview(exchange)
 
     async def overview(self, exchange: Exchange) -> Reply:
-        """Where everything is."""
+        """The addresses of all pages."""
         return exchange.reply(to_json({"service": "qwenserve", "api": "/v1", "docs": "/docs", "ready": "/readyz"}))
 
     async def version(self, exchange: Exchange) -> Reply:
@@ -87,7 +87,7 @@ class ServicePages:
 
     async def openapi(self, exchange: Exchange) -> Reply:
         """The OpenAPI document."""
-        # Made once, at the first look: start-up need not wait for it.
+        # Made once, when it is first asked for: start-up need not wait for it.
         self._document = self._document or to_json(document((*self._faces, *self.endpoints())))
         return exchange.reply(self._document)
 

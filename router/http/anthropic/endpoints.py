@@ -22,7 +22,7 @@ from qwenserve.tokenizer.v1 import tokenizer_pb2
 _FIELDS = fields()
 # Where that API's clients look for the request's id.
 _ID = "request-id"
-_TAKERS = {name: field.taker for name, field in _FIELDS.items()}
+_APPLIERS = {name: field.apply for name, field in _FIELDS.items()}
 MESSAGES_BODY = BodyModel(
     "MessagesRequest", {name: field.kind for name, field in _FIELDS.items()}, required="messages"
 )  # fmt: skip
@@ -83,6 +83,6 @@ class MessagesEndpoints:
 
 def _read(body: bytes) -> MessagesDraft:
     draft = MessagesDraft()
-    fill(draft, _TAKERS, MESSAGES_BODY.read(body))
+    fill(draft, _APPLIERS, MESSAGES_BODY.read(body))
     draft.finish()
     return draft

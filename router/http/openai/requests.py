@@ -18,14 +18,14 @@ def _kinds(face: Face) -> dict[str, Any]:
 CHAT_BODY = BodyModel("ChatCompletionRequest", _kinds(Face.CHAT), required="messages")
 COMPLETION_BODY = BodyModel("CompletionRequest", _kinds(Face.COMPLETION), required="prompt")
 
-_CHAT_TAKERS = {name: field.taker for name, field in fields_of(Face.CHAT).items()}
-_COMPLETION_TAKERS = {name: field.taker for name, field in fields_of(Face.COMPLETION).items()}
+_CHAT_APPLIERS = {name: field.apply for name, field in fields_of(Face.CHAT).items()}
+_COMPLETION_APPLIERS = {name: field.apply for name, field in fields_of(Face.COMPLETION).items()}
 
 
 def read_chat(values: Mapping[str, Any]) -> ChatDraft:
     """Turns the checked fields of a chat into its message. Raises InvalidRequest or Unsupported naming the field."""
     draft = ChatDraft()
-    fill(draft, _CHAT_TAKERS, values)
+    fill(draft, _CHAT_APPLIERS, values)
     draft.finish()
     return draft
 
@@ -33,6 +33,6 @@ def read_chat(values: Mapping[str, Any]) -> ChatDraft:
 def read_completion(values: Mapping[str, Any]) -> CompletionDraft:
     """Like `read_chat`, for a completion."""
     draft = CompletionDraft()
-    fill(draft, _COMPLETION_TAKERS, values)
+    fill(draft, _COMPLETION_APPLIERS, values)
     draft.finish()
     return draft

@@ -165,7 +165,7 @@ def _tokenize_request(body: bytes) -> _Tokenize:
         if field is None:
             draft.ignored.append(name)
         else:
-            field.taker(draft, value)
+            field.apply(draft, value)
     chat = tokenizer_pb2.TokenizeChatRequest(
         model=model, conversations=[draft.conversation], return_prompt=with_prompt, return_tokens=with_tokens
     )

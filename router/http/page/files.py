@@ -14,7 +14,7 @@ from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.errors import NotFound
 
-# Nothing from elsewhere, nothing inline, in no frame; markup can become nodes through DOMPurify's policy alone.
+# No foreign resources, no inline scripts, no frames; markup becomes nodes only through DOMPurify's policy.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify"

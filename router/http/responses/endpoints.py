@@ -19,7 +19,7 @@ from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
 
 _FIELDS = fields()
-_TAKERS = {name: field.taker for name, field in _FIELDS.items()}
+_APPLIERS = {name: field.apply for name, field in _FIELDS.items()}
 _BODY = BodyModel("ResponsesRequest", {name: field.kind for name, field in _FIELDS.items()}, required="input")
 
 
@@ -63,6 +63,6 @@ def _read(body: bytes) -> ResponsesDraft:
     if values["input"] is None:
         raise InvalidRequest("input is missing", param="input")
     draft = ResponsesDraft()
-    fill(draft, _TAKERS, values)
+    fill(draft, _APPLIERS, values)
     draft.finish()
     return draft

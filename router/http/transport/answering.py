@@ -38,7 +38,7 @@ async def stream(
     reply = StreamedReply(request)
 
     def head() -> bytes:
-        if form.started is not None:  # it is not known yet where a comment is the first that is sent
+        if form.started is not None:  # None where a keep-alive comment is sent before the answer starts
             exchange.note_start(form.started)
         return reply.head({**exchange.headers(_EVENT_STREAM), **_NOT_HELD})
 
@@ -77,7 +77,7 @@ async def stream(
 
 
 class _KeepAlive:
-    """Writes a comment into a stream now and then, whether the answer is silent or not: to note each token's time would
+    """Writes a comment into a stream at intervals, whether the answer is silent or not: noting each token's time would
     cost more.
     """
 

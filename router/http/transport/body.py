@@ -24,13 +24,13 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 async def read_request(request: web.BaseRequest, config: HttpConfig, make: Callable[[bytes], T]) -> T:
-    """Returns what `make` makes of the body, off the event loop where it holds much. Raises what `read_body` raises,
+    """Returns the result of `make` for the body, off the event loop where it holds much. Raises as `read_body` does,
     RequestTooLarge for more values than are read, and what `make` raises.
     """
     body = await read_body(request, config)
     if len(body) <= SMALL_BODY:
         return make(body)
-    # The counting of a large body is itself felt by the streams beside it.
+    # Even counting a large body on the event loop would delay the streams beside it.
     values = count_values(body) if len(body) <= _COUNTED_INLINE else await asyncio.to_thread(count_values, body)
     return make(body) if values.small else await asyncio.to_thread(make, body)
 
@@ -44,7 +44,7 @@ async def read_body(request: web.BaseRequest, config: HttpConfig) -> bytes:
             f"Content-Encoding {encoding[:40]!r} cannot be read; send the body as it is, or with gzip or deflate"
         )
     if request.content.is_eof():
-        return _read_now(request, max_bytes)  # already here, as small bodies mostly are: no timer, no waiting
+        return _read_now(request, max_bytes)  # the body has arrived, as small ones mostly have: no timer is needed
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)

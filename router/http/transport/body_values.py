@@ -14,14 +14,15 @@ from qwenserve.runtime.errors import RequestTooLarge
 # Bodies up to this many bytes cannot hold enough to matter.
 SMALL_BODY = 32 * 1024
 
-# The most that is read. A prompt of token ids for the largest window fits, and some thousand messages with tool calls.
+# The most that is accepted: enough for a prompt of token ids of the largest window, or for some thousand messages
+# with tool calls.
 MAX_ITEMS = 1 << 18
 MAX_MEMBERS = 1 << 16
 MAX_OBJECTS = 1 << 14
 
-# Microseconds that each takes to become a request, roughly; lists are as dear as objects with little in them.
+# Rough microseconds to turn each into a request; a list costs as much as an object with few members.
 _ITEM_US, _MEMBER_US, _OBJECT_US, _LIST_US = 0.5, 1.0, 8.0, 2.0
-# Up to this the event loop does it itself.
+# Up to this many microseconds the work is done on the event loop itself.
 _INLINE_US = 10_000
 
 _MARKS = b',:{["'
@@ -38,7 +39,7 @@ class Values(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether reading them holds nobody up."""
+        """Whether reading them on the event loop delays no stream noticeably."""
         cost = _ITEM_US * self.items + _MEMBER_US * self.members + _OBJECT_US * self.objects + _LIST_US * self.lists
         return cost <= _INLINE_US
 
@@ -60,7 +61,7 @@ def count_values(body: bytes) -> Values:
     found = _count(body.translate(None, _REST + b'"'))
     if found.small:
         return found
-    # Much of it may stand in strings.
+    # Many of these marks may stand inside strings.
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _REST)
     strings = marks.count(b'"') // 2
     if strings > MAX_ITEMS + MAX_MEMBERS:

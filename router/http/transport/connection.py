@@ -36,7 +36,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Returns the reply for what the library found wrong; the connection is closed after it."""
+        """Returns the reply to what the library could not read; the connection is closed after it."""
         if status >= 500 or exc is None:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:

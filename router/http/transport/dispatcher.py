@@ -1,7 +1,7 @@
 """The one wrapper around all endpoints: key, headers, the face's error form, log line, count.
 
 It is a handler for aiohttp's low-level server. An `Application` would bring its own router, signals and middlewares, of
-which nothing is needed here: a tenth of what a small request costs there.
+which nothing is needed here; they cost a tenth of a small request's time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dispatcher:
         self._by_stem = [(verb, e) for e in self.endpoints if NAME in e.path for verb in e.verbs]
 
     def note_unreadable(self, error: ServiceError, request_id: str) -> None:
-        """Counts and logs what was no request that could be read."""
+        """Counts and logs bytes that could not be read as a request."""
         self._replies.labels("other", str(error.http_status), error.reason).inc()
         self._errors.labels(error.reason).inc()
         _log.info("request", request_id=request_id, kind="other", status=error.http_status, error=error.reason)
@@ -84,7 +84,7 @@ class Dispatcher:
             self._record(endpoint, exchange, status)
 
     def _find(self, verb: str, path: str) -> tuple[Endpoint, str]:
-        """Returns the endpoint and what its path leaves open."""
+        """Returns the endpoint and the variable part of the path."""
         endpoint = self._by_path.get((verb, path))
         if endpoint is not None:
             return endpoint, ""
@@ -117,7 +117,7 @@ class Dispatcher:
         except ConnectionError:
             raise  # the client went away; aiohttp closes up
         except Exception as fault:
-            exchange.handed_over = False  # whoever had it did not get to telling
+            exchange.handed_over = False  # the router failed before it could log the outcome
             _log.error("request_failed", request_id=exchange.request_id, exc_info=fault)
             reply = exchange.refuse(defect())
         if self._draining:
@@ -143,7 +143,7 @@ class Dispatcher:
         self._replies.labels(endpoint.kind, str(status), reason).inc()
         if reason and not exchange.handed_over:
             self._errors.labels(reason).inc()
-        # One event a request: of what the router has taken, its own `answer` event tells more.
+        # One event a request. For requests that reached the router, its own `answer` event says more.
         quiet = endpoint.quiet or exchange.handed_over
         if not (_log.shows_debug if quiet else _log.shows_info):
             return

@@ -11,7 +11,7 @@ from qwenserve.router.http.transport.field_rows import Field
 from qwenserve.router.http.transport.json_body import BodyModel
 from qwenserve.router.http.transport.reply import Reply
 
-# What stands in a path for a part that may be anything, slashes included; always at its end.
+# The placeholder in a path for a part that may be anything, slashes included; always at the end.
 NAME = "{name}"
 
 
@@ -49,7 +49,7 @@ class Endpoint(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """What its path says before what may be anything."""
+        """The path before its variable part."""
         return self.path.partition(NAME)[0]
 
     @property
@@ -58,7 +58,7 @@ class Endpoint(NamedTuple):
         return (self.answer.__doc__ or "").partition("\n")[0]
 
     def matches(self, path: str) -> bool:
-        """Whether it is what a path names."""
+        """Whether a request's path belongs to this endpoint."""
         if NAME not in self.path:
             return path == self.path
         stem = self.stem

@@ -31,5 +31,5 @@ def error_headers(error: ServiceError) -> dict[str, str]:
 
 
 def defect() -> InternalError:
-    """Returns what a caller hears of a defect of ours: nothing of its inside."""
+    """Returns the error that a caller sees for a defect of ours, without any internals."""
     return InternalError("internal error; the router's log has the details under this request id")

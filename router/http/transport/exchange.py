@@ -85,7 +85,7 @@ class Exchange:
             self.strict = given
 
     def call(self) -> Call:
-        """Returns what travels with the call. Raises InvalidRequest for a deadline that is none."""
+        """Returns what travels with the call. Raises InvalidRequest for an unreadable deadline."""
         given = self.request.headers.get("x-request-timeout")
         deadline = None if given is None else self.began + _seconds(given)
         return Call(self.request_id, deadline, self.traceparent, self.key_id, self.strict)
@@ -138,7 +138,7 @@ class Exchange:
 
     def refuse(self, error: ServiceError, more: Mapping[str, str] | None = None) -> Reply:
         """Returns the reply for an error."""
-        # Its frames hold on to this exchange, which holds on to it.
+        # Cleared: the traceback's frames refer to this exchange, which would form a reference cycle with the error.
         self.error = error.with_traceback(None)
         headers = {**self.headers(), **error_headers(error), **(more or {})}
         return Reply(error.http_status, headers, self.errors.body(error, self.request_id))

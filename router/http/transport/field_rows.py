@@ -20,11 +20,11 @@ from qwenserve.runtime.errors import Unsupported
 
 
 def _whole(value: Any) -> Any:
-    """Writers of JSON that know one kind of number send 4 as 4.0."""
+    """Accepts 4.0 as the integer 4: clients whose JSON writer knows one kind of number send it so."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-# Of lists of ids: no function of ours for each.
+# For lists of ids: calls no Python function for each element.
 Id = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1)]
 Int32 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**63), le=2**63 - 1)]
@@ -72,11 +72,11 @@ class Field(NamedTuple):
     write: Callable[[Any, Any], None]
 
     @property
-    def taker(self) -> Callable[[Any, Any], None]:
-        """What gives a value that is not null to a draft. Raises InvalidRequest or Unsupported."""
-        return self._take_unless_harmless if self.harmless else self.write
+    def apply(self) -> Callable[[Any, Any], None]:
+        """The function that applies a value that is not null to a draft. Raises InvalidRequest or Unsupported."""
+        return self._write_unless_harmless if self.harmless else self.write
 
-    def _take_unless_harmless(self, request: Any, value: Any) -> None:
+    def _write_unless_harmless(self, request: Any, value: Any) -> None:
         if value not in self.harmless:
             self.write(request, value)
 
@@ -118,15 +118,15 @@ def ignored(name: str, example: Any, note: str, *, harmless: tuple[Any, ...] = (
     return Field(name, Any, Effect.IGNORED, "", example, note, faces, harmless, write)
 
 
-def fill(draft: Draft, takers: Mapping[str, Callable[[Any, Any], None]], values: Mapping[str, Any]) -> None:
-    """Gives the fields of a body to a draft, each through its row's `taker`. Raises InvalidRequest or Unsupported,
-    naming the field.
+def fill(draft: Draft, appliers: Mapping[str, Callable[[Any, Any], None]], values: Mapping[str, Any]) -> None:
+    """Applies the fields of a body to a draft; `appliers` has each row's `apply` by the field's name. Raises
+    InvalidRequest or Unsupported, naming the field.
     """
     for name, value in values.items():
         if value is None:
             continue
-        take = takers.get(name)
-        if take is None:
+        apply = appliers.get(name)
+        if apply is None:
             draft.ignored.append(name)
         else:
-            take(draft, value)
+            apply(draft, value)

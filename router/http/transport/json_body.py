@@ -21,7 +21,7 @@ class BodyModel:
         optional = {field: kind if field == required else kind | None for field, kind in kinds.items()}
         if required:
             optional[required] = Required[optional[required]]
-        make: Any = TypedDict  # built from the table: no static type to give
+        make: Any = TypedDict  # built from the table at run time: there is no static type
         # Strict: "0.5" is no number and true is no count.
         body = with_config(ConfigDict(extra="allow", strict=True))(make(name, optional, total=False))
         self._names = optional.keys()

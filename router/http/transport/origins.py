@@ -54,7 +54,7 @@ class Origins:
         return {
             **cors,
             "Access-Control-Allow-Methods": "GET, POST",
-            # Listed: for `Authorization` a star would not do.
+            # Each is listed: a star does not cover `Authorization`.
             "Access-Control-Allow-Headers": headers.get("Access-Control-Request-Headers", "*"),
             "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
         }

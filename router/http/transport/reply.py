@@ -69,7 +69,7 @@ class StreamedReply(Reply):
     def __init__(self, request: web.BaseRequest) -> None:
         super().__init__(200, {})
         self._to = request
-        # HTTP/1.0 has no chunks: the end of the connection is the only end that a body has there.
+        # HTTP/1.0 has no chunks: the end of the connection is the only way to mark a body's end.
         self.is_chunked = request.version >= HttpVersion11
         self._stays_open = self.is_chunked and request.keep_alive
 

@@ -1,4 +1,4 @@
-"""The way of an event to the socket: rendered, framed and written in the call that delivers it.
+"""Writes events to the socket: each is rendered, framed and written in the call that delivers it.
 
 No task wakes up per token: the sink writes to the connection's transport itself, from the head to the end of the body.
 The head leaves with the first events and the end with the last ones, in one write each.
@@ -25,7 +25,7 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Frame(NamedTuple):
-    """What stands around the text, as JSON, in a chunk of one delta of plain text. Where the text has a second name,
+    """The JSON around the text in a chunk of one delta of plain text. Where the text is sent under a second name too,
     `between` and the text again stand before the tail; else `between` is empty.
     """
 
@@ -56,8 +56,8 @@ class StreamFormat(Protocol):
         """Returns what is sent for these events; empty where they have nothing."""
 
     def text_frame(self, choice_index: int, reasoning: bool) -> Frame | None:
-        """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events. None
-        where that depends on what came before, or none are shown: the deltas then go through `render`.
+        """Returns the frame of a choice's deltas of plain text, equal to what `render` makes of their events. None
+        where that depends on what came before, or where none are shown: the deltas then go through `render`.
         """
 
 
@@ -187,7 +187,7 @@ class _DeltaWriter:
     """Frames and writes deltas of plain text of one kind and choice, in chunked encoding.
 
     A token passes through here alone, once for every step of the engine. Between two steps its memory has left the
-    processor's caches, so each object that it touches costs; this holds all that is needed.
+    processor's caches, so each object that it touches costs; this one object holds all that is needed.
     """
 
     __slots__ = ("_between", "_head", "_length", "_limit", "_sink", "_tail", "_transport")
@@ -199,7 +199,7 @@ class _DeltaWriter:
         self._head = frame.head.encode()
         self._between = frame.between.encode()
         self._tail = frame.tail.encode() + b"\r\n"
-        # Of a chunk without its text; the line break at its end does not count.
+        # Bytes of a chunk without its text and without the line break at its end.
         self._length = len(self._head) + len(self._between) + len(self._tail) - 2
 
     def write(self, text: str) -> None:
