@@ -21,7 +21,7 @@ from typing import NamedTuple
 # Waiting so long is worth one step of priority.
 AGE_S = 1.0
 
-# Below this many, outdated deadlines are not worth a clean-up.
+# Below this many, outdated deadlines are not worth cleaning up.
 _SPARE_DEADLINES = 64
 
 
@@ -145,7 +145,7 @@ class Admission:
         if ticket.deadline is None:
             return
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.key))
-        # Entries of requests that have gone stay until they come to the top; an hour's worth must not pile up.
+        # Entries of requests that have gone stay until they reach the heap's top; an hour's worth must not pile up.
         if len(self._deadlines) > 2 * (len(self._running) + len(self._waiting)) + _SPARE_DEADLINES:
             here = (*self._running.values(), *self._waiting.values())
             self._deadlines = [(found.deadline, found.key) for found in here if found.deadline is not None]
@@ -173,7 +173,7 @@ class Admission:
         self.queued_prompt_tokens -= ticket.prompt_tokens
 
     def _displaceable(self, owner: int) -> Ticket | None:
-        """Returns the newest, least urgent request of the greediest owner, if `owner` would still have fewer."""
+        """Returns the newest, least urgent request of the owner with most waiting, if `owner` will still have fewer."""
         if not self._waiting_by_owner:
             return None
         greediest, most = self._waiting_by_owner.most_common(1)[0]

@@ -1,4 +1,4 @@
-"""What a worker tells the store of itself, so that routers find it."""
+"""What a worker publishes in the store about itself, so that routers find it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def announced(
 ) -> AsyncIterator[Callable[[], None]]:
     """Keeps a lease inside the block, and ends it after. Yields what is called when `describe` has something new.
 
-    Without a store nothing is told.
+    Without a shared store nothing is published.
     """
     if store is None:
         yield lambda: None

@@ -84,7 +84,7 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
 
 def prompt_from(token_ids: Sequence[int], limits: Limits) -> list[int]:
     """Returns a prompt's ids. Raises InvalidRequest or ContextLengthExceeded."""
-    # Counted before anything is made of them: there may be millions.
+    # Counted before they are converted: there may be millions.
     if not token_ids:
         raise InvalidRequest("prompt_token_ids: at least one id is needed", param="prompt_token_ids")
     if len(token_ids) >= limits.max_model_len:

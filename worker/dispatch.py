@@ -1,8 +1,8 @@
-"""Between sessions and the engine: who asked for what, what runs, what ends why.
+"""Between sessions and the engine: which session asked for what, what runs, and why each request ends.
 
 Everything here is synchronous and runs on the event loop that started the engine. A request is a `Flight` from its
-submit to the engine's last word on it. Its session hears of the end at once (abort, deadline, drain, a dead engine);
-the flight itself stays, without a session, until the engine lets go of it, because until then it holds a slot.
+submit to the engine's final chunk. Its session is told of the end at once (abort, deadline, drain, a dead engine); the
+flight itself stays, without a session, until the engine has finished with it, because until then it holds a slot.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from qwenserve.worker.v1 import worker_pb2
 
 _log = EventLog("worker")
 
-# An engine that costs nothing may be this many steps ahead of the writers; more would only merge messages.
+# An engine whose steps take no time may be this many steps ahead of the writers; more would only merge messages.
 _LEAD_STEPS = 4
 _ROOM_LIMIT_S = 0.01
 # Ends, refusals among them, that a caller may leave unread before the worker stops reading what it submits.
@@ -80,7 +80,7 @@ class Dispatcher:
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._closed: ServiceError | None = None
-        # Why nothing is taken for the time being.
+        # The reason why no requests are accepted for now, if there is one.
         self._stalled: ServiceError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -159,7 +159,7 @@ class Dispatcher:
         """Ends a request at its caller's wish. Unknown handles are ignored: the abort crossed a finish."""
         flight = session.flights.get(handle)
         if flight is not None:
-            # Nobody wants what has not been sent.
+            # What has not been sent yet is no longer wanted.
             session.packer.drop(handle)
             self._give_up(flight, None)
             self._start_waiting()
@@ -214,7 +214,7 @@ class Dispatcher:
         return self._admission.running > 0
 
     def stall(self, error: ServiceError) -> None:
-        """The engine makes no steps: ends every session, whose callers go elsewhere, and takes no requests."""
+        """The engine makes no steps: ends every session, so that routers use other workers, and accepts no requests."""
         self._stalled = error
         for session in list(self._sessions.values()):
             session.end(_fresh(error))
@@ -251,7 +251,7 @@ class Dispatcher:
             await self._progress.wait()
 
     async def room(self) -> None:
-        """Waits, for a bounded time, until no session is far behind the engine's steps."""
+        """Waits, for a bounded time, until no session lags far behind the engine's steps."""
         if all(session.steps <= _LEAD_STEPS for session in self._sessions.values()):
             return
         self._progress.clear()
@@ -310,7 +310,7 @@ class Dispatcher:
             kind = InvalidRequest if refusal.param else Unsupported
             self._give_up(flight, kind(str(refusal), param=refusal.param or None))
             return
-        except Exception as defect:  # the engine's; it must not take the session, or the engine's own step, with it
+        except Exception as defect:  # the engine's; it must not end the session too, or the engine's own step
             _log.error("submit_failed", request_id=flight.request_id, exc_info=defect)
             self._give_up(flight, InternalError("the engine could not take the request; the worker's log says why"))
             return
@@ -325,7 +325,7 @@ class Dispatcher:
             self._drain_rate.started(now)
             flight = self._flights[ticket.key]
             if ticket.deadline is not None and ticket.deadline <= now:
-                # Its timer has not been heard yet: nobody waits for what it would compute.
+                # Its deadline has passed, though the timer has not fired yet: nobody waits for its answer any more.
                 self._give_up(flight, DeadlineExceeded("the request's deadline passed while it waited"))
             else:
                 self._start(flight, now)
@@ -350,7 +350,7 @@ class Dispatcher:
             flight.session.changed.set()
 
     def _detach(self, flight: Flight) -> None:
-        """Takes a request from its session. One that has started stays here until the engine lets go of it."""
+        """Takes a request from its session. One that has started stays here until the engine has finished with it."""
         if flight.session is not None:
             del flight.session.flights[flight.handle]
             flight.session = None
@@ -377,8 +377,8 @@ class Dispatcher:
             self.load.prefill_tokens -= len(flight.request.prompt_token_ids)
 
     def _relieve(self, session: Session) -> None:
-        """Ends the requests for which too much waits, alone; then those for which most waits, while it is too much for
-        the session.
+        """Ends the requests that have too much waiting, each alone; then, while the session as a whole has too much,
+        those with the most.
         """
         packer, limits = session.packer, self._limits
         for handle in list(packer.overfull):

@@ -1,4 +1,4 @@
-"""The table of engines, and what each brings along; its code is imported when it is asked for.
+"""The table of engines, and what each consists of; its code is imported when it is asked for.
 
 An engine is a package with two modules besides the engine itself:
 
@@ -27,7 +27,7 @@ ENGINES = {
 
 _log = EventLog("worker")
 
-# Smaller files are ready before anybody wonders.
+# No progress is shown for smaller files: they are ready within moments.
 _WORTH_REPORTING = 64 << 20
 
 

@@ -212,7 +212,7 @@ class Engine(Protocol):
         """Loads the model, proves that ids come through, and takes requests from then on. To be called once.
 
         `deliver` gets one non-empty sequence of chunks per step, each request at most once in it; it may call
-        `submit` and `abort`, and what it is given is its own. `on_failure` is called once if the engine dies
+        `submit` and `abort`, and the sequence belongs to it. `on_failure` is called once if the engine dies
         after it started; nothing is delivered from then on.
 
         Raises EngineError where the model cannot be served; everything taken so far is then released.
@@ -243,7 +243,7 @@ class Engine(Protocol):
         """
 
     def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
-        """Gives the engine what to wait for between steps that take no time, lest it run far ahead of its readers.
+        """Sets what the engine awaits between steps that take no time, so that it stays close to its readers.
 
         `room` returns within a bounded time. Called at most once, before `start`; an engine whose steps take
         time of their own ignores it.

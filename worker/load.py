@@ -33,7 +33,7 @@ class LoadMeter:
         return worker_pb2.Load(
             sequence=self._sequence,
             running=engine.running,
-            # An engine may hold a request back that has its slot here: it waits for KV blocks.
+            # A request that has its slot here may still wait inside the engine, for KV blocks.
             queued=admission.queued + max(0, admission.running - engine.running),
             free_kv_blocks=engine.free_kv_blocks,
             total_kv_blocks=engine.total_kv_blocks,

@@ -2,8 +2,8 @@
 
 Its life: listen (health says NOT_SERVING), start the engine, serve, and at the first signal say NOT_SERVING again, take
 requests for `drain_notice_s` more, and drain: requests under way go on, new ones are refused. The second signal, or
-`drain_timeout_s`, ends what is left. An engine that dies takes the same way without the waiting, and the exit code is
-1.
+`drain_timeout_s`, ends what is left. When the engine dies, the same steps follow without the waiting, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Worker:
         self._server: grpc.aio.Server = make_server(config.grpc)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, self._server)
         self._health = Health(self._server, [SERVICE_NAME])
-        # What only this process would see need not be told.
+        # A store that only this process sees needs no announcement.
         self._store = open_store(config.store) if config.store.url else None
         self._log = _log.bind(worker=config.worker.name)
 
@@ -183,7 +183,7 @@ class _Worker:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread that nobody waits for at exit: a download must not hold up a stop."""
+    """Runs `work` in a daemon thread, which is not joined at exit: a download must not delay a stop."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 

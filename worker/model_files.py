@@ -16,7 +16,7 @@ from qwenserve.worker.progress import Progress, no_progress
 from qwenserve.worker.weight_files import weight_files
 
 _NEEDED = ("*.json", "*.jinja", "*.safetensors")
-# Other formats of the same weights, and what no engine here reads.
+# Not downloaded: other formats of the same weights, and files that no engine here reads.
 _NOT_NEEDED = ("*/*", "consolidated*", "*.index.fp8.json")
 # Names of the hub begin and end with a letter or digit, so `./model` and `../model` are paths.
 _HUB_NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"

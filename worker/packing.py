@@ -5,11 +5,11 @@ What waits is kept per request, so a reader that falls behind costs memory per r
 large can be ended alone (`overfull`, `largest`, `drop`). A message takes about MESSAGE_IDS ids, whatever waits, so no
 message nears the transport's size limit or keeps its reader busy for long.
 
-Who gets a first token comes before all others in a message: the router writes one answer after the other, and an
-engine's steps have their newest requests last. Behind hundreds of others they would wait for milliseconds.
+In a message, requests with a first token come before all others: the router writes one answer after the other, and an
+engine's steps have their newest requests last. Behind hundreds of others those would wait for milliseconds.
 
-Requests with log-probabilities have a lane of their own, and a share of a message of their own: a token with 20
-alternatives is as heavy as 60 plain ones, and plain answers must not wait behind them. They take turns in it.
+Requests with log-probabilities have a queue of their own, and a share of each message of their own: a token with 20
+alternatives is as heavy as 60 plain ones, and plain answers must not wait behind them. They take turns in that share.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Scores:
         part.top_ids = self.top_ids[top_start:top_end]
         part.top_logprobs = self.top_logprobs[top_start:top_end]
         self._start, self._top_start = end, top_end
-        # Not each time: it moves all that is left.
+        # Not in every call: it moves all that is left.
         if end > len(self.values) // 2:
             del self.values[:end], self.top_counts[:end]
             del self.top_ids[:top_end], self.top_logprobs[:top_end]
@@ -233,7 +233,7 @@ class Packer:
                 self.overfull.difference_update(self._ids)
             ids, self._ids = self._ids, {}
             finishes, self._finishes = self._finishes, []
-            # Less to make and to read, in the step that nearly all are like.
+            # The usual case, one token for each request, has a shorter form that is cheaper to make and to read.
             one_each = self._weight == len(ids) + len(finishes)
             self._weight = 0
         else:
@@ -295,7 +295,7 @@ class Packer:
                     self.overfull.discard(handle)
             room -= len(part[handle])
         ready = (finish for finish in self._finishes if finish.handle not in self._ids)
-        # A message of ids only would keep a caller waiting that has been refused: at least one end goes with it.
+        # At least one end goes with each message: one of ids only would keep refused callers waiting.
         finishes = list(islice(ready, max(1, room)))
         taken = {id(finish) for finish in finishes}
         self._finishes = [finish for finish in self._finishes if id(finish) not in taken]

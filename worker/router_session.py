@@ -11,9 +11,9 @@ from qwenserve.worker.packing import Packer
 
 
 class Flight:
-    """One request between its submit and the engine's last word on it.
+    """One request between its submit and the engine's final chunk.
 
-    `session` is None once its caller has heard of the end, or has gone; the engine may still have to let go of it.
+    `session` is None once its caller has been told of the end, or has gone; the engine may still hold it.
     """
 
     __slots__ = ("handle", "offered_at", "prefilling", "queue_us", "request", "request_id", "session", "started")
@@ -47,7 +47,7 @@ class Session:
         self._on_cut_off: Callable[[], object] = _nothing
 
     def when_cut_off(self, callback: Callable[[], object]) -> None:
-        """Sets what is called by `cut_off`: a write that waits for the caller must be given up."""
+        """Sets the function that `cut_off` calls, which cancels a write that waits for the caller."""
         self._on_cut_off = callback
 
     def end(self, error: ServiceError) -> None:
@@ -65,4 +65,4 @@ class Session:
 
 
 def _nothing() -> None:
-    """What happens before anybody waits."""
+    """The default until `when_cut_off`: does nothing."""

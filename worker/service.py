@@ -21,7 +21,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class WorkerIdentity(NamedTuple):
-    """What a worker says of itself besides its engine's facts."""
+    """What a worker publishes about itself besides its engine's facts."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""Sees an engine that has work and makes no steps: the worker then says NOT_SERVING and lets its callers go elsewhere.
+"""Detects an engine that has work and makes no steps: the worker then says NOT_SERVING and ends its sessions.
 
 A long prefill is no stall: each part of a prompt counts as a step. Once the engine goes on, the worker serves
 again; otherwise whoever supervises it sees the health state and replaces it.
@@ -16,7 +16,7 @@ from qwenserve.worker.dispatch import Dispatcher
 _log = EventLog("worker")
 
 _LOOK_S = 1.0
-# Of the time limit, how often the engine is looked at.
+# How many checks of the engine there are in the time limit.
 _LOOKS = 8
 
 
@@ -33,7 +33,7 @@ class StallWatch:
     async def run(self) -> None:
         """Watches until cancelled.
 
-        Time is counted in looks, not on a clock: where the whole process stood still, the engine is not to blame.
+        Time is counted in checks, not on a clock: if the whole process stood still, the engine is not to blame.
         """
         dispatcher = self._dispatcher
         look_s = min(_LOOK_S, self._timeout_s / _LOOKS)
@@ -53,7 +53,7 @@ class StallWatch:
                 standing_s = 0.0
 
     async def _until_it_goes_on(self, steps: int) -> None:
-        """Serves nothing until the engine makes a step, or lets go of all that it had."""
+        """Serves nothing until the engine makes a step, or has no request left."""
         dispatcher = self._dispatcher
         _log.error("engine_stalled", without_a_step_s=self._timeout_s, steps=steps, remedy="restart this worker")
         dispatcher.stall(WorkerLost(f"the engine has made no step for {self._timeout_s:g} s; restart the worker"))

@@ -18,7 +18,7 @@ from qwenserve.worker.dispatch import Dispatcher
 from qwenserve.worker.router_session import Session
 from qwenserve.worker.v1 import worker_pb2
 
-# Checking this many prompt ids takes about a millisecond: then it is somebody else's turn.
+# Checking this many prompt ids takes about a millisecond; then the event loop gets a turn.
 _IDS_PER_TURN = 16_384
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

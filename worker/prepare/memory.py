@@ -1,4 +1,4 @@
-"""How much memory a model takes on a card, and what is left for the KV cache: estimates, before anything is loaded."""
+"""Estimates, before anything is loaded, how much GPU memory a model takes and what is left for the KV cache."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from qwenserve.worker.engines.llamacpp.machine import Machine
 
 # llama.cpp rounds each slot's context up to this.
 _CONTEXT_STEP = 256
-# Where nobody says how long contexts may be, the KV cache takes at most this share of the free memory.
+# Where the configuration sets no context length, the KV cache takes at most this share of the free memory.
 _MEMORY_SHARE = 0.5
 _KV_BYTES = {"f16": 2, "f32": 4}
 

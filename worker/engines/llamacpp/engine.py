@@ -38,7 +38,7 @@ from qwenserve.worker.engines.llamacpp.self_check import check_ids
 from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
 from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 
-# For threads that have answered their last request, or at exit are one step away from it.
+# How long to wait for threads that have answered their last request, or at exit are one step away from it.
 _JOIN_S = 10.0
 
 _GUIDED = {"guide": "ids that top_k, top_p and min_p leave are preferred to those that only the guide allows"}
@@ -309,10 +309,10 @@ def _release(loaded: _Loaded) -> None:
 
 
 def _close_late(loading: asyncio.Future[_Parts]) -> None:
-    """Releases a model that was loaded after nobody waited for it any more."""
+    """Releases a model whose loading ended after `start` was cancelled."""
     if not loading.cancelled() and loading.exception() is None:
         loading.result()[0].close()
 
 
 def _nowhere(chunks: Sequence[Chunk]) -> None:
-    """Takes chunks before there is anybody to take them; there are none then."""
+    """The receiver before `start`: no chunks come then."""

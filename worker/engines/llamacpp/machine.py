@@ -18,7 +18,7 @@ class Machine(NamedTuple):
 
 
 def look_at_machine(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> Machine:
-    """Reads the limits. Where nobody tells, memory counts as unlimited."""
+    """Reads the limits. Where the memory limit is unknown, it counts as unlimited."""
     return Machine(_cores(cgroup), min(_available(meminfo), _memory_quota(cgroup)))
 
 

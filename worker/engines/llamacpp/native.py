@@ -44,7 +44,7 @@ class NativeServer:
         raised: list[BaseException] = []
 
         def guarded(chunk: Mapping[str, Any]) -> bool:
-            # llama.cpp's side would swallow the exception and end the request without a word.
+            # llama.cpp's side would swallow the exception and end the request silently.
             try:
                 return on_chunk(chunk)
             except BaseException as error:
@@ -99,7 +99,7 @@ def _parameters(xllamacpp: Any, config: LlamaCppConfig, dimensions: Dimensions) 
     params.n_threads_http = 1
     params.n_parallel = config.max_running
     params.n_ctx = config.max_running * dimensions.slot_tokens
-    params.fit_params = False  # lengths are ours to choose
+    params.fit_params = False  # this adapter chooses the lengths
     params.n_gpu_layers = config.gpu_layers
     params.n_batch = params.n_ubatch = config.batch_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = dimensions.threads

@@ -1,6 +1,6 @@
 """Proof, on the loaded model, that llama.cpp hands out every id: run once at start, takes a few tokens.
 
-The adapter relies on details of a server that changes weekly. What breaks shows here, not in an answer.
+The adapter relies on details of a server that changes weekly. A break shows here, not in an answer.
 """
 
 from __future__ import annotations

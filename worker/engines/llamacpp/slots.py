@@ -32,8 +32,8 @@ class Slot:
 def choose_slot(slots: Sequence[Slot], prompt: Sequence[int], cache_salt: str, *, step_tokens: int) -> Slot | None:
     """Returns the best free slot, None where all are busy. `slots` are in the order of their numbers.
 
-    A slot is worth the prefix that it spares, less the unread tokens that come first. Going on in a slot overwrites
-    what it holds beyond the common prefix, which somebody may come back for: a quarter of that counts against it.
+    A slot's score is the prefix that it saves, less the unread tokens that come first. Continuing in a slot overwrites
+    what it holds beyond the common prefix, which a later request may need: a quarter of that counts against it.
     Among equals, the slot unused for the longest time; a prompt that takes many steps looks in the upper half of the
     free ones first, where few come to stand behind it.
     """

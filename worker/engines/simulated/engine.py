@@ -1,6 +1,6 @@
-"""The simulated engine: `simulated_state` on the event loop's clock. Its answers are made up, and it says so.
+"""The simulated engine: `state` on the event loop's clock. Its answers are made up, and it says so.
 
-What it answers, how long it takes and what can go wrong on demand is told in `simulated_state`.
+What it answers, how long it takes and which failures can be injected is described in `state`.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class SimulatedEngine:
         on_failure(error)
 
     async def _take_steps(self, deliver: Deliver) -> EngineError:
-        """Takes steps until the engine dies; returns what of."""
+        """Takes steps until the engine dies; returns the cause."""
         loop = asyncio.get_running_loop()
         unpaced = self._config.step_s == 0
         while True:
@@ -177,7 +177,7 @@ class SimulatedEngine:
             if result.next_wake is None:
                 await self._changed.wait()
             elif unpaced:
-                # Everybody else's turn, then the wait for those who are behind.
+                # A turn for all other tasks, then the wait for readers that lag behind.
                 await asyncio.sleep(0)
                 if self._room is not None:
                     await self._room()

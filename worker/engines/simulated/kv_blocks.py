@@ -63,7 +63,7 @@ class KvBlocks:
         self._open += count
         while self._open + len(self._users) + len(self._idle) > self.total:
             evicted, _ = self._idle.popitem(last=False)
-            # Stored and gone between two looks: nobody has to know.
+            # Stored and evicted between two reads of the events: no event is needed.
             if evicted in self._stored:
                 del self._stored[evicted]
             else:

@@ -55,10 +55,10 @@ from qwenserve.worker.engines.simulated.choice import NEIGHBOURS, Seen, choose, 
 from qwenserve.worker.engines.simulated.kv_blocks import KvBlocks
 from qwenserve.worker.guides.matcher import GuideMatcher
 
-# A driver that was held up longer than this does not make up for it: time starts again from now.
+# A driver that was delayed by more than this does not catch up: time starts again from now.
 _MAX_LAG_S = 1.0
 
-# Cache events nobody took. The oldest are dropped first; the gap in their numbers tells the reader to start over.
+# Most cache events that wait to be read. The oldest are dropped; the gap in the numbers tells readers to start over.
 _MAX_KV_EVENTS = 10_000
 
 _NOTHING: frozenset[int] = frozenset()
