@@ -183,7 +183,7 @@ def _eos_of_directory(
 def _eos_of_gguf(path: Path, tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> frozenset[int]:
     keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
     found = {metadata[key] for key in keys if isinstance(metadata.get(key), int)}
-    # The file names one end; generation_config.json, which it leaves out, has both of these for every Qwen model.
+    # A GGUF file names one end token only; every Qwen model's generation_config.json, which it lacks, has both.
     found |= {tokenizer.added_ids[token] for token in ("<|im_end|>", "<|endoftext|>") if token in tokenizer.added_ids}
     if not found:
         raise AssetError(f"{path} names no end token; convert the model again")

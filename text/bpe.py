@@ -34,7 +34,7 @@ _LOOKING_AHEAD = r"|\s+(?!\S)|\s+"
 
 class Encoder(Protocol):
     """A vocabulary and what turns texts into its ids; added tokens in them are text like any other. May be called from
-    any thread; encoding lets go of the interpreter lock."""
+    any thread; encoding releases the interpreter lock."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text. Halves of UTF-16 pairs, which JSON may hold, become U+FFFD."""
@@ -64,7 +64,7 @@ class ReferenceEncoder:
         return self._encode(self._backend, texts)
 
     def _encode(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-        # The batch call lets go of the interpreter lock, which the single one does not, and computes no offsets.
+        # The batch call releases the interpreter lock, which the single one does not, and computes no offsets.
         try:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeError):
@@ -119,7 +119,7 @@ class RankEncoder:
 
     def _encode(self, text: str) -> list[int]:
         try:
-            # Asking is quick, and what is normalized for a newer Unicode is so for the older one of the reference.
+            # The check is quick, and what is normalized by a newer Unicode version is so by the reference's older one.
             if self._normalizer is not None and not (text.isascii() or unicodedata.is_normalized("NFC", text)):
                 text = self._normalizer.normalize_str(text)
             return self._ranks.encode_ordinary(text)
@@ -209,7 +209,7 @@ def _merges_by_id(parts: Parts, vocabulary: Mapping[str, int]) -> bool:
 
 
 def _sample(tokens: list[bytes]) -> list[str]:
-    # The same texts at every start: a tokenizer is taken or not, never now and then.
+    # The same texts at every start, so that the choice of encoder is the same at every start.
     choose = random.Random(0)
     texts = [b"".join(choose.choices(tokens, k=_SAMPLE_TOKENS)) for _ in range(_SAMPLE_TEXTS)]
     return [text.decode("utf-8", "ignore") for text in texts]

@@ -148,7 +148,7 @@ class ChatTemplate:
                     "add_generation_prompt": given.add_generation_prompt,
                 }
             )
-        except Exception as error:  # a template is foreign code: whatever it raises is about this conversation
+        except Exception as error:  # a template is foreign code: whatever it raises is an error of this conversation
             raise TemplateError(_reason(error), _message_at(error.__traceback__, prepared)) from error
 
 
@@ -171,7 +171,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The sandbox that templates run in."""
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
-        # Jinja's own makes a chain of two mappings, which every rendering walks through twice, slowly.
+        # Jinja's own makes a chain of two mappings, which is slow to look up and to iterate in each rendering.
         return {**self.globals, **(d or {})}
 
 

@@ -1,8 +1,8 @@
 """Tool calls written as JSON: `{"name": "weather", "arguments": {"city": "Oslo"}}`.
 
 The keys come in either order; `parameters` is another name for `arguments`, and both may be a JSON text in quotation
-marks. Keys beside them are passed over, but a call without arguments has no others than `id` and `type`: what it means
-is under a name that nobody knows. Missing and null arguments are `{}`.
+marks. Keys beside them are passed over, but a call without arguments has no others than `id` and `type`: what it
+means to pass is under an unknown name. Missing and null arguments are `{}`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SCALAR_END = re.compile(r"[\s,}]")
 _ARGUMENTS = ("arguments", "parameters")
 _WITHOUT_MEANING = ("id", "type")
 _BETWEEN_MEMBERS = ", \t\n\r"
-# What models write once too often.
+# Brackets that models write once too often.
 _EXTRA_CLOSERS = "}]"
 
 
@@ -105,7 +105,7 @@ class HermesCall:
         return True
 
     def _go_on(self, at: int) -> bool:
-        """To the next member of the object."""
+        """Goes on to the next member of the object."""
         if self.name is not None and self._tail is None:
             self._tail = [self._text[at:]]
         return self._go(self._member, at)

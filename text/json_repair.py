@@ -18,7 +18,7 @@ import json
 import re
 from enum import Enum
 
-# Deeper nesting than this is no arguments of anybody's; JSON parsers give up at some hundred levels.
+# No sensible arguments are nested deeper; JSON parsers give up at some hundred levels.
 MAX_DEPTH = 100
 # Longer numbers are texts: Python refuses integers of some thousand digits, and no number has so many that count.
 _MAX_NUMBER = 300
@@ -27,7 +27,7 @@ _SPACE = " \t\n\r"
 _CLOSER = {"{": "}", "[": "]"}
 _WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
-# So much is looked at behind a quotation mark, at most.
+# Most characters that are looked at behind a quotation mark.
 _LOOK_AHEAD = 300
 _SPACES = re.compile(r"[ \t\n\r]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*[ \t\n\r]*")

@@ -1,4 +1,4 @@
-"""The tokens that divide an answer into sections, and how they do.
+"""The tokens that divide an answer into sections, and the transitions between these.
 
 A marker is one token id, never text: a model that spells `<think>` letter by letter, or a user who quotes it, opens
 nothing. `text.pipeline` follows the transitions.

@@ -36,7 +36,7 @@ from qwenserve.text.xml_call import FUNCTION
 __all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
 
 
-# White space beside a marker is held until it is known to be the form's; more than this is nobody's form.
+# White space beside a marker is held until it is known whether it belongs to the form; no form has more than this.
 _MOST_SPACE = 1_000
 
 
@@ -233,7 +233,7 @@ class AnswerPipeline(CompletionPipeline):
         self._section = Section.CONTENT
         # What the start of the coming text is stripped of: these characters, any white space if None.
         self._lead: str | None = ""
-        # White space at the end of a section, which is text only if more text of the same section follows.
+        # White space at the end of a section, which counts as text only if more text of the same section follows.
         self._space = ""
         self._call: CallReader | None = None
         self._calls = 0
@@ -330,7 +330,7 @@ class AnswerPipeline(CompletionPipeline):
             self._space = ""
 
     def _mark_value(self, marker: Marker) -> bool:
-        """A marker inside an argument: whether it is dealt with, as text or for the time being."""
+        """Takes a marker inside an argument. Returns whether that settles it: it is text, or is held for now."""
         if marker is Marker.CALL_CLOSE:
             if self._close_pending:
                 self._read_call(self._close_pending)  # the one before was text
@@ -342,7 +342,7 @@ class AnswerPipeline(CompletionPipeline):
         return True
 
     def _mark_text(self, marker: Marker) -> None:
-        """A marker that leads nowhere from here."""
+        """Takes a marker that means nothing in this section."""
         if self._thinking and marker is Marker.CALL_OPEN and self._parse_tools:
             self._aside = ThoughtCalls(self._tools)
         elif self._tag_stray and marker is Marker.CALL_CLOSE:
@@ -455,7 +455,7 @@ class AnswerPipeline(CompletionPipeline):
             self._tell(call.push(text))
             text = ""
             if call.bare and call.broken:
-                # Not counted as a broken call: more often than not somebody speaks of one.
+                # Not counted as a broken call: most often the answer only mentions such a tag.
                 self._call = None
                 self._section = Section.CONTENT
             elif call.ended:

@@ -26,7 +26,7 @@ _ALIASES = {
     "map": "object",
     "none": "null",
 }
-# Schemas that are looked at for one parameter, those behind references each time that they are met.
+# Most schemas that are read for one parameter; those behind references count each time they are met.
 _MOST_STEPS = 1_000
 _MOST_LEVELS = 50
 
@@ -125,7 +125,7 @@ def _implied(schema: Mapping[str, Any]) -> set[str]:
         return {_type_of(value) for value in values}
     if schema.get("const") is not None:
         return {_type_of(schema["const"])}
-    # Not what these say by themselves, but what is meant by whoever leaves the type out.
+    # Strictly these keywords allow other types as well, but a schema that leaves the type out means this one.
     if isinstance(schema.get("properties"), Mapping):
         return {"object"}
     return {"array"} if isinstance(schema.get("items"), Mapping) else set()

@@ -1,4 +1,4 @@
-"""Merging by rank with `tiktoken`: all that is known here about the library's inside.
+"""Merging by rank with `tiktoken`: the one module that relies on the library's internals.
 
 Its public class keeps a second copy of the vocabulary (20 MB of a full-size one) beside the core that does the work,
 and the core is no public API. So the core is used directly only in releases that somebody has looked at; in all

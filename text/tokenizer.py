@@ -70,7 +70,7 @@ class Tokenizer:
         # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
         self._cut = _segment_pattern(added.values())
-        # Texts that cannot be cut at added tokens are for the library that knows these.
+        # Texts that cannot be cut at added tokens are encoded by the library itself, which knows these tokens.
         self._encoder: Encoder = (
             ReferenceEncoder(backend, finds_added=True) if self._cut is None else encoder_for(backend, reload)
         )
@@ -96,7 +96,7 @@ class Tokenizer:
         return list(chain.from_iterable(map(known.__getitem__, segments)))
 
     async def encode_async(self, text: str, mark: str = "") -> list[int]:
-        """As `encode`, without holding up the event loop: long work runs in a thread and lets go of the lock."""
+        """As `encode`, without blocking the event loop: long work is in a thread and releases the interpreter lock."""
         segments, known, missing = self._look_up(text, mark)
         if missing:
             if len(text) <= INLINE_CHARACTERS or sum(map(len, missing)) <= INLINE_CHARACTERS:
@@ -238,7 +238,7 @@ class _PlainText(dict[int, str | None]):
     def __missing__(self, token_id: int) -> str | None:
         text: str | None = None
         if token_id not in self._added:
-            # Asked of the encoder: the table of bytes would keep what few ever ask for.
+            # Asked of the encoder, not of the table of bytes, which would keep entries that are rarely used again.
             with contextlib.suppress(UnicodeDecodeError):
                 # An empty text would make an event without text; ids outside the vocabulary take the careful path.
                 text = self._encoder.token_bytes(token_id).decode("utf-8") or None

@@ -1,4 +1,5 @@
-"""The parts of a tokenizer as the JSON that describes them: all that is known here about the inside of `tokenizers`.
+"""The parts of a tokenizer as the JSON that describes them: the one module that relies on the internals
+of `tokenizers`.
 
 The library tells publicly only the whole of a tokenizer, which is ten megabytes of a full-size one. What pickling asks
 a part for, its state, is the part's JSON; that is taken in releases that somebody has looked at, and in all others the

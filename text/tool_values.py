@@ -71,7 +71,7 @@ class ParameterTypes:
         if known is None:
             schema = self._properties.get(name)
             types = allowed_types(schema, self._schema)
-            # Of a parameter that may be anything nobody has said that it is not the text that stands there.
+            # A parameter of any type may well mean the text as it stands.
             known = (_STRING, frozenset()) if types == ALL else (_distinct(types), enum_texts(schema, self._schema))
             self._known[name] = known
         return known

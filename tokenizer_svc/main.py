@@ -69,7 +69,7 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             await health.set(False)
             await shutdown.notice(config.drain_notice_s)
             stopping = asyncio.ensure_future(server.stop(config.drain_timeout_s))
-            # The port is closed first: a router whose stream ends opens the next one at once, and not here.
+            # The port is closed first: a router whose stream ends opens the next one at once, and not to this process.
             await asyncio.sleep(0)
             prompts.drain()
             finished = await shutdown.drained(_ended(stopping), config.drain_timeout_s)

@@ -1,8 +1,8 @@
 """tokenizer.v1.PromptService: a router's prompts on one stream.
 
 A session has one task that reads and one that writes. Short prompts are done by the reader, on the event loop, and
-long ones by tasks whose work is in threads that let go of the interpreter lock. Whatever gets done while a message
-is being written travels in the next one; nothing waits for more to come.
+long ones by tasks whose work is in threads that release the interpreter lock. All answers that are ready when a write
+ends travel in the next message; none is delayed to collect more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = EventLog("tokenizer")
 
 PROMPT_SERVICE = tokenizer_pb2.DESCRIPTOR.services_by_name["PromptService"].full_name
 
-# Characters that are tokenized before somebody else gets a turn, about a millisecond.
+# Characters that are tokenized before the event loop gets a turn: about a millisecond's work.
 _TURN_CHARACTERS = 2 * INLINE_CHARACTERS
 # Long prompts of one router that are under way or wait for a thread. Further messages are not read before.
 _MAX_LONG = 256

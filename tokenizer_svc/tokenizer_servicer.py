@@ -1,6 +1,6 @@
 """tokenizer.v1.TokenizerService: a thin face over the text library.
 
-Long texts are encoded in threads that let go of the interpreter lock; what must run on the event loop runs one item
+Long texts are encoded in threads that release the interpreter lock; what must run on the event loop runs one item
 at a time, so that a large batch does not hold up the calls beside it.
 """
 
