@@ -233,7 +233,7 @@ class WorkerConfig(Section):
         description="The same over all requests of one router; beyond, those with most unread bytes are ended.",
     )
     # What the file has below `worker.ENGINE`. Each engine has a model of its own settings, which only processes that
-    # know the engines can check; the others carry them along.
+    # know the engines can check; the others pass them on unread.
     engine_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="Settings of engines.")
 
 

@@ -1,7 +1,7 @@
-"""Counters and histograms of plain numbers, which become Prometheus metrics when somebody asks for them.
+"""Counters and histograms of plain numbers, which become Prometheus metrics at each scrape.
 
 The library's own guard every number with a lock and look for a bucket in a Python loop; a request needs ten of them.
-All counting and asking must be done by one thread: the event loop's.
+All counting and reading must be done by one thread: the event loop's.
 """
 
 from __future__ import annotations

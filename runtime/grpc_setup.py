@@ -48,7 +48,7 @@ def channel_options(config: GrpcConfig) -> list[tuple[str, int]]:
         ("grpc.max_reconnect_backoff_ms", 2000),
         # Our retries are decisions of the router, never silent ones of the transport.
         ("grpc.enable_retries", 0),
-        # A proxy in the environment is for the world outside, not for the tiers of one deployment.
+        # A proxy in the environment is meant for other hosts, not for the tiers of one deployment.
         ("grpc.enable_http_proxy", 0),
     ]
 

@@ -45,7 +45,7 @@ class _TakesAll(socket.socket):
     __slots__ = ()
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Takes what is there, however little was asked for."""
+        """Reads all bytes that are there, however few were asked for."""
         return super().recv(max(bufsize, _ALL_BYTES), flags)
 
 
@@ -61,7 +61,7 @@ def one_loop() -> Iterator[None]:
 
 
 def setting_up() -> contextlib.AbstractContextManager[None]:
-    """Goes around whatever may set up gRPC: `few_wakeups` where there is one loop."""
+    """Surrounds code that may set gRPC up: `few_wakeups` where there is one loop."""
     return few_wakeups() if _one_loop and grpc_core.LOOKED_AT else contextlib.nullcontext()
 
 
@@ -89,7 +89,7 @@ def few_wakeups() -> Iterator[None]:
 
 
 def poll_as_batch() -> None:
-    """From now on gRPC's thread interrupts nobody: for processes that do little besides sending messages.
+    """From now on gRPC's thread interrupts no other thread: for processes that do little besides sending messages.
 
     The price: on cores that are busy with other programs it waits for its turn like them, some milliseconds, where it
     would have come first. A worker beside its engine would feel that in every message.

@@ -1,4 +1,4 @@
-"""Ids that need be unique, not secret: for requests, answers and tool calls.
+"""Ids that must be unique but need not be secret: for requests, answers and tool calls.
 
 `os.urandom` is a system call an id, several ids a request. A generator seeded by it once gives ids that are as
 unlikely to meet, for a tenth of that.

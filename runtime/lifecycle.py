@@ -1,4 +1,4 @@
-"""A process's life: start, serve until told, drain, force.
+"""A process's life: start, serve until a signal, drain, force.
 
 The first SIGTERM or SIGINT asks for a drain, the second ends the drain. The exit code tells the truth.
 """
@@ -119,7 +119,7 @@ def use_one_malloc_arena() -> None:
 def freeze_loaded_objects() -> None:
     """Takes everything loaded so far out of garbage collection. Call it once a process has loaded what it keeps.
 
-    Later garbage collections skip all of that and seldom come: requests free what they use by reference counting, and
+    Later garbage collections skip all of that and are rare: requests free what they use by reference counting, and
     each collection walks what is open, which keeps everybody waiting for 15 to 25 ms where 350 answers are streamed.
     The threshold counts what is kept for good, such as cached tokens: at 20,000 a router that filled its caches
     collected every 20 seconds, and at the default of 700 for 4 % of its time. What loading left behind goes back to

@@ -2,8 +2,8 @@
 
 The file is put in place of descriptors 1 and 2, so that what native libraries print is in it too. Once it is larger
 than it may be it becomes `FILE.1`, in place of an older one, and the process goes on in a new file. Nothing is copied,
-and no line is lost: descriptors are exchanged in one step. The process does that itself, so that it needs nobody who
-lives longer than it does.
+and no line is lost: descriptors are exchanged in one step. The process does that itself, so that it depends on no
+other process that would have to outlive it.
 """
 
 from __future__ import annotations

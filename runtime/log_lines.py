@@ -12,7 +12,7 @@ from typing import Any, Protocol, TextIO
 
 from qwenserve.runtime.json_text import new_encoder
 
-# How long a line waits for company. A process that is killed outright loses no more than this.
+# How long a line may wait to be written together with others. A process that is killed loses no more than this.
 _TOGETHER_S = 0.05
 # What a pipe takes in one piece, so that processes that share one do not write into each other's lines.
 _PIPE_BYTES = 4096
@@ -108,7 +108,7 @@ class LineHandler(logging.Handler):
                 self._write_waiting()
 
     def _may_wait(self) -> bool:
-        """Whether a timer will write what waits."""
+        """Whether the line may wait: a timer will write it."""
         if not self._timer_set and time.monotonic() - self._last_write < _TOGETHER_S:
             try:
                 asyncio.get_running_loop().call_later(_TOGETHER_S, self.flush)

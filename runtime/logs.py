@@ -24,7 +24,7 @@ def configure_logs(level: str, style: Literal["json", "text"], tier: str) -> Non
 
 
 def flush_logs() -> None:
-    """Writes lines that were waiting for company. Once the event loop has ended, nothing else does until the exit."""
+    """Writes lines that wait to be written together. After the event loop's end nothing else does until the exit."""
     for handler in _ROOT.handlers:
         handler.flush()
 
@@ -39,7 +39,7 @@ class EventLog:
         self._fields = dict(fields or {})
 
     def bind(self, **fields: Any) -> EventLog:
-        """Returns a log whose events also carry `fields`."""
+        """Returns a log that adds `fields` to its events."""
         bound = EventLog.__new__(EventLog)
         bound._logger = self._logger
         bound._fields = {**self._fields, **fields}
@@ -84,7 +84,7 @@ class EventLog:
             and isinstance(only := handlers[0], LineHandler)
             and not (_OURS.handlers or logger.handlers)
         ):
-            # Nobody else listens: without a LogRecord the line costs half.
+            # No other handler is installed: without a LogRecord the line costs half.
             only.write(level, logger.name, event, fields)
         else:
             logger.log(level, event, extra={"fields": fields}, exc_info=error)

@@ -65,7 +65,7 @@ def _logs(config: LogConfig, tier: str) -> Iterator[None]:
     if file is not None:
         try:
             file.open()
-        except OSError as error:  # serving matters more than where it is told: standard error stays as it was
+        except OSError as error:  # serving matters more than the log file: standard error stays as it was
             refused = error.strerror or str(error)
     configure_logs(config.level, config.format, tier)
     if refused:

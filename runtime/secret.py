@@ -16,7 +16,7 @@ class Secret(str):
     __slots__ = ()
 
     def reveal(self) -> str:
-        """Returns the plain text. For those who must write it down."""
+        """Returns the plain text. For code that must pass it on, such as to a server."""
         return str.__str__(self)
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""What processes know together: leases, answers, counters. Redis, or this process's memory, behind one interface."""
+"""What processes share: leases, answers, counters. Redis, or this process's memory, behind one interface."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-# One slow answer is chance; three in a row, with none good between them, are a state.
+# One slow answer may be chance; three in a row, with no good one between them, mean that something is wrong.
 _FAILURES = 3
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
 
 
 class Breaker:
-    """Closed: everybody asks. Open: nobody does but the probe, which closes it again once the store answers.
+    """Closed: every call asks the store. Open: only the probe does, which closes it again once the store answers.
 
     Without it a store that hangs would cost every request the whole time limit.
     """

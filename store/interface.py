@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 
 class StoreUnreachable(Exception):
-    """The store cannot be talked to: no connection, no answer in time, or it does not let us in."""
+    """The store cannot be talked to: no connection, no answer in time, or it refuses our login."""
 
 
 class StoreRefused(Exception):
@@ -21,7 +21,7 @@ class StoreRefused(Exception):
 class Bucket(NamedTuple):
     """Takes `cost` from a bucket that holds `capacity` at most and gains `per_s` a second; it begins full.
 
-    A negative cost gives back. `cost` must not be above `capacity`: it could never be had.
+    A negative cost gives back. `cost` must not be above `capacity`: that could never be granted.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Backend(Protocol):
         """Forgets a value."""
 
     async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
-        """Announces a member of a group, or again: the lease lasts `ttl_s` seconds from now."""
+        """Announces a member of a group, or renews its lease, which then lasts `ttl_s` seconds from now."""
 
     async def withdraw(self, group: str, member: str) -> None:
         """Ends a lease early."""
@@ -68,4 +68,4 @@ class Backend(Protocol):
         """Takes from all buckets of a scope, or from none, in one round trip."""
 
     async def close(self) -> None:
-        """Lets go of connections. Nothing may be called afterwards."""
+        """Closes connections. Nothing may be called afterwards."""

@@ -1,4 +1,4 @@
-"""Leases: a process says that it is there, again and again, and others see who is.
+"""Leases: a process announces itself at intervals, and others see which processes are there.
 
 A lease is renewed three times in its life, so that two renewals in a row may fail. Whoever follows a group asks for it
 at intervals: a question that always gives the whole truth needs no repair after a restart of the store or a lost
@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from qwenserve.store.shared import SharedStore
 
 _RENEWALS = 3
-# After a renewal that failed: soon, so that a store that is back knows everybody again.
+# The pause after a failed renewal: short, so that a store that is back soon knows every member again.
 _AGAIN_S = 1.0
 
 
 class Lease:
-    """One process's announcement. `payload` is asked for what to say at every renewal."""
+    """One process's announcement. `payload` returns what to publish; it is called at every renewal."""
 
     def __init__(
         self, store: SharedStore, group: str, member: str, payload: Callable[[], bytes], *, ttl_s: float
@@ -32,7 +32,7 @@ class Lease:
         self._changed = asyncio.Event()
 
     async def keep(self) -> None:
-        """Renews until cancelled. A store that is away is asked until it is back."""
+        """Renews until cancelled. While the store cannot be reached it keeps trying."""
         while True:
             self._changed.clear()
             stands = await self._store.renew(self._group, self._member, self._payload(), ttl_s=self._ttl_s)
@@ -41,16 +41,16 @@ class Lease:
                 await asyncio.wait_for(self._changed.wait(), pause if stands else min(pause, _AGAIN_S))
 
     def changed(self) -> None:
-        """What is to be said is another: it is said at once, by whoever runs `keep`."""
+        """The payload has changed: the task in `keep` renews at once."""
         self._changed.set()
 
     async def end(self) -> None:
-        """Says that the process is going. Called when `keep` has ended."""
+        """Withdraws the lease: the process is going. Called when `keep` has ended."""
         await self._store.withdraw(self._group, self._member)
 
 
 async def follow(store: SharedStore, group: str, *, every_s: float) -> AsyncIterator[Mapping[str, bytes] | None]:
-    """Yields who is there, at intervals, for ever; None whenever that cannot be known."""
+    """Yields the living members at intervals, for ever; None whenever they cannot be known."""
     while True:
         yield await store.members(group)
         await asyncio.sleep(every_s)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from qwenserve.store.interface import Bucket, Taken
 
-# What a dictionary entry takes besides its key and its value.
+# Bytes that a dictionary entry takes besides its key and its value.
 _ENTRY_BYTES = 200
 # A bucket that nobody has touched for long is full again in any sane configuration.
 _MAX_SCOPES = 100_000

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Seen(NamedTuple):
-    """What one look has changed."""
+    """What one reading has changed."""
 
     came: frozenset[str]
     gone: frozenset[str]
 
 
 class Presence:
-    """Takes looks at a group. A member is gone once it has been missing in every look for `grace_s` seconds.
+    """Follows the readings of a group. A member is gone once it has been missing in all of them for `grace_s` seconds.
 
     The time is not counted while the store cannot be asked. One that was emptied, or was away for longer than a lease,
     knows nobody at first: those who are there need the time of a renewal to say so.
@@ -26,7 +26,7 @@ class Presence:
         self.present: frozenset[str] = frozenset()
 
     def look(self, members: Collection[str] | None, now: float) -> Seen:
-        """Takes what was seen; None where nothing could be. Returns what that changes."""
+        """Takes one reading; None where the store could not be asked. Returns what it changes."""
         if members is None:
             self._missing_since.clear()
             return Seen(frozenset(), frozenset())

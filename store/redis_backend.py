@@ -115,7 +115,7 @@ class RedisBackend:
 
     async def get(self, key: str, max_bytes: int) -> bytes | None:
         """See Backend."""
-        # A range of nothing is empty, and so is no value that is ours.
+        # The range of a missing key is empty, and no value of ours is.
         return await self._call(self._client.getrange(self._key("v", key), 0, max_bytes)) or None
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -148,7 +148,7 @@ class RedisBackend:
 
     async def close(self) -> None:
         """See Backend."""
-        with contextlib.suppress(Exception):  # nothing is asked of it any more; how it goes is no matter
+        with contextlib.suppress(Exception):  # it is not used any more: errors in closing change nothing
             await self._client.aclose()
             for client in self._beside:
                 await client.aclose()
@@ -207,7 +207,7 @@ def _clients(place: Place, password_file: str, ca_file: str) -> list[Any]:
     from redis.backoff import NoBackoff
 
     options: dict[str, Any] = {
-        # Our own limits hold: a second set below them would only make two errors of one.
+        # The time limits of `store.shared` hold: a second set here would only turn one error into two.
         "socket_timeout": None,
         "socket_connect_timeout": None,
         "protocol": 2,

@@ -2,7 +2,7 @@
 
 A call that did not work returns what "unknown" is for it (None, or False), within `timeout_s`; the caller goes on
 without. A counter says how calls went, a log line when a trouble begins and when it is over. Values are wrapped and
-checked by `store.values`: what somebody else wrote, or what was damaged, is as good as missing.
+checked by `store.values`: a value that is foreign or damaged counts as missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 # A trouble is over once it has not been seen for so long: one that comes and goes writes one line.
 _QUIET_S = 30.0
-# What the probe, which nobody waits for, allows for a connection to be made.
+# How long the probe, which no request waits for, allows for a connection to be made.
 _CONNECT_S = 1.0
 # Longest value of a lease: a description of a worker has a few hundred bytes.
 MAX_LEASE_BYTES = 16 * 1024
@@ -78,7 +78,7 @@ class SharedStore:
         return None if value is None else self._opened(key, value, max_bytes)
 
     async def put(self, key: str, payload: bytes, *, ttl_s: float) -> bool:
-        """Keeps a value for at most `ttl_s` seconds. Returns whether it was taken."""
+        """Keeps a value for at most `ttl_s` seconds. Returns whether the store accepted it."""
         sealed = self._envelope.seal(key, payload)
         return await self._call("put", lambda: _done(self._backend.put(key, sealed, ttl_s)), False)
 
@@ -87,7 +87,7 @@ class SharedStore:
         return await self._call("delete", lambda: _done(self._backend.delete(key)), False)
 
     async def renew(self, group: str, member: str, payload: bytes, *, ttl_s: float) -> bool:
-        """Announces a member, or again. Returns whether the lease stands."""
+        """Announces a member, or renews its lease. Returns whether the lease stands."""
         sealed = self._envelope.seal(_place(group, member), payload)
         return await self._call("renew", lambda: _done(self._backend.renew(group, member, sealed, ttl_s)), False)
 
@@ -108,7 +108,7 @@ class SharedStore:
         return await self._call("take", lambda: self._known_take(scope, buckets), None)
 
     async def close(self) -> None:
-        """Ends the probe and lets go of connections."""
+        """Ends the probe and closes connections."""
         await self._tasks.close()
         try:
             await asyncio.wait_for(self._backend.close(), self._timeout_s)
@@ -138,7 +138,7 @@ class SharedStore:
             self._count(call, "unreachable")
             self._unanswered(str(error))
         except StoreRefused as error:
-            # It answers, and at once: nobody is kept waiting.
+            # It answers, and quickly: no request is kept waiting.
             self._breaker.answered()
             self._count(call, "refused")
             self._trouble(call, str(error))
@@ -156,7 +156,7 @@ class SharedStore:
             self._tasks.start(self._probe(), name="store probe")
 
     async def _probe(self) -> None:
-        """Asks until the store answers: that costs no request anything."""
+        """Asks until the store answers, without delaying any request."""
         while self._breaker.is_open:
             await asyncio.sleep(self._breaker.next_pause_s())
             try:

@@ -1,4 +1,4 @@
-"""How a value lies in the store, so that a reader can refuse what nobody of ours wrote. Pure; nothing is executed.
+"""The stored form of a value, by which a reader can refuse what none of our processes wrote. Pure; nothing is executed.
 
     magic "qsv" · version (1 byte) · flags (1 byte) · length of what it holds (4 bytes) · check (16 bytes) · body
 
@@ -24,13 +24,13 @@ _CHECK_BYTES = 16
 _NONCE_BYTES = 12
 _COMPRESSED = 1
 _ENCRYPTED = 2
-# Below this nothing is won.
+# Below this size compression saves nothing.
 _COMPRESS_FROM = 128
 _KEY_BYTES = 32
 
 
 class BadValue(Exception):
-    """A value from the store is none of ours. The text says what is wrong, in a few fixed words."""
+    """A value in the store was not written by our processes. The text says what is wrong, in a few fixed words."""
 
 
 class KeyUnusable(Exception):
