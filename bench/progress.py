@@ -13,7 +13,7 @@ from qwenserve.bench.load import Run
 
 @contextmanager
 def live(console: Console, title: str, total: int) -> Iterator[Callable[[Run], Callable[[], None]]]:
-    """Shows a bar inside the block. The value makes, for a run, what the run has to call now and then."""
+    """Shows a bar inside the block. The value makes, for a run, the function that the run calls at intervals."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -18,8 +18,8 @@ from qwenserve.bench.record import Record
 
 _MARK = b"\ndata:"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-# As many bytes of the last read as a mark or the last chunk's line can have begun in.
-_CARRY = 6
+# Bytes kept from the last read: an event's mark, or the last chunk's line, may have begun in them.
+_OVERLAP = 6
 _MAX_HEAD_BYTES = 64 * 1024
 # A longer answer keeps only its last pieces: enough for the events that end it.
 _MAX_KEPT_BYTES = 1 << 20
@@ -35,7 +35,6 @@ class Reply:
 
     __slots__ = (
         "_body",
-        "_carry",
         "_chunked",
         "_content_seen",
         "_head",
@@ -43,6 +42,7 @@ class Reply:
         "_length",
         "_marks",
         "_pieces",
+        "_previous_end",
         "_record",
         "_streamed",
         "keep_alive",
@@ -61,7 +61,7 @@ class Reply:
         self._streamed = False
         self._body = 0
         # A body that starts with `data:` has its first mark completed by this line break.
-        self._carry = b"\n"
+        self._previous_end = b"\n"
         self._pieces: list[bytes] = []
         self._kept_bytes = 0
         self._content_seen = False
@@ -75,14 +75,14 @@ class Reply:
                 return False
         self._keep(data)
         self._body += len(data)
-        window = self._carry + data
+        window = self._previous_end + data
         if self._streamed:
-            count = window.count(_MARK) - self._carry.count(_MARK)
+            count = window.count(_MARK) - self._previous_end.count(_MARK)
             if not self._content_seen:
                 self._look_for_content(count, now)
             elif count:
                 self._record.arrived(now, count)
-        self._carry = window[-_CARRY:]
+        self._previous_end = window[-_OVERLAP:]
         if self._chunked:
             return window.endswith(_LAST_CHUNK) or window == b"\n0\r\n\r\n"
         return self._length is not None and self._body >= self._length

@@ -1,4 +1,4 @@
-"""Keeps the cores that it may use from sleeping, and takes nothing from anybody: it runs when they would idle.
+"""Keeps the cores that it may use from sleeping, and takes no time from other processes: it runs on idle cores.
 
 A core that sleeps between two steps wakes with cold caches and a slow clock, and a virtual one by way of its host:
 what is measured on it costs up to twice what it costs on a core that has other work. Ends with its parent.

@@ -45,7 +45,7 @@ _MOST_TRIES = 5
 _NEAR_ENOUGH = 0.03
 # wrk's connections have begun by then, each at its own time.
 _SETTLE_S = 4.0
-# wrk stands back behind a worker on the same core: it only makes load.
+# wrk yields to a worker on the same core: it only makes load.
 _WRK_NICENESS = 10
 _LATE_STEP_MS = 5.0
 

@@ -1,4 +1,4 @@
-"""A light load client in a process of its own, for latencies: whatever it is late by would be told as the tier's.
+"""A light load client in a process of its own, for latencies: a delay of its own would be reported as the tier's.
 
 So it sends few requests, and where the system allows it no other process takes its core while it has something to do.
 """

@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
 
 def read_answers(log: str, seconds: float) -> Answers:
-    """Reads a router's log of a load that took `seconds`: as long waited who got nothing at all."""
+    """Reads a router's log of a load that took `seconds`, which count as the wait of a router that answered nothing."""
     waits = []
     tokens = 0
     for line in log.splitlines():

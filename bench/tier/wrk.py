@@ -37,7 +37,7 @@ _FOREVER_S = 24 * 3600
 
 
 class WrkResult(NamedTuple):
-    """What wrk counted: whole answers, bytes of all answers, failures. And what it took: seconds, and CPU seconds."""
+    """What wrk counted: whole answers, bytes of all answers, failures. And its cost: seconds, and CPU seconds."""
 
     answers: int
     received: int
@@ -49,7 +49,7 @@ class WrkResult(NamedTuple):
 class WrkLoad(NamedTuple):
     """What wrk sends, and how. `streamed` is the share of streamed answers in percent; `pause_ms` the mean time that a
     connection waits before each request, exponential: without it all connections begin together, and so go on.
-    `niceness` is as in nice(1): how far it stands back behind others on its cores."""
+    `niceness` is as in nice(1): by how much it yields to others on its cores."""
 
     prompt: int = PROMPT_TOKENS
     answer: int = ANSWER_TOKENS
