@@ -9,7 +9,7 @@ from qwenserve.cli.output import Output
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel
 
-# A small model may not know when to stop; what `up --ask` shows should fit a screen.
+# A small model may not stop by itself; what `up --ask` shows should fit a screen.
 _MOST_TOKENS = "256"
 
 

@@ -25,7 +25,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 class _Handle(Protocol):
-    """A process that runs, whoever is its parent."""
+    """A running process, whichever process is its parent."""
 
     identity: ProcessIdentity
 

@@ -51,7 +51,7 @@ def _read(value: bytes) -> announcement_pb2.Announcement | None:
 
 
 async def _members(config: StoreConfig) -> list[bytes]:
-    # A person waits, not a request.
+    # A user waits here, not a request: a longer limit will do.
     store = open_store(config.model_copy(update={"timeout_s": 5.0}))
     try:
         groups: list[Mapping[str, bytes] | None] = [await store.members(group) for group in _GROUPS]

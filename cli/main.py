@@ -14,7 +14,7 @@ from qwenserve.cli.options import add_setting_options, count
 from qwenserve.runtime.config import ConfigError
 from qwenserve.runtime.flags import FlagParser
 
-# What the same commands are called elsewhere.
+# Names that other programs have for the same commands.
 _SPELLINGS = {"serve": "up", "run": "chat"}
 # In the order in which they run; cli/drill/faults.py has what they do.
 DRILL_NAMES = (

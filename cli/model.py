@@ -47,7 +47,7 @@ def prepare_model(config: Config, output: Output) -> PreparedModel:
 
 
 def window_note(path: Path, configured: int) -> str:
-    """Says so where a model directory's context window is too short for coding agents; empty if not, or not known.
+    """Returns a note where a model's context window is too short for coding agents; empty if not, or not known.
 
     `configured` is `model.max_model_len`: 0 leaves the model's own.
     """
@@ -66,7 +66,7 @@ def find_model(reference: str, output: Output) -> Path:
     local = local_path(reference)
     if local is not None:
         return resolve_model(str(local))
-    if near := nearest_path(reference, PACKAGE):  # as from here, so from any working directory
+    if near := nearest_path(reference, PACKAGE):  # our own folder is found from any directory
         raise EngineError(f"{reference} does not exist; did you mean {near}?")
     with output.progress(f"downloading {reference}") as report:
         return resolve_model(reference, report).absolute()

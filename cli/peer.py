@@ -1,4 +1,4 @@
-"""What is there at an address that somebody gave for a router."""
+"""Finds out what listens at an address that the user gave for a router."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def grpc_address(given: str, records: Sequence[DeploymentRecord]) -> str:
 
 
 async def _speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    # A gRPC server begins with a frame of its own, or hangs up; an HTTP/1 server answers in words.
+    # A gRPC server begins with a frame of its own, or closes the connection; an HTTP/1 server answers with text.
     with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
         writer.write(_QUESTION)
         return await asyncio.wait_for(reader.readexactly(5), _LOOK_S) == b"HTTP/"

@@ -18,7 +18,7 @@ class Health(Enum):
     SERVING = "serving"
     NOT_SERVING = "not serving"
     SILENT = "silent"
-    # Nothing listens: it has ended, or lets its last answers go.
+    # Nothing listens: it has ended, or is finishing its last answers.
     GONE = "gone"
 
 

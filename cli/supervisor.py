@@ -1,8 +1,8 @@
 """Keeps a deployment's processes running: starts them, waits until they are ready, restarts what dies, drains.
 
 One task per process owns it from start to end. A process that dies before its first readiness ends the deployment,
-since it would die again. One that dies later is started again, for as long as it takes, with growing pauses: what
-lives serves on meanwhile. A process that does not answer any more is ended, and so started again.
+since it would die again. One that dies later is restarted, for as long as it takes, with growing pauses, while
+the others go on serving. A process that no longer answers is ended, and so restarted.
 
 What is written to disk is for other commands only. Where it cannot be written, supervision goes on all the same.
 """
@@ -29,7 +29,7 @@ _POLL_S = 0.1
 _HEALTH_EVERY_S = 2.0
 # How often a record that could not be written is tried again.
 _WRITE_AGAIN_S = 5.0
-# Beyond the configured drain time: for a process to notice, say goodbye and leave.
+# Beyond the configured drain time: for a process to notice the signal, end its streams and exit.
 _EXIT_SLACK_S = 10.0
 _FORCED_EXIT_S = 5.0
 # Routers ask for a worker that was away every two seconds.
@@ -125,7 +125,7 @@ class Supervisor:
         return 0
 
     async def _take_over_what_lives(self, shutdown: Shutdown) -> None:
-        """Takes over processes that an earlier supervisor of this deployment left, and ends those that differ."""
+        """Adopts processes that an earlier supervisor of this deployment left, and ends those that differ."""
         left = self._deployment.read()
         if left is None or left.supervisor.alive:
             return
@@ -269,8 +269,8 @@ class Supervisor:
 
     async def _until_hung(self, child: Child, instance: Instance) -> str:
         """Returns what is wrong once a process has not answered, or not served, for too long."""
-        # A process that hangs takes connections and says nothing. One that drains says that it does not serve, or
-        # listens no more; and a router does not serve while it has no worker, which is not its fault.
+        # A process that hangs accepts connections and does not answer. One that drains says that it does not serve, or
+        # no longer listens; and a router does not serve while it has no worker, which is not its fault.
         drain_s = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
         answered = served = time.monotonic()
         while True:
@@ -308,7 +308,7 @@ class Supervisor:
         await self._until_found()
 
     async def _until_found(self) -> None:
-        """Waits until all routers use every worker: before that, the next one must not go. Not for ever."""
+        """Waits, within a limit, until all routers use every worker: before that, no further worker may be replaced."""
         deadline = time.monotonic() + _FOUND_AGAIN_S
         routers = [child for child in self._children.values() if child.plan.tier == "router"]
         for child in routers:
@@ -354,7 +354,7 @@ class Supervisor:
                 if child.send(signal.SIGTERM):
                     self._set_process(child, "stopping")
             gone = asyncio.gather(*(child.wait() for child in children))
-            # A deployment that failed has nobody to wait for.
+            # In a deployment that failed there is nothing to wait for.
             patience = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
             limit = _FORCED_EXIT_S if self._failed.is_set() else patience
             if not await shutdown.drained(_result(gone), limit):
@@ -389,7 +389,7 @@ class Supervisor:
         self._write()
 
     def _report(self, event: Event) -> None:
-        with contextlib.suppress(OSError):  # nobody reads any more, or the disk is full: the processes matter more
+        with contextlib.suppress(OSError):  # the output is closed or the disk is full: the processes matter more
             self._show(event)
 
     def _write(self) -> None:

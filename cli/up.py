@@ -248,7 +248,7 @@ def _left_behind(deployment: Deployment) -> DeploymentRecord | None:
 def _addresses(config: Config, counts: Counts, left: DeploymentRecord | None, state: StateDirectory) -> Addresses:
     def endpoint(host: str, port: int, setting: str, before: str) -> Endpoint:
         if before and port in (0, port_of(before)):
-            return Endpoint(host, port_of(before))  # whoever listens there is taken over, or drained first
+            return Endpoint(host, port_of(before))  # the process that listens there is adopted, or drained first
         return claim(Endpoint(host, port), setting, state.records())
 
     def endpoints(host: str, tier: str, count: int) -> list[Endpoint]:
@@ -283,7 +283,7 @@ def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
 
 
 def _keep_last_logs(deployment: Deployment) -> None:
-    """Sets the logs of the run before aside, so that a log begins with its run. Where that cannot be, it goes on."""
+    """Sets the logs of the run before aside, so that a log begins with its run. Where that fails, start-up goes on."""
     with contextlib.suppress(OSError):
         for log in deployment.logs.glob("*.log"):
             if log.name != "supervisor.log":

@@ -60,7 +60,7 @@ async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDire
             output.line("/help shows commands; ctrl-C stops an answer; ctrl-D leaves", "dim")
         loop = ChatLoop(channel, settings, questions, output, api_key=key, interactive=terminal)
         await loop.run()
-    # A person has seen the error and gone on; a script has not.
+    # In a terminal the user has seen the error and continued; a script needs the exit code.
     return 1 if loop.failures and not terminal else 0
 
 
@@ -82,7 +82,8 @@ async def _chat_alone(
             task.cancel()
         shutdown.request()
 
-    # Listening from the first process started to the last one gone: what ended this one between would leave them.
+    # Signals are caught from the first start to the last end: a signal that ended this process between would leave
+    # the others running.
     with prepared.deployment.lock(), on_signals(end, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         supervisor = Supervisor(prepared.plan, prepared.deployment, show)
         running = asyncio.ensure_future(supervisor.run(shutdown))
@@ -101,7 +102,7 @@ async def _chat_alone(
         finally:
             ready.cancel()
             shutdown.drain.set()
-            with on_signals(end, signal.SIGINT):  # a terminal's prompt has taken it for itself
+            with on_signals(end, signal.SIGINT):  # the terminal's prompt has installed its own handler for it
                 await asyncio.gather(running, ready, return_exceptions=True)
 
 

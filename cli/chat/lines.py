@@ -54,9 +54,9 @@ class PipedQuestions:
             line, error = "", None
             try:
                 line = source.readline()
-            except Exception as raised:  # it belongs to the one who waits
+            except Exception as raised:  # raised in the task that waits for the line
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits any more
                 loop.call_soon_threadsafe(settle, line, error)
 
         # Not the loop's own threads: it would wait for a line that may never come before the program can end.

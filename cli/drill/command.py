@@ -1,4 +1,4 @@
-"""`qwenserve drill`: does harm to a running deployment under load, and judges by what clients saw."""
+"""`qwenserve drill`: injects faults into a running deployment under load, and judges by what clients saw."""
 
 from __future__ import annotations
 

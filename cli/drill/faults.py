@@ -73,7 +73,7 @@ def _signal(tier: Tier, number: signal.Signals) -> Fault:
             try:
                 await bench.until_whole(victim)
             finally:
-                victim.identity.send(signal.SIGCONT)  # one that was stopped and not replaced must not stay so
+                victim.identity.send(signal.SIGCONT)  # a stopped process that was not replaced must be continued
 
     return run
 
@@ -98,7 +98,7 @@ async def _slow_reader(bench: Bench) -> None:
     async with client_session() as http, contextlib.AsyncExitStack() as stack:
         for number in range(bench.clients):
             body = bench.target.body(PROMPTS[number % len(PROMPTS)])
-            with contextlib.suppress(aiohttp.ClientError):  # what happens to these is their own affair
+            with contextlib.suppress(aiohttp.ClientError):  # how these streams end is not part of the verdict
                 await stack.enter_async_context(
                     http.post(f"{bench.target.url}/v1/chat/completions", json=body, headers=bench.target.headers())
                 )
@@ -170,7 +170,7 @@ class Drill(NamedTuple):
     # The tier that is hit, and how many processes it must have for the drill to make sense.
     tier: Tier | None = None
     least: int = 1
-    # Whether an answer that had begun may be lost: whoever held its connection is gone.
+    # Whether an answer that had begun may be lost, because the process that held its connection is gone.
     loses_begun: bool = False
 
 

@@ -15,7 +15,7 @@ import aiohttp
 
 # Longer than any pause that a deployment may make: a wait for a worker's restart, or for a hung one to be noticed.
 _READ_S = 180.0
-# How long a client does as it is told by `Retry-After`.
+# How long a client keeps following `Retry-After`.
 _PATIENCE_S = 60.0
 _LEAST_WAIT_S = 0.1
 
@@ -157,7 +157,7 @@ class Load:
             await self._ask(http, prompt)
 
     async def _ask(self, http: aiohttp.ClientSession, prompt: str) -> None:
-        """Asks as official clients do: as often as the server asks for patience, and once more where nothing began."""
+        """Asks as official clients do: again whenever the server sends a time to wait, once more where nothing began."""
         deadline = time.monotonic() + _PATIENCE_S
         retried = False
         while (failure := await self._try(http, prompt)) is not None:
