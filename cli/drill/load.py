@@ -157,7 +157,7 @@ class Load:
             await self._ask(http, prompt)
 
     async def _ask(self, http: aiohttp.ClientSession, prompt: str) -> None:
-        """Asks as official clients do: again whenever the server sends a time to wait, once more where nothing began."""
+        """Asks as official clients do: again whenever the server sends a time to wait, once where nothing began."""
         deadline = time.monotonic() + _PATIENCE_S
         retried = False
         while (failure := await self._try(http, prompt)) is not None:
