@@ -8,6 +8,7 @@ types is needed here; each tier turns the error into what its callers are told.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -91,8 +92,21 @@ def is_large(conversation: Conversation) -> bool:
     messages, tools = conversation.messages, conversation.tools
     if len(messages) + len(tools) > _SMALL_PARTS:
         return True
-    calls = sum(len(message.tool_calls) for message in messages)
-    return calls > _SMALL_PARTS or sum(len(tool.definition_json) for tool in tools) > _SMALL_TOOL_CHARACTERS
+    return _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS
+
+
+def _tool_calls(messages: Iterable[message_pb2.Message]) -> int:
+    calls = 0
+    for message in messages:  # a loop: a generator costs more than a short conversation's sum
+        calls += len(message.tool_calls)
+    return calls
+
+
+def _tool_characters(tools: Iterable[message_pb2.Tool]) -> int:
+    characters = 0
+    for tool in tools:
+        characters += len(tool.definition_json)
+    return characters
 
 
 def _check_size(conversation: Conversation) -> None:
@@ -101,8 +115,8 @@ def _check_size(conversation: Conversation) -> None:
     for name, number, most, what in (
         ("messages", len(messages), MAX_MESSAGES, "messages"),
         ("tools", len(tools), MAX_TOOLS, "tools"),
-        ("messages", sum(len(message.tool_calls) for message in messages), MAX_TOOL_CALLS, "tool calls"),
-        ("tools", sum(len(tool.definition_json) for tool in tools), MAX_TOOL_CHARACTERS, "characters of tools"),
+        ("messages", _tool_calls(messages), MAX_TOOL_CALLS, "tool calls"),
+        ("tools", _tool_characters(tools), MAX_TOOL_CHARACTERS, "characters of tools"),
     ):
         if number > most:
             raise ConversationError(f"{name}: {number:,} {what}; at most {most:,} in one request", name)

@@ -51,6 +51,8 @@ def too_much_to_log(user: str, labels: Mapping[str, str]) -> str:
     """Returns which field, `user` or `metadata`, is too long for a log event; empty where none is."""
     if len(user) > _MAX_VALUE:
         return "user"
+    if not labels:
+        return ""
     if len(labels) > _MAX_LABELS or any(len(k) > _MAX_LABEL or len(v) > _MAX_VALUE for k, v in labels.items()):
         return "metadata"
     return ""

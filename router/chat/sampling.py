@@ -97,7 +97,7 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
         raise InvalidRequest(
             f"stop has {len(stop_strings)} strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
         )
-    if any(not stop for stop in stop_strings):
+    if "" in stop_strings:
         raise InvalidRequest("stop must not contain an empty string", param="stop")
 
 

@@ -43,6 +43,7 @@ from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
 _log = EventLog("generation")
+_NONE_EXCLUDED: frozenset[str] = frozenset()
 
 # The worker's reasons after which another worker may do better.
 _WORTH_ANOTHER_WORKER = frozenset({"DRAINING", "QUEUE_FULL", "SLOW_READER", "WORKER_LOST"})
@@ -294,7 +295,7 @@ class Generation:
             prompt = array("i", prompt)
             prompt.extend(self.ids)
         try:
-            session = placement.choose(prompt, frozenset(each.session.address for each in self._excluded if each.holds))
+            session = placement.choose(prompt, self._excluded_addresses())
         except ServiceError:
             # Those that had no room may have some when it is tried again.
             self._excluded = tuple(each for each in self._excluded if not each.full)
@@ -327,6 +328,11 @@ class Generation:
             )
         self.worker = session.name
         self._leg = Leg(session, handle, session.connection, begun)
+
+    def _excluded_addresses(self) -> frozenset[str]:
+        if not self._excluded:
+            return _NONE_EXCLUDED
+        return frozenset(each.session.address for each in self._excluded if each.holds)
 
     def _drop_leg(self) -> None:
         leg, self._leg = self._leg, None

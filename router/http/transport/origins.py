@@ -14,6 +14,8 @@ from qwenserve.runtime.addresses import is_loopback
 
 ANY = "*"
 _PREFLIGHT_AGE_S = 600
+# Clients use few names for one service; a client that makes names up must not fill the memory.
+_MOST_REMEMBERED = 64
 
 
 class Origins:
@@ -26,15 +28,20 @@ class Origins:
         self._hosts = frozenset(_name(urlsplit(origin).netloc) for origin in self._allowed)
         self._keyed = keyed
         self._local = local
+        # Values of `Host` that were found to name this machine: parsing an address costs more than all else here.
+        self._own_names: set[str] = set()
 
     def refusal(self, headers: Mapping[str, str]) -> str:
         """Returns why a request is refused; empty where it is not."""
         if self._keyed or ANY in self._allowed:
             return ""
         host, origin = headers.get("Host", ""), headers.get("Origin")
-        name = _name(host)
-        if self._local and not (is_loopback(name) or _is_ours(name) or name in self._hosts):
-            return f"Host {host[:80]!r} is no name of this machine"
+        if self._local and host not in self._own_names:
+            name = _name(host)
+            if not (is_loopback(name) or _is_ours(name) or name in self._hosts):
+                return f"Host {host[:80]!r} is no name of this machine"
+            if len(self._own_names) < _MOST_REMEMBERED:
+                self._own_names.add(host)
         if origin is None or self._allows(origin) or urlsplit(origin).netloc.lower() == host.lower():
             return ""
         return f"pages of {origin[:80]!r} may not use this service"
