@@ -120,6 +120,9 @@ def make_plan(
         _process("router", f"router-{n}", addresses.grpc, common, router_settings, shared=True)
         for n in range(counts.routers)
     ]
+    processes = (*workers, *tokenizers, *routers)
+    if config.metrics.port:
+        processes = tuple(_telling(process, config.metrics.port + n) for n, process in enumerate(processes))
     return DeploymentPlan(
         name=name,
         model=config.model_name,
@@ -130,7 +133,7 @@ def make_plan(
         drain_notice_s=config.drain_notice_s,
         health_timeout_s=config.health_timeout_s,
         secrets={f"{ENV_PREFIX}{key.upper().replace('.', '__')}": text for key, text in secrets.items()},
-        processes=(*workers, *tokenizers, *routers),
+        processes=processes,
     )
 
 
@@ -154,6 +157,14 @@ def _process(
         probe=str(endpoint.reachable),
         shared=shared,
     )
+
+
+def _telling(process: ProcessPlan, port: int) -> ProcessPlan:
+    """Returns the process with a port of its own for metrics, before the flags without a value."""
+    settings = _arguments({"metrics.port": str(port)})
+    flags = [part for part in process.arguments if part == "--share-ports"]
+    rest = [part for part in process.arguments if part != "--share-ports"]
+    return process.model_copy(update={"arguments": (*rest, *settings, *flags)})
 
 
 def _listen(section: str, endpoint: Endpoint) -> dict[str, Any]:

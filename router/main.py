@@ -28,7 +28,7 @@ from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
 from qwenserve.router.http.shim import make_shim
 from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.router.outcomes import OutcomeRecorder
-from qwenserve.router.worker_metrics import WorkerCollector
+from qwenserve.router.worker_metrics import TokenizerCollector, WorkerCollector
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import Config, ConfigError
 from qwenserve.runtime.grpc_setup import Health, make_server
@@ -36,6 +36,7 @@ from qwenserve.runtime.grpc_wakeups import poll_as_batch
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objects, use_one_malloc_arena
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
 from qwenserve.store.opening import open_store
 from qwenserve.text.assets import AssetError
@@ -66,6 +67,7 @@ class Router:
         keys = KeyRing.from_config(config.auth)
         self.metrics = RouterMetrics()
         self._config = config
+        self._share_ports = share_ports
         expected = Expectation(model.name, model.assets.tokenizer.vocab_size, model.fingerprint)
         self._store = open_store(config.store)
         self._workers = WorkerDirectory(
@@ -86,6 +88,7 @@ class Router:
             if config.router.tokenizers
             else LocalTextService(model.assets, guard=config.template.special_tokens_in_content == "plain")
         )
+        self.metrics.registry.register(TokenizerCollector(self._text))
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
@@ -153,6 +156,9 @@ class Router:
                 raise ConfigError(f"health_port: {health_port} is taken; choose another one") from None
         async with contextlib.AsyncExitStack() as stack:
             # Steps run in reverse order of their registration, each of them even if one before it failed.
+            await stack.enter_async_context(
+                metrics_port(self._config.metrics, self.metrics.registry, share_port=self._share_ports)
+            )
             if self._http is not None:
                 stack.push_async_callback(self._http.close)
             stack.push_async_callback(self._server.stop, _LAST_WORDS_S)

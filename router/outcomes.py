@@ -7,6 +7,9 @@ import time
 from qwenserve.router.chat.answer import AnswerOutcome
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.type.v1 import sampling_pb2
+
+_FINISHES = {number: name.removeprefix("FINISH_REASON_").lower() for name, number in sampling_pb2.FinishReason.items()}
 
 
 class OutcomeRecorder:
@@ -67,9 +70,13 @@ class OutcomeRecorder:
         metrics.continued_legs.inc(usage.continued_legs)
         metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
+        for reason in outcome.finish_reasons:
+            metrics.finishes.labels(_FINISHES[reason]).inc()
         if outcome.queue_s:
             self._queue_stage.observe(outcome.queue_s)
         if outcome.first_token:
+            metrics.prompt_length.observe(usage.prompt_tokens)
+            metrics.answer_length.observe(usage.completion_tokens)
             metrics.first_token.observe(outcome.first_token - outcome.began)
             if usage.completion_tokens > 1:
                 gap = (outcome.last_token - outcome.first_token) / (usage.completion_tokens - 1)

@@ -302,6 +302,18 @@ class CacheConfig(Section):
     )
 
 
+class MetricsConfig(Section):
+    """Prometheus metrics of any tier on a port of their own. A router also has them on its HTTP port."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port for GET /metrics; `qwenserve up` gives each of its processes the next one. 0: none.",
+    )
+
+
 class LogConfig(Section):
     """Logs on standard error: one event a line. Prompt text is never logged."""
 
@@ -328,6 +340,7 @@ class Config(Section):
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
     store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Answers to repeated prompts.")
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="Metrics of any tier.")
     log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
     cache_dir: str = Field(
         default="",

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from qwenserve.runtime.counting import Count, Counters, Distribution, Histograms
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+# From a text found in the cache to a long wait in a queue.
+STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0)
+_TOKENS = tuple(float(4**power) for power in range(10))
+
+
+def process_registry() -> CollectorRegistry:
+    """Returns a registry that tells of this process: CPU, memory, open files, version."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    build = Gauge("qwenserve_build_info", "1; the version is a label.", ["version"], registry=registry)
+    build.labels(version("qwenserve")).set(1)
+    return registry
 
 
 class RouterMetrics:
     """What a router counts. Only the event loop's thread may count and render."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = process_registry()
         self.requests = self.counters(
             "qwenserve_requests", "Finished answers by kind and outcome.", ["kind", "outcome"]
         )
@@ -38,7 +50,12 @@ class RouterMetrics:
         self.first_token = self._times("qwenserve_time_to_first_token_seconds", "From arrival to the first token.")
         self.token_gap = self._times("qwenserve_inter_token_seconds", "Mean gap between tokens of an answer.")
         self.duration = self._times("qwenserve_request_seconds", "From arrival to the end.")
-        self.stage = Histograms("qwenserve_stage_seconds", "Time in one stage of a request.", _STAGE_SECONDS, ["stage"])
+        self.prompt_length = self._sizes("qwenserve_request_prompt_tokens", "Prompt tokens of an answered request.")
+        self.answer_length = self._sizes("qwenserve_request_completion_tokens", "Generated tokens of a request.")
+        self.finishes = self.counters(
+            "qwenserve_finished_choices", "Choices that came to their end, by finish reason.", ["reason"]
+        )
+        self.stage = Histograms("qwenserve_stage_seconds", "Time in one stage of a request.", STAGE_SECONDS, ["stage"])
         self.registry.register(self.stage)
         self.token_cache = Gauge(
             "qwenserve_token_cache_bytes",
@@ -48,6 +65,7 @@ class RouterMetrics:
         self.waiting = Gauge(
             "qwenserve_waiting_continuations", "Answers that wait for a worker to go on.", registry=self.registry
         )
+        self.ready = Gauge("qwenserve_ready", "1 when a request would be answered now.", registry=self.registry)
         self.running = Gauge("qwenserve_running_requests", "Requests under way in this router.", registry=self.registry)
 
     def counters(self, name: str, meaning: str, labels: Sequence[str]) -> Counters:
@@ -64,6 +82,12 @@ class RouterMetrics:
         return self.counters(name, meaning, ()).labels()
 
     def _times(self, name: str, meaning: str) -> Distribution:
-        family = Histograms(name, meaning, _SECONDS)
+        return self._distribution(name, meaning, SECONDS)
+
+    def _sizes(self, name: str, meaning: str) -> Distribution:
+        return self._distribution(name, meaning, _TOKENS)
+
+    def _distribution(self, name: str, meaning: str, bounds: Sequence[float]) -> Distribution:
+        family = Histograms(name, meaning, bounds)
         self.registry.register(family)
         return family.labels()

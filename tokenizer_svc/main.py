@@ -13,9 +13,11 @@ from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, freeze_loaded_objects
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
 from qwenserve.text.assets import AssetError, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
+from qwenserve.tokenizer_svc.metrics import TokenizerMetrics
 from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptServicer
 from qwenserve.tokenizer_svc.tokenizer_servicer import SERVICE, TokenizerServicer
 
@@ -46,7 +48,8 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
         freeze_loaded_objects()
         server = make_server(config.grpc, share_port=share_ports)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
-        prompts = PromptServicer(assets, config)
+        metrics = TokenizerMetrics()
+        prompts = PromptServicer(assets, config, metrics)
         tokenizer_pb2_grpc.add_PromptServiceServicer_to_server(prompts, server)
         health = Health(server, [SERVICE, PROMPT_SERVICE])
         address = f"{config.tokenizer.host}:{config.tokenizer.port}"
@@ -59,6 +62,7 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             _log.error("port_taken", address=address, health_port=config.health_port, remedy=remedy)
             return 1
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(metrics_port(config.metrics, metrics.registry, share_port=share_ports))
             stack.push_async_callback(server.stop, None)
             await server.start()
             await health.set(True)

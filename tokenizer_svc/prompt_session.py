@@ -8,6 +8,7 @@ ends travel in the next message; none is delayed to collect more.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, TypeAlias
 
 import grpc
@@ -21,6 +22,7 @@ from qwenserve.text.content_guard import Prompt
 from qwenserve.text.conversation import is_large
 from qwenserve.text.tokenizer import INLINE_CHARACTERS
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from qwenserve.tokenizer_svc.metrics import TokenizerMetrics
 from qwenserve.tokenizer_svc.rendering import Renderer
 
 _log = EventLog("tokenizer")
@@ -41,8 +43,9 @@ Response: TypeAlias = tokenizer_pb2.PromptSessionResponse
 class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
     """Answers for one model."""
 
-    def __init__(self, assets: ModelAssets, config: Config) -> None:
+    def __init__(self, assets: ModelAssets, config: Config, metrics: TokenizerMetrics | None = None) -> None:
         self._assets = assets
+        self._metrics = metrics or TokenizerMetrics()
         self._config = config
         self._renderer = Renderer(assets, config)
         self._sessions: set[_Session] = set()
@@ -50,7 +53,7 @@ class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
 
     async def Session(self, request_iterator: Any, context: Context) -> None:  # noqa: N802 - named by the proto
         """Carries one router's prompts, packed."""
-        session = _Session(self._assets, self._renderer, self._config, context)
+        session = _Session(self._assets, self._renderer, self._config, self._metrics, context)
         if self._draining:
             return
         self._sessions.add(session)
@@ -67,7 +70,10 @@ class PromptServicer(tokenizer_pb2_grpc.PromptServiceServicer):
 
 
 class _Session:
-    def __init__(self, assets: ModelAssets, renderer: Renderer, config: Config, context: Context) -> None:
+    def __init__(
+        self, assets: ModelAssets, renderer: Renderer, config: Config, metrics: TokenizerMetrics, context: Context
+    ) -> None:
+        self._metrics = metrics
         self._tokenizer = assets.tokenizer
         self._renderer = renderer
         self._model = config.model_name
@@ -132,25 +138,26 @@ class _Session:
     async def _answer(self, prompt: tokenizer_pb2.Prompt) -> int:
         """Answers now or starts to. Returns how many characters were tokenized here."""
         made: Prompt | None = None
+        began = time.monotonic()
         try:
             if not is_large(prompt.conversation):
                 made = self._prompt(prompt)
                 if len(made.text) <= INLINE_CHARACTERS:
-                    self._put(prompt, made, self._tokenizer.encode(made.text, made.mark))
+                    self._put(prompt, made, self._tokenizer.encode(made.text, made.mark), began)
                     return len(made.text)
         except Exception as error:
             self._refuse(prompt.handle, error)
             return 0
         await self._long.acquire()
-        self._tasks.start(self._answer_long(prompt, made), name="long prompt")
+        self._tasks.start(self._answer_long(prompt, made, began), name="long prompt")
         return 0
 
-    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, made: Prompt | None) -> None:
+    async def _answer_long(self, prompt: tokenizer_pb2.Prompt, made: Prompt | None, began: float) -> None:
         """Answers with a long text, or (None) a conversation that takes long to render."""
         try:
             if made is None:
                 made = await asyncio.to_thread(self._prompt, prompt)
-            self._put(prompt, made, await self._tokenizer.encode_async(made.text, made.mark))
+            self._put(prompt, made, await self._tokenizer.encode_async(made.text, made.mark), began)
         except Exception as error:
             self._refuse(prompt.handle, error)
         finally:
@@ -165,11 +172,14 @@ class _Session:
             raise InvalidRequest("a prompt is a text or a conversation; this one is neither", param="source")
         return self._renderer.render(prompt.conversation)
 
-    def _put(self, prompt: tokenizer_pb2.Prompt, made: Prompt, ids: list[int]) -> None:
+    def _put(self, prompt: tokenizer_pb2.Prompt, made: Prompt, ids: list[int], began: float) -> None:
         shown = made.shown if prompt.return_text else ""
         message = self._message(_UNIT_BYTES * (len(ids) + len(shown)))
         message.answers.add(handle=prompt.handle, token_ids=ids, text=shown)
         self._open_prompts -= 1
+        self._metrics.prompts.labels("ok").inc()
+        self._metrics.tokens.inc(len(ids))
+        self._metrics.seconds.observe(time.monotonic() - began)
 
     def _refuse(self, handle: int, error: Exception) -> None:
         if not isinstance(error, ServiceError):
@@ -179,6 +189,7 @@ class _Session:
             handle=handle, error_reason=error.reason, error_message=error.message, error_param=error.param or ""
         )
         self._open_prompts -= 1
+        self._metrics.prompts.labels(error.code).inc()
 
     def _message(self, size: int) -> Response:
         """Returns the message being filled, or a new one where `size` more bytes would make it too long."""

@@ -38,6 +38,7 @@ from qwenserve.worker.engine_interface import (
     Finish,
 )
 from qwenserve.worker.load import LoadMeter
+from qwenserve.worker.metrics import WorkerMetrics
 from qwenserve.worker.router_session import Flight, Session
 from qwenserve.worker.v1 import worker_pb2
 
@@ -69,9 +70,10 @@ class DispatchLimits(NamedTuple):
 class Dispatcher:
     """Owns admission and the engine's requests. `deliver` and `fail` are what the engine is started with."""
 
-    def __init__(self, engine: Engine, limits: DispatchLimits) -> None:
+    def __init__(self, engine: Engine, limits: DispatchLimits, metrics: WorkerMetrics | None = None) -> None:
         self._engine = engine
         self._limits = limits
+        self._metrics = metrics or WorkerMetrics("")
         self._admission = Admission(limits.max_running, limits.max_queued, limits.max_queued_tokens)
         self._drain_rate = DrainRate()
         self.load = LoadMeter(engine, self._admission)
@@ -107,6 +109,20 @@ class Dispatcher:
     def draining(self) -> bool:
         """Whether new requests are refused."""
         return self._closed is not None
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are taken now."""
+        return self._closed is None and self._stalled is None
+
+    @property
+    def open_sessions(self) -> int:
+        """Callers that are connected."""
+        return len(self._sessions)
+
+    def load_now(self) -> worker_pb2.Load:
+        """Returns the load without counting it as a stamp."""
+        return self.load.now()
 
     def open_session(self) -> Session:
         """Returns a new session. Raises Unavailable when no requests are taken."""
@@ -272,6 +288,7 @@ class Dispatcher:
         if message is None:
             return None
         session.steps = 0
+        self._metrics.generated_tokens.inc(len(message.token_ids))
         self._progress.set()
         message.load.CopyFrom(self.load.stamp(session.read_handle))
         return message
@@ -299,8 +316,12 @@ class Dispatcher:
 
     def _reject(self, session: Session, handle: int, error: ServiceError) -> None:
         _log.debug("request_rejected", session=session.number, reason=error.reason)
-        session.packer.finish(failure_to_wire(handle, error))
+        self._tell_end(session, failure_to_wire(handle, error))
         session.changed.set()
+
+    def _tell_end(self, session: Session, finish: worker_pb2.Finish) -> None:
+        self._metrics.ended(finish)
+        session.packer.finish(finish)
 
     def _start(self, flight: Flight, now: float) -> None:
         flight.queue_us = int((now - flight.offered_at) * 1e6)
@@ -315,6 +336,8 @@ class Dispatcher:
             self._give_up(flight, InternalError("the engine could not take the request; the worker's log says why"))
             return
         flight.started = flight.prefilling = True
+        self._metrics.queue.observe(flight.queue_us / 1e6)
+        self._metrics.prompt_tokens.inc(len(flight.request.prompt_token_ids))
         self.load.prefill_tokens += len(flight.request.prompt_token_ids)
 
     def _start_waiting(self) -> None:
@@ -336,7 +359,7 @@ class Dispatcher:
         else:
             _log.debug("request_ended", request_id=flight.request_id, reason=finish.reason.name)
         if flight.session is not None:
-            flight.session.packer.finish(finish_to_wire(flight.handle, finish, flight.queue_us))
+            self._tell_end(flight.session, finish_to_wire(flight.handle, finish, flight.queue_us))
         self._forget(flight)
 
     def _give_up(self, flight: Flight, error: ServiceError | None) -> None:
@@ -346,7 +369,7 @@ class Dispatcher:
 
     def _report(self, flight: Flight, error: ServiceError | None) -> None:
         if flight.session is not None:
-            flight.session.packer.finish(failure_to_wire(flight.handle, error, flight.queue_us))
+            self._tell_end(flight.session, failure_to_wire(flight.handle, error, flight.queue_us))
             flight.session.changed.set()
 
     def _detach(self, flight: Flight) -> None:
@@ -395,7 +418,7 @@ class Dispatcher:
         if flight is not None:
             self._give_up(flight, error)
         else:
-            session.packer.finish(failure_to_wire(handle, error))
+            self._tell_end(session, failure_to_wire(handle, error))
 
     def _set_timer(self) -> None:
         deadline = self._admission.next_deadline()

@@ -27,9 +27,13 @@ class LoadMeter:
 
     def stamp(self, read_handle: int = 0) -> worker_pb2.Load:
         """Returns the load now, with the next sequence number, for a session that has read up to `read_handle`."""
+        self._sequence += 1
+        return self.now(read_handle)
+
+    def now(self, read_handle: int = 0) -> worker_pb2.Load:
+        """Returns the load now, with the last stamp's number."""
         engine = self._engine.load()
         admission = self._admission
-        self._sequence += 1
         return worker_pb2.Load(
             sequence=self._sequence,
             running=engine.running,

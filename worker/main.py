@@ -21,12 +21,14 @@ from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
 from qwenserve.store.opening import open_store
 from qwenserve.worker.announce import announced
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
+from qwenserve.worker.metrics import WorkerMetrics
 from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 from qwenserve.worker.stall_watch import StallWatch
 from qwenserve.worker.v1 import worker_pb2_grpc
@@ -73,6 +75,7 @@ class _Worker:
         self._server: grpc.aio.Server = make_server(config.grpc)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, self._server)
         self._health = Health(self._server, [SERVICE_NAME])
+        self._metrics = WorkerMetrics(config.worker.name)
         # A store that only this process sees needs no announcement.
         self._store = open_store(config.store) if config.store.url else None
         self._log = _log.bind(worker=config.worker.name)
@@ -88,7 +91,8 @@ class _Worker:
         await self._health.set(False)
         await self._server.start()
         try:
-            return await self._with_engine(built, port, on_ready)
+            async with metrics_port(self._config.metrics, self._metrics.registry):
+                return await self._with_engine(built, port, on_ready)
         except EngineError as error:
             self._log.error("engine_not_started", engine=settings.engine, reason=str(error))
             return 1
@@ -110,7 +114,8 @@ class _Worker:
             settings.request_buffer_bytes,
             settings.session_buffer_bytes,
         )
-        dispatcher = Dispatcher(built.engine, limits)
+        dispatcher = Dispatcher(built.engine, limits, self._metrics)
+        self._metrics.watch(dispatcher)
         built.engine.pace_with(dispatcher.room)
 
         def died(error: EngineError) -> None:

@@ -42,6 +42,8 @@ class AnswerOutcome(NamedTuple):
     queue_s: float
     broken_tool_calls: int
     workers: Sequence[str]
+    # Of the choices that came to their end.
+    finish_reasons: Sequence[sampling_pb2.FinishReason] = ()
 
 
 def refused(kind: str, call: Call, error: ServiceError | None, began: float) -> AnswerOutcome:
@@ -196,6 +198,7 @@ class Answer:
                 queue_s=queue_s,
                 broken_tool_calls=broken,
                 workers=sorted({choice.generation.worker for choice in self._choices}),
+                finish_reasons=[choice.finish_reason for choice in self._choices if choice.finish_reason is not None],
             ),
         )
         self._forget_parts()

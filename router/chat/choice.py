@@ -76,6 +76,7 @@ class Choice:
         "_text_ended",
         "_thinking_cut",
         "_tracked",
+        "finish_reason",
         "generation",
         "pipeline",
         "plan",
@@ -93,6 +94,8 @@ class Choice:
     ) -> None:
         self.plan = plan
         self.pipeline = plan.pipeline
+        # None before its end.
+        self.finish_reason: sampling_pb2.FinishReason | None = None
         self.generation = Generation(
             plan.prompt_token_ids,
             plan.sampling,
@@ -215,8 +218,7 @@ class Choice:
         pipeline = self.pipeline
         if self._lead:
             self._say_lead(events)
-        stopped = finish is not None and finish.reason == _STOP
-        events += map(self._to_event, pipeline.finish(stopped=stopped))
+        events += map(self._to_event, pipeline.finish())
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         ending.thinking_cut = self._thinking_cut
         if pipeline.stop_string is not None:
@@ -228,6 +230,7 @@ class Choice:
         whole_calls = pipeline.has_tool_calls and not pipeline.has_cut_call
         if whole_calls and ending.reason == _STOP and pipeline.stop_string is None:
             ending.reason = _TOOL_CALLS
+        self.finish_reason = ending.reason
         last = ChatEvent(choice_index=self._index, finish=ending)
         if self._tracked is not None:
             self._tracked.attach_all(last)

@@ -80,6 +80,7 @@ class ChatCore:
         self._drain_rate = DrainRate()
         self._running: set[Answer] = set()
         metrics.running.set_function(lambda: len(self._running))
+        metrics.ready.set_function(lambda: not self.ready())
         metrics.token_cache.set_function(lambda: self._tokenizer.cache_bytes_used)
         self._idle = asyncio.Event()
         self._idle.set()

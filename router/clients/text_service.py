@@ -47,6 +47,9 @@ class TextService(Protocol):
     async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         """Tokenizes several texts at once. The caller bounds how many."""
 
+    def processes(self) -> Sequence[TokenizerSession]:
+        """Returns the sessions to other processes; none where it is all done in this one."""
+
     async def close(self) -> None:
         """Releases connections."""
 
@@ -78,6 +81,10 @@ class LocalTextService:
     async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         """Tokenizes; what is long in all, off the event loop."""
         return await self._assets.tokenizer.encode_batch_async(texts)
+
+    def processes(self) -> Sequence[TokenizerSession]:
+        """Returns none."""
+        return ()
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -112,6 +119,10 @@ class RemoteTextService:
     async def tokenize_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         """Tokenizes in the tier: the texts travel together, spread over its processes."""
         return await asyncio.gather(*map(self.tokenize, texts))
+
+    def processes(self) -> Sequence[TokenizerSession]:
+        """Returns the session to each process of the tier."""
+        return tuple(self._processes)
 
     async def close(self) -> None:
         """Ends the streams; whoever still waits is told."""

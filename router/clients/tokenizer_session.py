@@ -39,10 +39,12 @@ class TokenizerSession:
     """
 
     def __init__(self, address: str, model: str, config: GrpcConfig, silence_limit_s: float) -> None:
-        self._address = address
+        self.address = address
         self._model = model
         self._channel = make_channel(address, config)
         self._stub = tokenizer_pb2_grpc.PromptServiceStub(self._channel)
+        # Times that the stream broke, or was given up for its silence.
+        self.losses = 0
         self._tasks = TaskOwner()
         self._running = False
         self._closed = False
@@ -60,6 +62,11 @@ class TokenizerSession:
     def burden(self) -> tuple[bool, int]:
         """The sort key of processes: reachable ones before those that were not, the less busy first."""
         return time.monotonic() < self._shunned_until, len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Prompts that it has not answered."""
+        return len(self._waiting)
 
     async def ask(self, prompt: tokenizer_pb2.Prompt) -> tokenizer_pb2.PromptAnswer:
         """Returns the answer; this session sets `handle` of both.
@@ -80,7 +87,7 @@ class TokenizerSession:
         self._wake.set()
         if not self._running:
             self._running = True
-            self._tasks.start(self._run(), name=f"tokenizer {self._address}")
+            self._tasks.start(self._run(), name=f"tokenizer {self.address}")
         limit = loop.call_later(_TIMEOUT_S, _settle, future, DeadlineExceeded("the tokenizer took too long"))
         try:
             answer = await future
@@ -99,14 +106,14 @@ class TokenizerSession:
         await self._channel.close()
 
     async def _run(self) -> None:
-        error: ServiceError = TokenizerLost(f"{self._address} ended the stream")
+        error: ServiceError = TokenizerLost(f"{self.address} ended the stream")
         try:
             call = self._stub.Session()
             work = (self._read(call), self._write(call), self._watch())
-            await run_until_one_ends(call, *work, name=f"tokenizer {self._address}")
+            await run_until_one_ends(call, *work, name=f"tokenizer {self.address}")
         except grpc.aio.AioRpcError as failure:
             # Whatever it is, it is not about one prompt: their errors come as answers.
-            error = TokenizerLost(f"{self._address}: {from_rpc_error(failure).message}")
+            error = TokenizerLost(f"{self.address}: {from_rpc_error(failure).message}")
         except TokenizerLost as silence:
             error = silence
         except asyncio.CancelledError:
@@ -114,6 +121,7 @@ class TokenizerSession:
             raise
         finally:
             self._running = False
+            self.losses += not self._closed
             self._shunned_until = time.monotonic() + _SHUN_S
             self._drop(error)
 
@@ -128,7 +136,7 @@ class TokenizerSession:
             await asyncio.sleep(look_s)
             silent = 0 if self._heard or not self._waiting else silent + 1
             if silent >= _LOOKS:
-                raise TokenizerLost(f"{self._address} has said nothing for {self._silence_limit_s:g} s")
+                raise TokenizerLost(f"{self.address} has said nothing for {self._silence_limit_s:g} s")
             if silent:
                 # Long prompts take their time; a process that works on them still answers this.
                 self._message(0).ping = True

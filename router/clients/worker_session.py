@@ -158,6 +158,11 @@ class WorkerSession:
         return self._connections if self._connected else 0
 
     @property
+    def connections(self) -> int:
+        """Connections so far, the one that stands included."""
+        return self._connections
+
+    @property
     def active(self) -> int:
         """Requests of ours that have not ended."""
         return len(self._streams)

@@ -21,8 +21,8 @@ def plan_of(counts: Counts, **fields: object) -> DeploymentPlan:
         workers=[Endpoint("127.0.0.1", 6000 + n) for n in range(counts.workers)],
         tokenizers=[Endpoint("127.0.0.1", 7000 + n) for n in range(counts.tokenizers)],
     )
-    given = {"name": "x", "path": "/x", "config_file": None, "overrides": {}, **fields}
-    return make_plan(Config(), counts=counts, addresses=addresses, **given)  # type: ignore[arg-type]
+    given = {"name": "x", "path": "/x", "config_file": None, "overrides": {}, "config": Config(), **fields}
+    return make_plan(counts=counts, addresses=addresses, **given)  # type: ignore[arg-type]
 
 
 def settings_of(arguments: tuple[str, ...]) -> dict[str, object]:
@@ -49,6 +49,15 @@ def test_routers_know_workers_and_tokenizers():
     assert router["router.tokenizers"] == ["127.0.0.1:7000"]
     assert [settings_of(p.arguments)["worker.port"] for p in plan.of_tier("worker")] == [6000, 6001]
     assert [settings_of(p.arguments)["worker.name"] for p in plan.of_tier("worker")] == ["worker-0", "worker-1"]
+
+
+def test_every_process_has_a_port_of_its_own_for_metrics():
+    """The configured one is the first; without one no process is given any."""
+    config = load_config(environment={}, overrides={"metrics.port": 9464}).config
+    plan = plan_of(Counts(workers=2, routers=2, tokenizers=1), config=config)
+
+    assert [settings_of(process.arguments)["metrics.port"] for process in plan.processes] == [*range(9464, 9469)]
+    assert all("metrics.port" not in settings_of(process.arguments) for process in plan_of(Counts()).processes)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.deploy.compose_file import Service, environment_file, read_services
+from tests.deploy.compose_processes import DEPLOY, LISTENS, free_ports, healthy, running
 from tests.system.processes import free_port
-
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-# Where each tier listens in its container; the settings that say so are left at their defaults there.
-LISTENS = {
-    "worker": {50061: "QWENSERVE_WORKER__PORT"},
-    "tokenizer": {50071: "QWENSERVE_TOKENIZER__PORT"},
-    "router": {50051: "QWENSERVE_ROUTER__PORT", 8000: "QWENSERVE_HTTP__PORT"},
-}
-Ports = Mapping[tuple[str, int], int]
 
 
 @pytest.fixture(scope="module")
@@ -49,51 +38,10 @@ def test_every_published_port_is_listened_on(services: dict[str, Service]):
         assert set(service.ports) <= set(LISTENS[service.command[0]])
 
 
-def local(text: str, ports: Ports, own: str) -> str:
-    """Returns an address, or a list of them, as it is on this machine."""
-    text = text.replace("0.0.0.0", "127.0.0.1")
-    for (name, port), here in ports.items():
-        text = text.replace(f"{name}:{port}", f"127.0.0.1:{here}")
-        if name == own:
-            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{here}")
-    return text.replace("/models/qwen3-tiny", str(ROOT / "models" / "qwen3-tiny"))
-
-
-@contextlib.asynccontextmanager
-async def running(service: Service, ports: Ports, cache: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Runs a service's own command with its own environment."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
-    environment |= {key: local(value, ports, service.name) for key, value in service.environment.items()}
-    environment |= {setting: str(ports[service.name, port]) for port, setting in LISTENS[service.command[0]].items()}
-    environment |= {"QWENSERVE_CACHE_DIR": str(cache), "QWENSERVE_LOG__LEVEL": "warning", "OMP_WAIT_POLICY": "passive"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "qwenserve.cli", *service.command, cwd=ROOT, env=environment
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def healthy(service: Service, ports: Ports, process: asyncio.subprocess.Process) -> None:
-    """Returns once the service's own health check succeeds; fails if its process ends first."""
-    command = [local(part, ports, service.name) for part in service.probe]
-    assert command[0] == "qwenserve"
-    while True:
-        assert process.returncode is None, f"{service.name} ended with {process.returncode}"
-        probe = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "qwenserve.cli", *command[1:], cwd=ROOT, stdout=asyncio.subprocess.DEVNULL
-        )
-        if await probe.wait() == 0:
-            return
-
-
 @pytest.mark.timeout(300)
 async def test_the_file_starts_and_answers(services: dict[str, Service], tmp_path: Path):
     """Every service comes up by its own health check, both routers answer, and SIGTERM ends each with code 0."""
-    ports = {(service.name, port): free_port() for service in services.values() for port in LISTENS[service.command[0]]}
+    ports = free_ports(services)
     async with contextlib.AsyncExitStack() as stack:
         processes = {
             name: await stack.enter_async_context(running(service, ports, tmp_path / "cache"))

@@ -48,6 +48,17 @@ def test_a_good_answer_is_counted_once_with_its_tokens_and_times() -> None:
     assert found["qwenserve_request_seconds_count"] == 1
 
 
+def test_choices_are_counted_by_how_they_ended() -> None:
+    metrics = RouterMetrics()
+    reasons = [sampling_pb2.FINISH_REASON_STOP, sampling_pb2.FINISH_REASON_STOP, sampling_pb2.FINISH_REASON_TOOL_CALLS]
+
+    OutcomeRecorder(metrics)(outcome(finish_reasons=reasons))
+
+    found = counts(metrics)
+    assert found['qwenserve_finished_choices_total{reason="stop"}'] == 2
+    assert found['qwenserve_finished_choices_total{reason="tool_calls"}'] == 1
+
+
 @pytest.mark.parametrize(
     ("given", "name", "reason"),
     [

@@ -28,7 +28,7 @@ LIMIT_S = 10.0
 def configuration(**overrides: Any) -> Config:
     """A worker's configuration; keys of the worker section."""
     values = {"name": "w", "engine": "simulated", "port": 0, **overrides}
-    top = {key: values.pop(key) for key in ("drain_timeout_s",) if key in values}
+    top = {key.replace("__", "."): values.pop(key) for key in ("drain_timeout_s", "metrics__port") if key in values}
     return load_config(
         environment={},
         overrides={**top, "model.name": "m", **{f"worker.{key}": value for key, value in values.items()}},
