@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -108,12 +109,12 @@ def cases(contract: EngineContract) -> Iterator[tuple[str, Callable[..., Any], d
         if not name.startswith("test_"):
             continue
         marks = [mark for mark in getattr(method, "pytestmark", ()) if mark.name == "parametrize"]
-        if not marks:
-            yield name, method, {}
-        for mark in marks:
-            names, rows = mark.args
-            for row in rows:
-                yield name, method, {names: row} if isinstance(names, str) else dict(zip(names, row, strict=True))
+        for rows in itertools.product(*(_rows(*mark.args) for mark in marks)):
+            yield name, method, {key: value for row in rows for key, value in row.items()}
+
+
+def _rows(names: str | Sequence[str], rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{names: row} if isinstance(names, str) else dict(zip(names, row, strict=True)) for row in rows]
 
 
 async def passes(contract: EngineContract, method: Callable[..., Any], parameters: dict[str, Any]) -> bool:

@@ -43,6 +43,13 @@ GUIDES = {
 }
 
 
+def text_of(token_ids: Sequence[int]) -> str:
+    """The text of some ids, control tokens left out."""
+    from tokenizers import Tokenizer
+
+    return str(Tokenizer.from_file(str(MODEL / "tokenizer.json")).decode(list(token_ids), skip_special_tokens=True))
+
+
 class SharedContract(EngineContract):
     __test__ = False
     prompt = tuple(CASES[STORY]["prompt_ids"])
@@ -52,6 +59,9 @@ class SharedContract(EngineContract):
 
     def make_engine(self) -> Engine:
         return self._engine
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return text_of(token_ids)
 
 
 async def contract(shared: Engine) -> None:
@@ -122,19 +132,25 @@ async def kv_events(driver: Driver) -> None:
         say("kv events", salt=salt, block=size, wanted=len(wanted), found=len(wanted & stored), sequences=sequences)
 
 
+async def seeds(driver: Driver) -> None:
+    """Which seeds give which answers."""
+    bias = await driver.levels(CASES[STORY]["prompt_ids"], dict.fromkeys((5, 6, 7, 8), 20.0))
+    for seed in (0, 1, 1 + 2**31, 1 + 2**32, 1 + 2**62, 2**63 - 1, -1, -(2**63)):
+        sampling = Sampling(max_tokens=16, ignore_eos=True, logit_bias=bias, seed=seed)
+        answers = [(await driver.ask(CASES[STORY]["prompt_ids"], sampling)).token_ids for _ in range(2)]
+        say("seed", seed=seed, ids=answers[0], repeats=answers[0] == answers[1])
+
+
 async def guides(driver: Driver) -> None:
     """Answers keep to their guides."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     for kind in GuideKind:
-        if kind not in driver.info.guide_kinds:
+        if kind not in driver.info.guide_kinds or kind not in GUIDES:
             say("guide", kind=kind.name, declared=False)
             continue
         began = time.perf_counter()
         sampling = Sampling(temperature=0.0, max_tokens=80)
         answer = await driver.ask(CASES[0]["prompt_ids"], sampling, guide=Guide(kind, GUIDES[kind]))
-        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        text = text_of(answer.token_ids)
         assert answer.finish is not None
         say(
             "guide",
@@ -215,6 +231,7 @@ async def run(name: str, settings: dict[str, Any]) -> None:
         await greedy(driver, "together", together=True)
         await kv_events(driver)
         await guides(driver)
+        await seeds(driver)
         key, answer = driver.submit(CASES[STORY]["prompt_ids"], Sampling(max_tokens=1000, ignore_eos=True))
         await answer.tokens(3)
         began = time.perf_counter()

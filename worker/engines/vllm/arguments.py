@@ -68,7 +68,7 @@ def engine_environment(settings: Settings) -> Mapping[str, str]:
     """Returns environment variables that vLLM reads and whoever starts the worker may override."""
     environment = {
         # This process has threads of gRPC, which a fork would not survive.
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if settings.moe_kernels:

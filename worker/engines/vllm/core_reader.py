@@ -45,7 +45,7 @@ class CoreReader:
         self._on_failure = on_failure
         self._jobs: dict[str, _Job] = {}
         self._ids: dict[int, str] = {}
-        self._aborted: set[int] = set()
+        self._ending: set[int] = set()
         self._numbers = itertools.count(1)
         # At most one addition and one abort for each request that runs.
         self._sends: asyncio.Queue[Any] = asyncio.Queue()
@@ -61,7 +61,7 @@ class CoreReader:
     @property
     def running(self) -> int:
         """Requests without a finish."""
-        return len(self._ids) + len(self._aborted)
+        return len(self._ids) + len(self._ending)
 
     @property
     def failed(self) -> bool:
@@ -70,7 +70,7 @@ class CoreReader:
 
     def start(self, request: EngineRequest, arguments: Mapping[str, Any], structured: StructuredOutput | None) -> None:
         """Takes a request. Raises EngineRefusal."""
-        if request.key in self._ids or request.key in self._aborted:
+        if request.key in self._ids or request.key in self._ending:
             raise EngineRefusal(f"key {request.key} is in use")
         try:
             made = self._native.core_request(
@@ -81,7 +81,11 @@ class CoreReader:
                 -request.priority,  # vLLM computes the lowest number first
             )
         except ValueError as error:
-            raise EngineRefusal(f"vLLM: {error}", param="guide" if structured else "") from error
+            if structured is None:
+                raise EngineRefusal(f"vLLM: {error}") from error
+            # Whether a guide can be followed is known to vLLM alone, and told like all that comes of an answer.
+            self._end_soon(request.key, Finish(FinishReason.ABORTED, error=f"guide: {error}"))
+            return
         self._ids[request.key] = made.request_id
         self._jobs[made.request_id] = _Job(request)
         self._sends.put_nowait(made)
@@ -92,9 +96,8 @@ class CoreReader:
         if request_id is None:
             return
         job = self._jobs.pop(request_id)
-        self._aborted.add(key)
         self._sends.put_nowait(request_id)
-        asyncio.get_running_loop().call_soon(self._tell_abort, key, job.cached or 0)
+        self._end_soon(key, Finish(FinishReason.ABORTED, cached_tokens=job.cached or 0))
 
     async def close(self, limit_s: float) -> None:
         """Aborts every request and delivers the finishes."""
@@ -105,10 +108,14 @@ class CoreReader:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=limit_s)
 
-    def _tell_abort(self, key: int, cached: int) -> None:
-        self._aborted.discard(key)
+    def _end_soon(self, key: int, finish: Finish) -> None:
+        self._ending.add(key)
+        asyncio.get_running_loop().call_soon(self._tell_end, key, finish)
+
+    def _tell_end(self, key: int, finish: Finish) -> None:
+        self._ending.discard(key)
         if not self._failed:
-            self._deliver([Chunk(key, _NO_IDS, finish=Finish(FinishReason.ABORTED, cached_tokens=cached))])
+            self._deliver([Chunk(key, _NO_IDS, finish=finish)])
 
     async def _watched(self, work: Any) -> None:
         try:

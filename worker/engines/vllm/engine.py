@@ -34,6 +34,12 @@ _APPROXIMATE = {
     "answer_offset": "an id of the earlier part that comes again counts twice for presence_penalty, and what it "
     "loses is taken off before repetition_penalty applies",
 }
+_GUIDED = {
+    "guide": "an answer that began under a guide elsewhere is not gone on with; space between the parts of a JSON "
+    "text is the model's choice"
+}
+# Regions are a grammar with tokens of its own, which vLLM's check does not take.
+_GUIDES = frozenset(GuideKind) - {GuideKind.REGIONS}
 # What vLLM refuses together with speculative decoding.
 _NOT_SPECULATIVE = frozenset({"min_p", "logit_bias"})
 
@@ -166,8 +172,8 @@ class VllmEngine:
             max_running=config.max_running,
             kv_block_tokens=native.block_tokens,
             unsupported_fields=_NOT_SPECULATIVE if config.speculative else frozenset(),
-            approximate_fields=_APPROXIMATE,
-            guide_kinds=frozenset(GuideKind) if config.guides else frozenset(),
+            approximate_fields=_APPROXIMATE | (_GUIDED if config.guides else {}),
+            guide_kinds=_GUIDES if config.guides else frozenset(),
         )
 
     async def _prove(self, failure: asyncio.Future[EngineError]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
@@ -52,11 +53,7 @@ class Generations:
 
     def start(self, request: EngineRequest, arguments: Mapping[str, Any], structured: StructuredOutput | None) -> None:
         """Takes a request. Raises EngineRefusal."""
-        try:
-            parameters = self._native.parameters(arguments, structured)
-        except ValueError as error:
-            raise EngineRefusal(f"vLLM: {error}", param="guide" if structured else "") from error
-        self._tasks.start(request.key, self._answer(request, parameters))
+        self._tasks.start(request.key, self._answer(request, arguments, structured))
 
     def abort(self, key: int) -> None:
         """Ends a request: AsyncLLM aborts where the task that reads is cancelled."""
@@ -73,25 +70,26 @@ class Generations:
             await asyncio.sleep(_HEALTH_S)
         self._tasks.fail(EngineError("vLLM's core has died"))
 
-    async def _answer(self, request: EngineRequest, parameters: Any) -> AsyncGenerator[Chunk, None]:
-        outputs = self._native.generate(
-            f"{request.key}-{next(self._numbers)}",
-            request.prompt_token_ids,
-            request.cache_salt,
-            parameters,
-            -request.priority,
-        )
+    async def _answer(
+        self, request: EngineRequest, arguments: Mapping[str, Any], structured: StructuredOutput | None
+    ) -> AsyncGenerator[Chunk, None]:
         try:
-            async for output in outputs:
-                yield _chunk(request, output)
+            outputs = self._native.generate(
+                f"{request.key}-{next(self._numbers)}",
+                request.prompt_token_ids,
+                request.cache_salt,
+                self._native.parameters(arguments, structured),
+                -request.priority,
+            )
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    yield _chunk(request, output)
         except ValueError as error:
-            raise EngineRefusal(f"vLLM: {error}") from error
+            raise EngineRefusal(f"{'guide' if structured else 'vLLM'}: {error}") from error
         except Exception as error:
             if self._native.is_dead(error):
                 raise EngineError(f"vLLM's core has died ({error})") from error
             raise
-        finally:
-            await outputs.aclose()
 
 
 def _chunk(request: EngineRequest, output: Any) -> Chunk:

@@ -40,6 +40,10 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
         raise EngineRefusal(f"the prompt has ids outside 0 to {info.vocab_size - 1}", param="prompt_token_ids")
     if request.guide is not None and request.guide.kind not in info.guide_kinds:
         raise EngineRefusal(f"this engine cannot follow {request.guide.kind.name}", param="guide")
+    if request.guide is not None and request.guided_so_far:
+        raise EngineRefusal(
+            "vLLM follows a guide from its beginning only; this answer has begun under it elsewhere", param="guide"
+        )
     sampling = request.sampling
     for name, allowed in RANGES.items():
         value = getattr(sampling, name)
