@@ -71,12 +71,15 @@ class CallReader:
             self.rest = parser.rest
         return piece
 
-    def end(self, *, closed: bool, tag: bool) -> CallPiece:
-        """Takes the end: `closed` by the model, with the closing `tag` or by opening another call."""
+    def end(self, *, closed: bool, tag: bool, stopped: bool = False) -> CallPiece:
+        """Takes the end: `closed` by the model, with the closing `tag` or by opening another call. `stopped`: the model
+        has ended its answer, which closes a call that lacks nothing else.
+        """
         closing = "</tool_call>" if tag and not self.behind else ""
         if self._given_up or self._parser is None:
             self.broken = True
             return CallPiece(content=("" if self._given_up else "".join(self._raw)) + closing)
+        closed |= stopped and self._parser.lacks_end_only
         piece = self._told(self._parser, self._parser.end(closed))
         if self.started:
             return piece._replace(content=self._parser.rest) if self.complete else piece

@@ -56,6 +56,11 @@ class HermesCall:
             return self._nested.in_string
         return self._state == self._read_string and self._key in _ARGUMENTS
 
+    @property
+    def lacks_end_only(self) -> bool:
+        """See `CallParser`."""
+        return self._state == self._read_arguments and self._known is not None and self._nested.lacks_end_only
+
     def push(self, text: str) -> str:
         """See `CallParser`."""
         if self._tail is not None:

@@ -69,6 +69,10 @@ class _State(Enum):
     END = "nothing"
 
 
+# A number or a word has no end of its own.
+_BETWEEN = frozenset({_State.FIRST_VALUE, _State.FIRST_KEY, _State.AFTER, _State.WORD, _State.END})
+
+
 class JsonRepair:
     """Reads one object or array, from its opening bracket on.
 
@@ -99,6 +103,14 @@ class JsonRepair:
     def in_string(self) -> bool:
         """Whether the text so far stops inside a string."""
         return self._state is _State.STRING
+
+    @property
+    def lacks_end_only(self) -> bool:
+        """Whether brackets alone are missing: no string, key or value has been left half-written."""
+        state = self._state
+        if state is _State.QUOTED:
+            return not self._key and not self._text[self._at :].strip(_SPACE)
+        return state in _BETWEEN
 
     def push(self, text: str) -> str:
         """Takes more of the text. Nothing may be pushed after the end."""

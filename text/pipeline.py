@@ -11,7 +11,8 @@ answer. What a reader of the events may rely on:
 - Tool calls are looked for only where the request has tools: in content, and at the end of a thought that never closes
   (`text.thought_calls`). A text that is no call, or that names an unknown function, comes back as content exactly as
   generated. A call is made whole where it was not (`text.json_repair`); only one that is cut short by the answer's end
-  keeps arguments that are no JSON, and `has_cut_call` says so.
+  keeps arguments that are no JSON, and `has_cut_call` says so. One that lacks its closing brackets or tags alone is
+  whole where the model ended the answer.
 - A marker inside a call's argument is text of the argument. `</tool_call>` is the end nevertheless where nothing, or
   another call, follows it.
 - Special tokens and end ids have no text. Characters cut off by the end of the answer are dropped.
@@ -142,10 +143,12 @@ class CompletionPipeline:
         self._settle()
         return events
 
-    def finish(self) -> list[TextEvent]:
-        """Ends the answer; returns what was held, and accounts for every id."""
+    def finish(self, *, stopped: bool = False) -> list[TextEvent]:
+        """Ends the answer; returns what was held, and accounts for every id. `stopped`: the model has ended it, by an
+        end token, and it was not cut short.
+        """
         if not self.wants_stop:
-            self._end()
+            self._end(stopped)
             self.wants_stop = True
             self._settle()
         if self._owed:
@@ -166,7 +169,7 @@ class CompletionPipeline:
             if text:
                 self._content(text)
 
-    def _end(self) -> None:
+    def _end(self, stopped: bool) -> None:
         self._release(self._stops.flush())
 
     def _settle(self) -> None:
@@ -482,7 +485,7 @@ class AnswerPipeline(CompletionPipeline):
         # Not looked through for calls once more.
         self._plain(piece.content)
 
-    def _close_call(self, marker: Marker | None) -> None:
+    def _close_call(self, marker: Marker | None, stopped: bool = False) -> None:
         """Ends the open call: by its own tag, by the next call's, or with the answer."""
         call = self._call
         if call is None:
@@ -490,7 +493,7 @@ class AnswerPipeline(CompletionPipeline):
         self._call = None
         self._close_pending = ""
         self._lead = ""
-        self._tell(call.end(closed=marker is not None, tag=marker is Marker.CALL_CLOSE))
+        self._tell(call.end(closed=marker is not None, tag=marker is Marker.CALL_CLOSE, stopped=stopped))
         self._count(call)
         if call.behind and call.broken:
             self._lead = None
@@ -507,12 +510,12 @@ class AnswerPipeline(CompletionPipeline):
             if call.complete and not self._parallel:
                 self.wants_stop = True
 
-    def _take_aside(self) -> None:
+    def _take_aside(self, stopped: bool) -> None:
         """The answer has ended inside a thought, with what may be calls."""
         aside = self._aside
         if aside is None:
             return
-        calls = aside.finish()
+        calls = aside.finish(stopped=stopped)
         if not calls:
             self._end_aside()
             return
@@ -520,12 +523,12 @@ class AnswerPipeline(CompletionPipeline):
         for call in calls if self._parallel else calls[:1]:
             self._tell(CallPiece(call.name, call.arguments))
 
-    def _end(self) -> None:
-        self._take_aside()
+    def _end(self, stopped: bool) -> None:
+        self._take_aside(stopped)
         # A thought's last newlines are form even where it was cut short.
         if self._thinking:
             self._space = ""
-        self._close_call(Marker.CALL_CLOSE if self._close_pending else None)
+        self._close_call(Marker.CALL_CLOSE if self._close_pending else None, stopped)
         if not self.wants_stop:
             self._flush_tag()
             self._release(self._stops.flush())

@@ -62,14 +62,14 @@ class ThoughtCalls:
         self._reader = CallReader(self._tools) if opens else None
         return True
 
-    def finish(self) -> list[WrittenCall]:
-        """The calls, if all that was taken is whole calls; else none."""
-        if self._reader is not None and not self._end(self._reader, tag=False):
+    def finish(self, *, stopped: bool) -> list[WrittenCall]:
+        """The calls, if all that was taken is whole calls; else none. `stopped`: see `CallReader.end`."""
+        if self._reader is not None and not self._end(self._reader, tag=False, stopped=stopped):
             return []
         return self._calls
 
-    def _end(self, reader: CallReader, *, tag: bool) -> bool:
-        piece = reader.end(closed=tag, tag=tag)
+    def _end(self, reader: CallReader, *, tag: bool, stopped: bool = False) -> bool:
+        piece = reader.end(closed=tag, tag=tag, stopped=stopped)
         self._take(piece.name, piece.arguments)
         if not reader.complete or piece.content:
             return False

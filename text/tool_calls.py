@@ -27,6 +27,10 @@ class CallParser(Protocol):
     def in_value(self) -> bool:
         """Whether the text so far stops inside a string of the arguments."""
 
+    @property
+    def lacks_end_only(self) -> bool:
+        """Whether nothing but closing brackets or tags is missing: no name, value or tag has been left half-written."""
+
     def push(self, text: str) -> str:
         """Takes more of the call; returns more of its arguments. Nothing may come after the call or a break."""
 

@@ -64,6 +64,15 @@ class XmlCall:
         """See `CallParser`."""
         return self._state == self._value and not self._ends_at_end()
 
+    @property
+    def lacks_end_only(self) -> bool:
+        """See `CallParser`. A function's tag alone is a call where something else says that this is one."""
+        if self._state == self._value:
+            return self._ends_at_end() == _PARAMETER_END
+        if self._state == self._begin:
+            return not self._bare and not self._text[self._at :].strip()
+        return self._state == self._body and not self._text[self._at :].strip()
+
     def push(self, text: str) -> str:
         """See `CallParser`."""
         self._scanned = max(self._scanned - self._at, 0)

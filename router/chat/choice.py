@@ -218,7 +218,8 @@ class Choice:
         pipeline = self.pipeline
         if self._lead:
             self._say_lead(events)
-        events += map(self._to_event, pipeline.finish())
+        stopped = finish is not None and finish.reason == _STOP
+        events += map(self._to_event, pipeline.finish(stopped=stopped))
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         ending.thinking_cut = self._thinking_cut
         if pipeline.stop_string is not None:

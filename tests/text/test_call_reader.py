@@ -90,7 +90,7 @@ class Read(NamedTuple):
     broken: bool
 
 
-def read(pieces: list[str], *, closed: bool, bare: bool) -> Read:
+def read(pieces: list[str], *, closed: bool, bare: bool, stopped: bool = False) -> Read:
     reader = CallReader(TOOLS, bare=bare)
     told = []
     rest = None
@@ -100,7 +100,7 @@ def read(pieces: list[str], *, closed: bool, bare: bool) -> Read:
             rest = reader.rest + "".join(pieces[number + 1 :])
             break
     else:
-        told.append(reader.end(closed=closed, tag=closed))
+        told.append(reader.end(closed=closed, tag=closed, stopped=stopped))
     names = [each.name for each in told if each.name is not None]
     assert len(names) <= 1
     return Read(
@@ -118,19 +118,21 @@ def read(pieces: list[str], *, closed: bool, bare: bool) -> Read:
 @given(
     st.lists(HERMES | st.text(max_size=2), max_size=16) | st.lists(TAGS | st.text(max_size=2), max_size=16),
     st.sampled_from(["", '{"name": "f", "arguments": {"s": ', "<function=f>\n", "<function=g><parameter=s>"]),
-    st.booleans(),
+    st.sampled_from(["closed", "stopped", "cut"]),
     st.booleans(),
 )
-def test_any_text_in_any_pieces(fragments, opening, closed, bare):
+def test_any_text_in_any_pieces(fragments, opening, ended, bare):
     """A whole call has an object for arguments; a text that is no call comes back as it was."""
     fragments = [opening, *fragments]
     text = "".join(fragments)
     bare &= text.startswith("<")  # calls without tags around them are found by that
-    whole = read([text], closed=closed, bare=bare)
+    closed = ended == "closed"
+    end = {"closed": closed, "stopped": ended == "stopped", "bare": bare}
+    whole = read([text], **end)
 
-    assert whole == read(list(text), closed=closed, bare=bare) == read(fragments, closed=closed, bare=bare)
+    assert whole == read(list(text), **end) == read(fragments, **end)
     for at in range(0, len(text), max(1, len(text) // 24)):
-        assert whole == read([text[:at], text[at:]], closed=closed, bare=bare)
+        assert whole == read([text[:at], text[at:]], **end)
     if whole.name is None:
         assert whole.content == text + ("</tool_call>" if closed else "")
         assert not whole.arguments

@@ -12,7 +12,7 @@ from qwenserve.text.assets import ModelAssets
 from qwenserve.text.events import Content, Reasoning, ToolCallArguments, ToolCallStart
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.text.tool_calls import tool_schemas
-from tests.text.folding import Answer, Call, every_way, run
+from tests.text.folding import Answer, Call, every_way, fold, run
 
 TOOLS = tool_schemas(
     [
@@ -676,6 +676,57 @@ def test_a_call_that_is_cut_is_told_from_a_whole_one(assets):
         run(pipeline, [assets.tokenizer.encode(text)])
 
         assert cut == pipeline.has_cut_call, text
+
+
+# What the model has written when it ends its answer, and the arguments of the call; None where it is cut.
+WITHOUT_END = {
+    '{"name": "weather", "arguments": {"city": "Oslo"': {"city": "Oslo"},
+    '{"name": "weather", "arguments": {"city": "Oslo",': None,
+    '{"name": "weather", "arguments": {"city": "Oslo"\n': {"city": "Oslo"},
+    '{"name": "weather", "arguments": {"city": "Os': None,
+    '{"name": "weather", "arguments": {"city"': None,
+    '{"name": "weather", "arguments": {"city":': None,
+    '{"name": "weather", "arguments": {': {},
+    '{"name": "add", "arguments": {"a": 12': {"a": 12},
+    '{"name": "add", "arguments": {"a": [1, {"b": 2}': {"a": [1, {"b": 2}]},
+    "<function=weather>\n<parameter=city>\nOslo\n</parameter>": {"city": "Oslo"},
+    "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n": {"city": "Oslo"},
+    "<function=add>\n<parameter=a>\n12\n</parameter>\n<parameter=b>\n1.5\n</parameter>": {"a": 12, "b": 1.5},
+    "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</func": None,
+    "<function=weather>\n<parameter=city>\nOslo\n</param": None,
+    "<function=weather>\n<parameter=city>\nOslo": None,
+    "<function=weather>\n<parameter=city>": None,
+}
+
+
+@pytest.mark.parametrize("where", ["in content", "in a thought", "without tags"])
+@pytest.mark.parametrize("text", WITHOUT_END)
+def test_a_call_that_lacks_its_end_alone_is_whole_where_the_model_ended_the_answer(assets, text, where):
+    """At `max_tokens` it is cut: nobody knows what would have come."""
+    if where == "without tags" and not text.startswith("<"):
+        return
+    settings = PipelineSettings(parse_tools="xml", tools=TOOLS)
+    for stopped in (True, False):
+        pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=where == "in a thought")
+        ids = assets.tokenizer.encode(text if where == "without tags" else "<tool_call>\n" + text)
+        events = pipeline.push(ids) + pipeline.finish(stopped=stopped)
+        calls = fold(events, pipeline).calls
+        expected = WITHOUT_END[text] if stopped else None
+
+        if where == "in a thought":
+            assert [json.loads(each.arguments) for each in calls] == ([] if expected is None else [expected])
+        else:
+            assert pipeline.has_cut_call == (expected is None)
+            assert expected is None or [json.loads(each.arguments) for each in calls] == [expected]
+
+
+def test_a_function_tag_alone_is_a_call_between_the_tags_of_one_only(assets):
+    for text, calls in (("<tool_call>\n<function=open>", (Call("open", "{}"),)), ("Say <function=open>", ())):
+        settings = PipelineSettings(parse_tools="xml", tools=TOOLS)
+        pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+        events = pipeline.push(assets.tokenizer.encode(text)) + pipeline.finish(stopped=True)
+
+        assert fold(events, pipeline).calls == calls
 
 
 def test_plain_content_is_never_held(assets):
