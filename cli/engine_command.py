@@ -6,11 +6,12 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from qwenserve.cli import engine_quantize
 from qwenserve.worker.prepare.build import (
     BuildOptions,
     CannotBuild,
@@ -23,6 +24,7 @@ from qwenserve.worker.prepare.build import (
 from qwenserve.worker.prepare.describe import Description, NotAModel, describe
 from qwenserve.worker.prepare.formats import CARDS, ENGINES, why_not
 from qwenserve.worker.prepare.memory import PARALLEL, fits, kv_bytes_per_token, weight_bytes
+from qwenserve.worker.prepare.quantize_plan import CannotQuantize
 
 # Where NVIDIA's container keeps the example scripts.
 _EXAMPLES = "/app/tensorrt_llm/examples"
@@ -33,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs one action; returns its exit code."""
     arguments = make_parser().parse_args(argv)
     try:
-        return _build(arguments) if arguments.engine_command == "build" else _info(arguments)
-    except (CannotBuild, NotAModel) as error:
+        return _ACTIONS[arguments.engine_command](arguments)
+    except (CannotBuild, CannotQuantize, NotAModel) as error:
         print(f"qwenserve engine {arguments.engine_command}: {error}", file=sys.stderr)
         return 1
 
@@ -46,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     info = actions.add_parser("info", help="what a model is, which engines load it, what fits which card")
     info.add_argument("model", type=Path, metavar="DIR|FILE", help="model directory, GGUF file or TensorRT engine")
     info.add_argument("--json", action="store_true", help="as JSON")
+    engine_quantize.add_parser(actions, _EXAMPLES)
     build = actions.add_parser("build", help="build a TensorRT engine (TensorRT-LLM up to 1.3.0rc1)")
     build.add_argument("model", type=Path, metavar="CHECKPOINT", help="Hugging Face directory or TensorRT checkpoint")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the engine's directory")
@@ -132,3 +135,10 @@ def _build(arguments: argparse.Namespace) -> int:
         raise CannotBuild(missing)
     run_build(plan, options, installed_version(), tell=print)
     return 0
+
+
+_ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "info": _info,
+    "quantize": engine_quantize.run,
+    "build": _build,
+}

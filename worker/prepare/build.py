@@ -79,7 +79,7 @@ def plan_build(model: Description, options: BuildOptions, out: Path, examples: P
             raise CannotBuild(f"{source} is a TensorRT checkpoint already; --format cannot change it")
         checkpoint = source
     elif model.kind == UNQUANTIZED:
-        steps.append(_checkpoint_step(source, checkpoint, options, examples))
+        steps.append(checkpoint_step(source, checkpoint, options, examples))
     else:
         raise CannotBuild(
             f"{source} is quantized already ({model.kind}); build from the original, or serve it by the PyTorch backend"
@@ -88,9 +88,10 @@ def plan_build(model: Description, options: BuildOptions, out: Path, examples: P
     return BuildPlan(source, tuple(steps), checkpoint, partial, out)
 
 
-def _checkpoint_step(
+def checkpoint_step(
     source: Path, checkpoint: Path, options: BuildOptions, examples: Path
 ) -> tuple[str, tuple[str, ...]]:
+    """Returns what the step to a TensorRT checkpoint is called, and its command."""
     common = ["--model_dir", str(source), "--output_dir", str(checkpoint), "--dtype", options.dtype]
     common += ["--tp_size", str(options.tensor_parallel)]
     if options.format in ("none", "int8_wo") and options.kv != "fp8":
