@@ -76,6 +76,7 @@ class Router:
             config.router.policy,
             expected,
             stall_timeout_s=config.router.stall_timeout_s,
+            return_wait_s=config.router.worker_wait_s,
         )
         self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (

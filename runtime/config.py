@@ -181,6 +181,12 @@ class RouterConfig(Section):
     continuation_wait_s: float = Field(
         default=30.0, ge=0, description="How long an answer whose worker was lost waits for one that goes on with it."
     )
+    worker_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long new requests wait for a worker to come back when the last one is lost; later ones are "
+        "refused at once.",
+    )
     continuation_legs: int = Field(
         default=32, ge=0, description="How often one answer goes on with another worker at most. 0: a loss is an error."
     )

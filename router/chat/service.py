@@ -43,6 +43,9 @@ from qwenserve.type.v1 import sampling_pb2
 # Ids that are decoded on the event loop in one go, about 5 ms.
 _INLINE_IDS = 16_384
 
+# Answers that are there already, or on their way.
+_WITHOUT_WORKER = (chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED)
+
 
 class ChatCore:
     """What a router does, behind all faces. Implements `router.chat.interface.Backend`."""
@@ -312,6 +315,8 @@ class ChatCore:
                 time.monotonic() + self._config.request_timeout_s,
             )
             plans, start.cache = await self._reuse.plans(use, request, call, prepared, plans, placement)
+            self._check_open()
+        if start.cache not in _WITHOUT_WORKER and await self._workers.until_ready(call.remaining_s()):
             self._check_open()
         return plans
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, Route
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.model_fingerprint import ModelFingerprint
@@ -72,7 +75,16 @@ class WorkerDirectory:
         expected: Expectation,
         *,
         stall_timeout_s: float = 20.0,
+        return_wait_s: float = 0.0,
     ) -> None:
+        """`return_wait_s`: for so long after its loss the last worker is expected back."""
+        self._return_wait_s = return_wait_s
+        # When the last worker went that took requests; None while one does, or none ever did.
+        self._lost_at: float | None = None
+        self._had_ready = False
+        # Set unless a worker is expected back.
+        self._not_expecting = asyncio.Event()
+        self._not_expecting.set()
         self._source = source
         self._config = config
         self._expected = expected
@@ -136,6 +148,23 @@ class WorkerDirectory:
         """Returns at the next time that a worker comes, drains or goes. For one waiter."""
         await self._changed.wait()
         self._changed.clear()
+
+    async def until_ready(self, limit_s: float | None) -> bool:
+        """Waits where no worker takes requests and one is expected back: until it does, or no longer is, `limit_s` at
+        most. Returns whether there was anything to wait for.
+
+        None is expected where none ever took any, where all have left, and `return_wait_s` after the last one's loss.
+        """
+        if self._lost_at is None or self._not_expecting.is_set():
+            return False
+        left = self._lost_at + self._return_wait_s - time.monotonic()
+        if limit_s is not None:
+            left = min(left, limit_s)
+        if left <= 0:
+            return False
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(left, self._not_expecting.wait())
+        return True
 
     @property
     def sessions(self) -> Sequence[WorkerSession]:
@@ -250,7 +279,18 @@ class WorkerDirectory:
                 if session.address in self._pids:
                     self._policy.forget(session.address)
                 self._pids[session.address] = session.info.pid
+        self._note_loss()
         self._changed.set()
+
+    def _note_loss(self) -> None:
+        if any(session.ready for session in self.sessions):
+            self._had_ready, self._lost_at = True, None
+            self._not_expecting.set()
+        elif not self._members:
+            self._not_expecting.set()
+        elif self._had_ready and self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._not_expecting.clear()
 
     def _session_ended(self, address: str, session: WorkerSession) -> None:
         member = self._leaving.get(address)

@@ -241,6 +241,27 @@ async def test_with_one_worker_answers_wait_for_its_restart() -> None:
     assert [each.continued for each in told] == [1, 1, 2, 1, 2]
 
 
+async def test_requests_that_come_while_the_only_worker_restarts_wait_for_it() -> None:
+    async with fleet(1) as (workers, router, target):
+        await workers.kill(0)
+        await until(lambda: not router.sessions[0].ready, LIMIT_S)
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+        posts = [target.http.post(f"{target.url}/v1/chat/completions", json=body) for _ in range(3)]
+        asked = [asyncio.ensure_future(_status(post)) for post in posts]
+        short = {"x-request-timeout": "0.05"}
+        late = await _status(target.http.post(f"{target.url}/v1/chat/completions", json=body, headers=short))
+        await workers.start(0)
+
+        assert await asyncio.wait_for(asyncio.gather(*asked), LIMIT_S) == [200, 200, 200]
+        assert late == 504
+
+
+async def _status(posting: Any) -> int:
+    async with posting as response:
+        await response.read()
+        return int(response.status)
+
+
 async def test_answers_outlive_a_worker_that_stands_still() -> None:
     """Stopped and not dead: nothing closes a connection, and still the other worker goes on."""
     expected = await undisturbed()

@@ -83,7 +83,7 @@ async def test_a_deadline_in_the_header_stops_the_engine(slow_stack: Stack, clie
 
 
 async def test_a_worker_that_dies_becomes_one_error_event(client: aiohttp.ClientSession) -> None:
-    async with running_stack(stack_config(worker__simulated__step_ms=20)) as stack:
+    async with running_stack(stack_config(worker__simulated__step_ms=20, router__worker_wait_s=0)) as stack:
         response = await client.post(f"{stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True})
         await first_event(response)
 

@@ -48,11 +48,11 @@ class OddWorker(worker_pb2_grpc.WorkerServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(worker: OddWorker) -> AsyncIterator[str]:
-    """Serves a worker inside the block; gives its address."""
+async def serving(worker: OddWorker, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Serves a worker inside the block, on a free port unless told otherwise; gives its address."""
     server = make_server(GrpcConfig())
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -24,8 +24,10 @@ PROMPT = list(range(200))
 
 
 @contextlib.asynccontextmanager
-async def directory(*addresses: str) -> AsyncIterator[WorkerDirectory]:
-    known = WorkerDirectory(StaticWorkers(addresses), GrpcConfig(), "prefix", Expectation("m", 100))
+async def directory(*addresses: str, return_wait_s: float = 0.0) -> AsyncIterator[WorkerDirectory]:
+    known = WorkerDirectory(
+        StaticWorkers(addresses), GrpcConfig(), "prefix", Expectation("m", 100), return_wait_s=return_wait_s
+    )
     known.start()
     try:
         yield known
@@ -194,6 +196,47 @@ async def test_why_no_worker_is_ready_is_told_worker_by_worker() -> None:
         await until(lambda: "another" in workers.why_not_ready())
 
         assert one in workers.why_not_ready()
+
+
+async def test_a_worker_that_never_came_is_not_waited_for() -> None:
+    async with directory("127.0.0.1:1", return_wait_s=300) as workers:
+        assert not await asyncio.wait_for(workers.until_ready(None), 10)
+
+
+async def test_a_lost_worker_is_waited_for_until_it_is_back_or_has_left_or_time_is_up() -> None:
+    async with contextlib.AsyncExitStack() as first:
+        worker = OddWorker()
+        address = await first.enter_async_context(serving(worker))
+        async with directory(address, return_wait_s=300) as workers:
+            await until(lambda: bool(workers.ready_sessions))
+            assert not await workers.until_ready(None)
+            await first.aclose()
+            await until(lambda: not workers.ready_sessions)
+
+            assert await workers.until_ready(0.01)
+            waiting = asyncio.ensure_future(workers.until_ready(None))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            async with serving(OddWorker(), address=address):
+                assert await asyncio.wait_for(waiting, 30)
+                assert workers.ready_sessions
+            await until(lambda: not workers.ready_sessions)
+            waiting = asyncio.ensure_future(workers.until_ready(None))
+            await asyncio.sleep(0)
+            workers.leave(address)
+            assert await asyncio.wait_for(waiting, 10)
+            assert not await workers.until_ready(None)
+
+
+async def test_long_after_its_loss_a_worker_is_not_waited_for() -> None:
+    async with contextlib.AsyncExitStack() as first:
+        address = await first.enter_async_context(serving(OddWorker()))
+        async with directory(address) as workers:
+            await until(lambda: bool(workers.ready_sessions))
+            await first.aclose()
+            await until(lambda: not workers.ready_sessions)
+
+            assert not await workers.until_ready(None)
 
 
 async def test_whoever_waits_hears_of_a_change() -> None:
