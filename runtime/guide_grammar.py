@@ -48,6 +48,21 @@ def grammar_of(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Se
     raise ValueError(f"{kind} is no kind of guide")
 
 
+def lark_of(text: str) -> str:
+    """Returns a grammar in Lark's notation: one in EBNF (`root ::= …`), as llama.cpp writes it, is translated.
+
+    Raises ValueError for EBNF that cannot be read.
+    """
+    if "::=" not in text:
+        return text
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # the library has errors of its own, and plain ones
+        raise ValueError(f"this EBNF cannot be read: {error}") from None
+
+
 def why_not(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
     """Compiles a guide and returns what is wrong with it, empty where nothing is. May take a second; call in a thread.
 

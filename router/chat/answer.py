@@ -89,6 +89,7 @@ class Answer:
         priority: int,
         cache_salt: str,
         timeout_s: float,
+        knows_bias: bool = True,
     ) -> None:
         """Submits every choice. Raises Unavailable or DeadlineExceeded, with nothing left running."""
         now = time.monotonic()
@@ -97,7 +98,7 @@ class Answer:
         if deadline <= now:
             self._sink = None
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
-        placement = Placement(choose, continuations, self.call.request_id, priority, cache_salt, deadline)
+        placement = Placement(choose, continuations, self.call.request_id, priority, cache_salt, deadline, knows_bias)
         self._choices = [
             Choice(
                 self,

@@ -11,7 +11,7 @@ from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.prompt_scores import PromptScores, write_texts
 from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import Choose, NextLeg, Placement
+from qwenserve.router.generation.leg import Choose, LegGuide, NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
@@ -33,6 +33,7 @@ class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
     `end_ids`. `lead` is sent before its text. `choose`, where set, chooses the workers of its legs instead of the
     answer's own way of choosing.
+    `behind_thought` are ids that follow the end of a thought before its guide begins.
     """
 
     prompt_token_ids: Sequence[int]
@@ -43,6 +44,8 @@ class ChoicePlan(NamedTuple):
     thinking: ThinkingBudget | None = None
     choose: Choose | None = None
     prompt_scores: PromptScores | None = None
+    guide: LegGuide | None = None
+    behind_thought: Sequence[int] = ()
 
 
 class Listener(Protocol):
@@ -104,6 +107,7 @@ class Choice:
             self,
             pause_at=_first_pause(plan),
             prompt_logprobs=plan.prompt_scores,
+            guide=plan.guide,
         )
         self._listener = listener
         self._index = index
@@ -156,16 +160,19 @@ class Choice:
             self.generation.open_fast_path(self.pipeline.plain_texts, self._keep_text)
 
     def paused(self) -> NextLeg:
-        """Closes a thought whose budget is spent; lets one that is not go on for what is left."""
+        """Closes a thought whose budget is spent; lets one that is not go on for what is left. Behind a thought a guide
+        may begin.
+        """
         self._count_plain()
-        budget, pipeline = self.plan.thinking, self.pipeline
+        budget, pipeline, guide = self.plan.thinking, self.pipeline, self.plan.guide
+        guided = guide is not None and bool(guide.behind)
         if budget is None or not pipeline.thinking:
-            return NextLeg()
+            return NextLeg(self.plan.behind_thought if guided else (), guided=guided)
         left = budget.tokens - pipeline.reasoning_tokens
         if left > 0:
             return NextLeg(limit=left)
         self._thinking_cut = True
-        return NextLeg(budget.closing)
+        return NextLeg(budget.closing, guided=guided)
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Ends the text, where it has not ended by itself, and the choice."""

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.router.chat.call import Call
+from qwenserve.router.chat.guidance import Guidance
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.sampling import (
     check_cache_salt,
@@ -25,19 +26,21 @@ from qwenserve.router.chat.sampling import (
     drop_unsupported,
     fit_window,
 )
-from qwenserve.router.chat.thinking import END_OF_THOUGHT, ThinkingBudget, thinking_tokens
+from qwenserve.router.chat.thinking import BEGIN_OF_THOUGHT, END_OF_THOUGHT, ThinkingBudget, thinking_tokens
+from qwenserve.router.chat.tool_guides import must_call
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import RenderedChat, TextService
+from qwenserve.router.generation.leg import LegGuide
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements, best_suited
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
 from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template, is_large
-from qwenserve.text.markers import starts_in_reasoning
+from qwenserve.text.markers import Marker, starts_in_reasoning
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.text.tool_calls import tool_schemas
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
 _MAX_PROMPTS = 128
 # Ids of a prompt that are checked before the event loop gets a turn: about a millisecond's work.
@@ -48,6 +51,7 @@ _COMPLETION_MAX_TOKENS = 16
 # A character has at most four bytes, so at most its last three tokens can be cut off before its end.
 _CONTEXT_IDS = 8
 
+_NO_IDS: frozenset[int] = frozenset()
 _NONE = chat_pb2.ToolChoice.MODE_NONE
 _MODES = {number: name for name, number in chat_pb2.ToolChoice.Mode.items()}
 
@@ -73,6 +77,8 @@ class Prepared(NamedTuple):
     # Requests of one session go to one worker, under the policy for it.
     session: str
     thinking: ThinkingBudget | None = None
+    guide: LegGuide | None = None
+    behind_thought: Sequence[int] = ()
 
 
 class _Fit(NamedTuple):
@@ -102,6 +108,10 @@ class Preparation:
         self._text = text
         self._config = config
         self._prompt_stage = prompt_stage
+        self._guidance = Guidance(model)
+        closing = self._tokenizer.added_ids.get(Marker.THINK_CLOSE.value)
+        self._thought_ends = _NO_IDS if closing is None else frozenset({closing})
+        self._behind_thought = self._tokenizer.encode("\n\n")
         self._thought_closing = self._tokenizer.encode(config.thinking_closing + END_OF_THOUGHT)
 
     @property
@@ -122,6 +132,7 @@ class Preparation:
             given = given._replace(tools=None)
         if budget == 0:
             given.variables["enable_thinking"] = False
+        guide = await _in_time(self._guidance.of_chat(request, given.tools), call)
         stage = time.monotonic()
         rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
         self._prompt_stage.observe(time.monotonic() - stage)
@@ -131,10 +142,21 @@ class Preparation:
                 [*rendered.token_ids, *self._tokenizer.encode(END_OF_THOUGHT)],
                 rendered.prompt and rendered.prompt + END_OF_THOUGHT,
             )
+        in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling = complete(request.sampling, self._model.defaults(thinking))
-        fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call)
-        in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
+        whole_answer = (guide is not None and guide.kind != guide_pb2.GUIDE_KIND_REGIONS) or must_call(
+            request.tool_choice
+        )
+        if guide is not None and whole_answer and thinking and not in_reasoning and self._may_open_thought(request):
+            # Nothing else would tell where the thought ends and the answer begins.
+            rendered = RenderedChat(
+                [*rendered.token_ids, *self._tokenizer.encode(BEGIN_OF_THOUGHT)],
+                rendered.prompt and rendered.prompt + BEGIN_OF_THOUGHT,
+            )
+            in_reasoning = True
+        fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call, guide)
+        behind = self._thought_ends if in_reasoning and whole_answer else _NO_IDS
         separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings),
@@ -161,6 +183,8 @@ class Preparation:
             thinking=ThinkingBudget(budget, self._thought_closing)
             if budget > 0 and (thinking or in_reasoning)
             else None,
+            guide=None if guide is None else LegGuide(guide, behind),
+            behind_thought=self._behind_thought,
         )
 
     async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
@@ -193,7 +217,8 @@ class Preparation:
         # A raw completion has no thinking phase: the values for answers without thinking apply.
         sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
-        fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call)
+        guide = await _in_time(self._guidance.of_request(request), call)
+        fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call, guide)
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
         )
@@ -211,6 +236,7 @@ class Preparation:
             needs=fit.needs,
             session=request.session,
             end_ids=self._end_ids(sampling),
+            guide=None if guide is None else LegGuide(guide),
         )
 
     async def template_input(self, conversation: message_pb2.Conversation) -> TemplateInput:
@@ -223,8 +249,6 @@ class Preparation:
 
     def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         self._model.check_name(request.model)
-        if request.HasField("guide"):
-            raise Unsupported("guide: binding an answer to a form is not supported yet; leave it out", param="guide")
         check_counts(request.n, request.stop_strings)
         check_sampling(request.sampling, self._tokenizer.vocab_size)
         check_cache_salt(request.cache_salt)
@@ -240,11 +264,15 @@ class Preparation:
         prompt: Sequence[int],
         default_max: int,
         call: Call,
+        guide: guide_pb2.Guide | None,
     ) -> _Fit:
         """Fits `sampling` to the window and to the workers that can do most of what is asked."""
         strict = self._config.strict if call.strict is None else call.strict
         asked = request.sampling
         known = self._workers.capabilities
+        if guide is not None and known:
+            known = _following(guide.kind, known)
+        kind = 0 if guide is None else int(guide.kind)
         fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
         if request.cache_salt:
             fields.add("cache_salt")
@@ -257,7 +285,7 @@ class Preparation:
                 f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
             )
         # A prompt must fit with its first token; how much of `max_tokens` does comes out below.
-        needs = Requirements(frozenset(fields), len(prompt) + 1, asked.top_logprobs)
+        needs = Requirements(frozenset(fields), len(prompt) + 1, asked.top_logprobs, kind)
         suited = best_suited(known, needs)
         ignored: list[str] = []
         window = self._window(suited)
@@ -285,7 +313,7 @@ class Preparation:
         if "seed" not in unsupported:
             fields.add("seed")
         top_logprobs = 0 if "top_logprobs" in unsupported else asked.top_logprobs
-        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs)
+        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs, kind)
         return _Fit(ignored, unsupported, needs if known else NO_REQUIREMENTS)
 
     def _window(self, workers: Sequence[Capabilities]) -> int:
@@ -293,6 +321,10 @@ class Preparation:
         own = self._model.max_model_len
         largest = max((worker.max_model_len for worker in workers), default=0)
         return min(own, largest) if own and largest else own or largest
+
+    def _may_open_thought(self, request: chat_pb2.ChatCompletionRequest) -> bool:
+        """Whether the prompt ends where a thought may begin."""
+        return bool(self._thought_ends) and not request.conversation.continue_final_message
 
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids
@@ -306,11 +338,16 @@ def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
     choice = request.tool_choice
     if choice.mode not in _MODES:
         raise InvalidRequest(f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode")
-    if choice.mode == chat_pb2.ToolChoice.MODE_REQUIRED or choice.names:
-        asked = "a named function" if choice.names else "'required'"
-        raise Unsupported(
-            f"tool_choice: {asked} needs grammars, which are not supported yet; use 'auto'", param="tool_choice"
-        )
+
+
+def _following(kind: guide_pb2.GuideKind.ValueType, workers: Sequence[Capabilities]) -> Sequence[Capabilities]:
+    """Returns the workers that can follow such a guide. Raises Unsupported where none can."""
+    able = [worker for worker in workers if kind in worker.guide_kinds]
+    if not able:
+        engines = ", ".join(sorted({worker.engine for worker in workers}))
+        name = guide_pb2.GuideKind.Name(kind).removeprefix("GUIDE_KIND_")
+        raise Unsupported(f"guide: the {engines} engine cannot follow a guide of kind {name}", param="guide")
+    return able
 
 
 async def _converted(conversation: message_pb2.Conversation) -> TemplateInput:

@@ -78,7 +78,8 @@ class Reuse:
         fingerprint = self._fingerprint()
         seed_given = request.sampling.HasField("seed")
         # A thought that is closed at its budget makes legs of its own; such answers are neither kept nor shared.
-        if any(plan.thinking is not None for plan in plans):
+        # So does a guide that begins behind a thought.
+        if any(plan.thinking is not None or plan.guide is not None for plan in plans):
             return []
         if not fingerprint or not is_repeatable(
             plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported

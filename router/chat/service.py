@@ -337,7 +337,14 @@ class ChatCore:
                 lead = leads[index] if leads else ""
                 plans.append(
                     ChoicePlan(
-                        prompt, sampling, prepared.new_pipeline(prompt), prepared.end_ids, lead, prepared.thinking
+                        prompt,
+                        sampling,
+                        prepared.new_pipeline(prompt),
+                        prepared.end_ids,
+                        lead,
+                        prepared.thinking,
+                        guide=prepared.guide,
+                        behind_thought=prepared.behind_thought,
                     )
                 )
         return plans
@@ -353,6 +360,7 @@ class ChatCore:
                 priority=prepared.priority,
                 cache_salt=prepared.cache_salt,
                 timeout_s=self._config.request_timeout_s,
+                knows_bias="logit_bias" not in prepared.unsupported,
             )
         except BaseException:
             self._release(answer)

@@ -13,6 +13,7 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import InvalidRequest
 
 NO_LIMIT = -1
+BEGIN_OF_THOUGHT = "<think>\n"
 # What ends a thought, after the closing text.
 END_OF_THOUGHT = "\n</think>\n\n"
 _KWARGS = "chat_template_kwargs"

@@ -22,7 +22,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, raise_status, run_until_one_ends
 from qwenserve.runtime.logs import EventLog
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 
 _log = EventLog("session")
@@ -179,10 +179,13 @@ class WorkerSession:
         cache_salt: str = "",
         answer_offset: int | None = None,
         prompt_logprobs: PromptLogprobStream | None = None,
+        guide: guide_pb2.Guide | None = None,
+        guide_offset: int | None = None,
     ) -> int:
         """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected.
 
         `answer_offset`: where in the prompt's ids an answer that goes on began; None for one that begins.
+        `guide_offset`: where in them what `guide` binds began; None: where the answer did.
         """
         if not self._connected:
             raise WorkerLost(f"worker {self.name} is not connected")
@@ -199,6 +202,8 @@ class WorkerSession:
             deadline_ms=min(left_ms, _MAX_UINT32),
             cache_salt=cache_salt,
             answer_offset=answer_offset,
+            guide=guide,
+            guide_offset=guide_offset,
         )
         if prompt_logprobs is not None:
             self._outbox[-1].submits[-1].prompt_logprobs = prompt_logprobs.top

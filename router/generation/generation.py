@@ -36,7 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from qwenserve.router.clients.worker_session import PromptLogprobStream
-from qwenserve.router.generation.leg import Excluded, Leg, NextLeg, Placement, leg_sampling
+from qwenserve.router.generation.leg import Excluded, Leg, LegGuide, NextLeg, Placement, free_sampling, leg_sampling
 from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
@@ -83,6 +83,8 @@ class Generation:
         "_ending",
         "_excluded",
         "_fruitless",
+        "_guide",
+        "_guide_from",
         "_leg",
         "_pause_at",
         "_placement",
@@ -112,6 +114,7 @@ class Generation:
         *,
         pause_at: int | None = None,
         prompt_logprobs: PromptLogprobStream | None = None,
+        guide: LegGuide | None = None,
     ) -> None:
         """`sampling` is complete and not changed by anybody from now on. An engine gives no id after one of
         `end_ids`. After `pause_at` ids, 1 or more, the receiver is asked how to go on.
@@ -136,6 +139,9 @@ class Generation:
         # The number of ids after which the leg is to end; None: not before the generation does.
         self._pause_at: int | None = None
         self._set_pause(pause_at)
+        self._guide = guide
+        # After how many ids the guide begins; None: that is not known yet.
+        self._guide_from: int | None = None if guide is not None and guide.behind else 0
         # Legs that went on with what another had begun.
         self.continued = 0
         # Workers that failed it since it last got an id.
@@ -254,7 +260,7 @@ class Generation:
             self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
         # The leg brought fewer ids than asked for: the engine has no more, and every further leg would end the same.
-        if self._pauses(finish) and not self._stopped and len(self.ids) >= (self._pause_at or 0):
+        if not self._stopped and self._pauses(finish) and self._at_pause():
             self._pause()
         else:
             self._end(finish)
@@ -305,16 +311,26 @@ class Generation:
             wanted = None
         if wanted is not None:
             wanted.restart()
+        sampling = leg_sampling(self._sampling, begun, self._pause_at)
+        guide = guide_offset = None
+        if self._guide is not None:
+            if self._guide_from is None:
+                sampling = free_sampling(sampling, self._guide.behind, self._end_ids, bias=placement.knows_bias)
+            else:
+                guide = self._guide.guide
+                guide_offset = len(self.prompt) + self._guide_from if begun else None
         handle = session.submit(
             self,
             prompt,
-            leg_sampling(self._sampling, begun, self._pause_at),
+            sampling,
             request_id=placement.request_id,
             priority=placement.priority,
             deadline=placement.deadline,
             cache_salt=placement.cache_salt,
             answer_offset=len(self.prompt) if begun else None,
             prompt_logprobs=wanted,
+            guide=guide,
+            guide_offset=guide_offset,
         )
         if self._resuming and begun:
             self.continued += 1
@@ -358,14 +374,23 @@ class Generation:
         self._pause_at = after if after is not None and (not limit or after < limit) else None
 
     def _pauses(self, finish: worker_pb2.Finish) -> bool:
+        if finish.reason == sampling_pb2.FINISH_REASON_STOP:
+            return self._guide is not None and self._guide_from is None and finish.stop_token_id in self._guide.behind
         return self._pause_at is not None and finish.reason == sampling_pb2.FINISH_REASON_LENGTH
+
+    def _at_pause(self) -> bool:
+        """Whether the ids have come to where a leg was to end."""
+        ids, guide = self.ids, self._guide
+        if guide is not None and self._guide_from is None and ids and ids[-1] in guide.behind:
+            return True
+        return self._pause_at is not None and len(ids) >= self._pause_at
 
     def _pause(self) -> None:
         """Asks the receiver how to go on, and does."""
         self.close_fast_path()
         self._leave_continuations()
         try:
-            appended, more = self._receiver.paused()
+            appended, more, guided = self._receiver.paused()
             limit = self._sampling.max_tokens
             if limit and len(self.ids) + len(appended) >= limit:
                 # No room for what is to be appended and one id more.
@@ -377,6 +402,8 @@ class Generation:
             if self._receiver is _NOBODY:  # the caller left when it heard of them
                 return
             self._set_pause(None if more is None else len(self.ids) + more)
+            if guided:
+                self._guide_from = len(self.ids)
             try:
                 self.start_leg()
             except ServiceError as error:
@@ -400,7 +427,7 @@ class Generation:
         if finish is not None:
             self._end(finish)
             return
-        if self._pause_at is not None and len(self.ids) >= self._pause_at:
+        if self._at_pause():
             self._pause()
             return
         here = Excluded(leg.session, leg.connection, isinstance(error, (QueueFull, SlowReader)))

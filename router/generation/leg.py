@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from qwenserve.router.clients.worker_session import PromptLogprobStream, TokenStream
 from qwenserve.router.generation.continuation import Continuations
 from qwenserve.runtime.errors import ServiceError
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
 
 class LegStream(TokenStream, Protocol):
@@ -46,6 +46,8 @@ class LegSource(Protocol):
         cache_salt: str = "",
         answer_offset: int | None = None,
         prompt_logprobs: PromptLogprobStream | None = None,
+        guide: guide_pb2.Guide | None = None,
+        guide_offset: int | None = None,
     ) -> int:
         """Gives ids to `stream`, none before this returns. Returns a handle. Raises Unavailable."""
 
@@ -55,6 +57,8 @@ class LegSource(Protocol):
     def forget(self, handle: int) -> None:
         """Nothing is wanted any more."""
 
+
+LEAST_BIAS = -100.0
 
 # Returns where the next leg comes from, for its prompt and without the addresses that were tried. Raises Unavailable.
 Choose: TypeAlias = Callable[[Sequence[int], frozenset[str]], LegSource]
@@ -71,6 +75,8 @@ class Placement(NamedTuple):
     priority: int
     cache_salt: str
     deadline: float
+    # Whether the workers that it may reach know of `logit_bias`.
+    knows_bias: bool = True
 
 
 class Leg(NamedTuple):
@@ -99,11 +105,21 @@ class Excluded(NamedTuple):
 
 class NextLeg(NamedTuple):
     """How a generation goes on after a leg that was to end where it did: with these ids appended as if generated, and
-    up to this number of ids more; None: to its end.
+    up to this number of ids more; None: to its end. `guided`: its guide begins behind what is appended.
     """
 
     appended: Sequence[int] = ()
     limit: int | None = None
+    guided: bool = False
+
+
+class LegGuide(NamedTuple):
+    """What an answer is bound to: at once, or (`behind` not empty) from where one of these ids has been generated. The
+    receiver is then asked how to go on, and up to there no end token comes.
+    """
+
+    guide: guide_pb2.Guide
+    behind: frozenset[int] = frozenset()
 
 
 def leg_sampling(
@@ -132,6 +148,23 @@ def leg_sampling(
     if done and left.HasField("seed") and left.temperature > 0:
         left.seed = _mixed(left.seed, done)
     return left
+
+
+def free_sampling(
+    sampling: sampling_pb2.SamplingParams, behind: frozenset[int], end_ids: frozenset[int], *, bias: bool
+) -> sampling_pb2.SamplingParams:
+    """Returns the parameters of a leg that comes before a guide: it ends with one of `behind`, and where the engine
+    knows of biases not with one of `end_ids`.
+    """
+    free = sampling_pb2.SamplingParams()
+    free.CopyFrom(sampling)
+    free.stop_token_ids.extend(sorted(behind.difference(free.stop_token_ids)))
+    # It would keep the thought open for as long.
+    free.min_tokens = 0
+    if bias:
+        for token in end_ids:
+            free.logit_bias[token] = LEAST_BIAS
+    return free
 
 
 def _mixed(seed: int, done: int) -> int:

@@ -191,13 +191,13 @@ async def test_explain_shows_candidates_and_generates_nothing(stack: Stack) -> N
         (
             chat(tool_choice=chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_REQUIRED)),
             grpc.StatusCode.INVALID_ARGUMENT,
-            "UNSUPPORTED",
+            "INVALID_REQUEST",
             "tool_choice",
         ),
         (
             chat(tool_choice=chat_pb2.ToolChoice(names=["f"])),
             grpc.StatusCode.INVALID_ARGUMENT,
-            "UNSUPPORTED",
+            "INVALID_REQUEST",
             "tool_choice",
         ),
         (
@@ -207,10 +207,10 @@ async def test_explain_shows_candidates_and_generates_nothing(stack: Stack) -> N
             "tool_choice.mode",
         ),
         (
-            chat(guide=guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_OBJECT)),
+            chat(guide=guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_SCHEMA, text='{"not": {}}')),
             grpc.StatusCode.INVALID_ARGUMENT,
-            "UNSUPPORTED",
-            "guide",
+            "INVALID_REQUEST",
+            "guide.not",
         ),
         (chat_pb2.ChatCompletionRequest(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "messages"),
         (chat("word " * 9000), grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_LENGTH_EXCEEDED", "messages"),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.runtime.errors import InvalidRequest, Unsupported
+from qwenserve.router.http.transport.guides import write_format
+from qwenserve.runtime.errors import InvalidRequest
 
 _TOOL_MODES = {
     "auto": chat_pb2.ToolChoice.MODE_AUTO,
@@ -21,7 +22,7 @@ class MessagesDraft:
     is asked to, as in Anthropic's API.
     """
 
-    __slots__ = ("_noted", "conversation", "ignored", "request", "sampling", "stream", "thinking_budget")
+    __slots__ = ("_noted", "conversation", "guide_field", "ignored", "request", "sampling", "stream", "thinking_budget")
 
     def __init__(self) -> None:
         self.request = chat_pb2.ChatCompletionRequest()
@@ -29,6 +30,7 @@ class MessagesDraft:
         self.conversation.enable_thinking = False
         self.sampling = self.request.sampling
         self.ignored: list[str] = []
+        self.guide_field = ""
         self._noted: set[str] = set()
         self.stream = False
         self.thinking_budget: int | None = None
@@ -108,10 +110,17 @@ def write_tool_choice(draft: MessagesDraft, value: Mapping[str, Any]) -> None:
         choice.parallel = not alone
 
 
+def write_output_format(draft: MessagesDraft, value: Mapping[str, Any]) -> None:
+    """The form of the answer under its older name."""
+    write_format(draft, value, "output_format")
+
+
 def write_output_config(draft: MessagesDraft, value: Mapping[str, Any]) -> None:
-    """How hard to try is ignored; a form of the answer is refused."""
+    """The form of the answer; how hard to try is ignored."""
     for name, one in value.items():
         if name == "format" and one is not None:
-            raise Unsupported("output_config.format needs grammars, which are not supported yet", param="output_config")
-        if one is not None:
+            if not isinstance(one, dict):
+                raise InvalidRequest("output_config.format must be an object with a type", param="output_config.format")
+            write_format(draft, one, "output_config.format")
+        elif one is not None:
             draft.ignored.append(f"output_config.{name}")

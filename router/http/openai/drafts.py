@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai.parts import Shown
+from qwenserve.router.http.transport.guides import write_format, write_guide, write_structured_outputs
 from qwenserve.runtime.errors import InvalidRequest, Unsupported
 from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS, RANGES
 
@@ -23,6 +24,7 @@ class Draft:
     """A request that is being read. `ignored` collects fields without effect, in order."""
 
     __slots__ = (
+        "guide_field",
         "has_logprobs",
         "ignored",
         "include_reasoning",
@@ -43,6 +45,8 @@ class Draft:
         self.request = request
         self.sampling = request.sampling
         self.ignored: list[str] = []
+        # The field that the guide came from.
+        self.guide_field = ""
         self.stream = False
         self.stream_options = False
         self.include_usage = False
@@ -192,6 +196,25 @@ def write_thinking(draft: ChatDraft, value: Mapping[str, Any]) -> None:
             raise InvalidRequest("thinking.type must be 'enabled' or 'disabled'", param="thinking")
         elif option is not None:
             draft.ignored.append(f"thinking.{name}")
+
+
+def write_response_format(draft: Draft, value: Mapping[str, Any]) -> None:
+    """The form of the answer, as OpenAI spells it."""
+    write_format(draft, value, "response_format")
+
+
+def write_structured(draft: Draft, value: Mapping[str, Any]) -> None:
+    """The form of the answer, as vLLM spells it."""
+    write_structured_outputs(draft, value, "structured_outputs")
+
+
+def guide_writer(name: str, kind: str) -> Callable[[Draft, Any], None]:
+    """Returns what writes a field that is a guide itself."""
+
+    def write(draft: Draft, value: Any) -> None:
+        write_guide(draft, kind, value, name)
+
+    return write
 
 
 def write_request_id(draft: Draft, value: str) -> None:

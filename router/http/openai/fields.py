@@ -23,7 +23,6 @@ from qwenserve.router.http.transport.field_rows import (
 )
 from qwenserve.runtime.sampling_ranges import BIAS, MAX_CHOICES, MAX_STOP_STRINGS, RANGES
 
-_GRAMMAR = "needs grammars, which are not supported yet"
 _BEAMS = "beam search is not supported; use n with sampling"
 
 
@@ -31,6 +30,10 @@ def _range(name: str, meaning: str = "") -> str:
     """Says which values a parameter may have, as the table of ranges does, and what some of them mean."""
     text = str(RANGES[name])
     return f"{text[0].upper()}{text[1:]}{'; ' if meaning else ''}{meaning}."
+
+
+def _guide(name: str, kind: str, example: Any, note: str) -> Field:
+    return applied(name, Any, "request.guide", example, note, drafts.guide_writer(name, kind))
 
 
 _SAMPLING = (
@@ -123,7 +126,8 @@ _CHAT_ONLY = (
         Any,
         "request.tool_choice",
         "auto",
-        "none or auto. required, a named function and allowed_tools need grammars, which are not supported yet.",
+        "none, auto, required, a function by name, or allowed_tools. Arguments of a call that must come follow the "
+        "function's schema; so do those of functions with strict: true.",
         messages.write_tool_choice,
         faces=Face.CHAT,
     ),
@@ -274,7 +278,6 @@ _CHAT_ONLY = (
         "modalities", ["text", "audio"], "the model answers with text only", harmless=(["text"], []), faces=Face.CHAT
     ),
     refused("web_search_options", {}, "there is no web search here", faces=Face.CHAT),
-    refused("response_format", {"type": "json_object"}, _GRAMMAR, harmless=({"type": "text"},)),
     refused("chat_template", "{{ x }}", "the model's own template is used", faces=Face.CHAT),
     refused("documents", [{"text": "x"}], "the model's template takes none", harmless=([],), faces=Face.CHAT),
     ignored("prediction", {"type": "content", "content": "x"}, "a hint about speed only", faces=Face.CHAT),
@@ -369,16 +372,31 @@ _COMMON = (
         "Like the header x-request-id, which wins.",
         drafts.write_request_id,
     ),
-    refused("guided_json", {"type": "object"}, _GRAMMAR),
-    refused("guided_regex", "a+", _GRAMMAR),
-    refused("guided_choice", ["a"], _GRAMMAR),
-    refused("guided_grammar", "root ::= 'a'", _GRAMMAR),
-    refused("structured_outputs", {"regex": "a+"}, _GRAMMAR, harmless=({},)),
-    refused("regex", "a+", _GRAMMAR),
-    refused("ebnf", "root ::= 'a'", _GRAMMAR),
-    refused("grammar", "root ::= 'a'", _GRAMMAR),
-    refused("structural_tag", "{}", _GRAMMAR),
-    refused("json_schema", "{}", _GRAMMAR),
+    applied(
+        "response_format",
+        dict[str, Any],
+        "request.guide",
+        {"type": "json_object"},
+        "text, json_object, json_schema; also regex and grammar. After a thought, where there is one.",
+        drafts.write_response_format,
+    ),
+    applied(
+        "structured_outputs",
+        dict[str, Any],
+        "request.guide",
+        {"regex": "a+"},
+        "One of json, json_object, regex, choice, grammar.",
+        drafts.write_structured,
+    ),
+    _guide("guided_json", "json", {"type": "object"}, "A JSON Schema, as an object or its text."),
+    _guide("json_schema", "json", '{"type": "object"}', "Another name of guided_json."),
+    _guide("guided_regex", "regex", "a+", "A regular expression that the whole answer matches."),
+    _guide("regex", "regex", "a+", "Another name of guided_regex."),
+    _guide("guided_choice", "choice", ["a"], "Texts, one of which the answer is."),
+    _guide("guided_grammar", "grammar", 'start: "a"', "A grammar in Lark's notation, or in EBNF: root ::= …"),
+    _guide("grammar", "grammar", 'start: "a"', "Another name of guided_grammar."),
+    _guide("ebnf", "grammar", 'root ::= "a"', "Another name of guided_grammar."),
+    refused("structural_tag", "{}", "send tools with strict: true"),
     refused("use_beam_search", True, _BEAMS, harmless=(False,)),
     refused("logits_processors", ["x"], "not supported; use logit_bias", harmless=([],)),
     refused("bad_words", ["x"], "not supported; use logit_bias", harmless=([],)),

@@ -22,6 +22,7 @@ from qwenserve.router.http.transport.cache_control import apply_cache_control
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Face
+from qwenserve.router.http.transport.guides import naming_guide
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 
@@ -57,10 +58,14 @@ class GenerationEndpoints:
         if draft.stream:
             plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.shown())
             return await stream(
-                exchange, ChatChunks(plan), self._config, lambda sink: self._backend.stream_chat(message, call, sink)
+                exchange,
+                ChatChunks(plan),
+                self._config,
+                lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
             )
         fold = Fold()
-        await until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
+        answer = await naming_guide(draft.guide_field, self._backend.stream_chat(message, call, fold))
+        await until_complete(exchange, fold, answer)
         return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown())))
 
     async def completion(self, exchange: Exchange) -> Reply:
@@ -77,10 +82,11 @@ class GenerationEndpoints:
                 exchange,
                 CompletionChunks(plan),
                 self._config,
-                lambda sink: self._backend.stream_completion(message, call, sink),
+                lambda sink: naming_guide(draft.guide_field, self._backend.stream_completion(message, call, sink)),
             )
         fold = Fold()
-        await until_complete(exchange, fold, await self._backend.stream_completion(message, call, fold))
+        answer = await naming_guide(draft.guide_field, self._backend.stream_completion(message, call, fold))
+        await until_complete(exchange, fold, answer)
         return exchange.reply(
             await _written(
                 fold,

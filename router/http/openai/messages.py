@@ -141,8 +141,6 @@ def write_tools(draft: ChatDraft, value: list[dict[str, Any]]) -> None:
             raise InvalidRequest(
                 f"tools[{index}].function.name must be a string", param=f"tools[{index}].function.name"
             )
-        if function.get("strict"):
-            draft.ignored.append(f"tools[{index}].function.strict")
         draft.conversation.tools.add(definition_json=_json(tool, f"tools[{index}]"))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from qwenserve.runtime.errors import InvalidRequest, Unsupported
+from qwenserve.router.http.transport.guides import write_format
+from qwenserve.runtime.errors import InvalidRequest
 
 _TOOL_MODES = {
     "none": chat_pb2.ToolChoice.MODE_NONE,
@@ -24,6 +25,7 @@ class ResponsesDraft:
     __slots__ = (
         "conversation",
         "echo",
+        "guide_field",
         "ignored",
         "instructions",
         "request",
@@ -38,6 +40,7 @@ class ResponsesDraft:
         self.conversation = self.request.conversation
         self.sampling = self.request.sampling
         self.ignored: list[str] = []
+        self.guide_field = ""
         self.stream = False
         self.instructions = ""
         self.wants_logprobs = False
@@ -104,13 +107,13 @@ def write_reasoning(draft: ResponsesDraft, value: Mapping[str, Any]) -> None:
 
 
 def write_text(draft: ResponsesDraft, value: Mapping[str, Any]) -> None:
-    """The form of the answer: text."""
+    """The form of the answer: text, a JSON object, or what a schema says."""
     form = value.get("format")
-    kind = form.get("type") if isinstance(form, dict) else None
-    if form is not None and kind != "text":
-        if kind not in ("json_object", "json_schema"):
-            raise InvalidRequest("text.format.type must be 'text', 'json_object' or 'json_schema'", param="text.format")
-        raise Unsupported(f"text.format: {kind} needs grammars, which are not supported yet", param="text.format")
+    if form is not None:
+        if not isinstance(form, dict):
+            raise InvalidRequest("text.format must be an object with a type", param="text.format")
+        write_format(draft, form, "text.format")
+        draft.echo["text"] = {"format": form}
     for name, one in value.items():
         if name != "format" and one not in (None, "medium"):
             draft.ignored.append(f"text.{name}")

@@ -13,6 +13,7 @@ from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import fill
+from qwenserve.router.http.transport.guides import naming_guide
 from qwenserve.router.http.transport.json_body import BodyModel
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
@@ -50,11 +51,12 @@ class ResponsesEndpoints:
                 exchange,
                 form,
                 self._config,
-                lambda sink: self._backend.stream_chat(message, call, sink),
+                lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
                 errors=form,
             )
         fold = Fold()
-        await until_complete(exchange, fold, await self._backend.stream_chat(message, call, fold))
+        answer = await naming_guide(draft.guide_field, self._backend.stream_chat(message, call, fold))
+        await until_complete(exchange, fold, answer)
         return exchange.reply(response_body(fold, draft.echo))
 
 

@@ -107,11 +107,11 @@ def write_tools(draft: ResponsesDraft, value: list[dict[str, Any]]) -> None:
         for key in ("description", "parameters"):
             if tool.get(key) is not None:
                 function[key] = tool[key]
+        strict = tool.get("strict") is True
+        if strict:
+            function["strict"] = True
         draft.conversation.tools.add(definition_json=_json({"type": "function", "function": function}, at))
-        if tool.get("strict"):
-            draft.ignored.append(f"{at}.strict")
-        # What the model is bound to is told as it is.
-        shown.append({"type": "function", "description": None, "parameters": None, **function, "strict": False})
+        shown.append({"type": "function", "description": None, "parameters": None, **function, "strict": strict})
     draft.echo["tools"] = shown
 
 

@@ -108,6 +108,8 @@ class EngineSession:
         cache_salt: str,
         answer_offset: int | None,
         prompt_logprobs: object = None,
+        guide: object = None,
+        guide_offset: int | None = None,
     ) -> int:
         wire = worker_pb2.Submit(prompt_token_ids=prompt, sampling=sampling, answer_offset=answer_offset)
         handle = len(self.submits) + 1

@@ -97,11 +97,11 @@ async def check_errors(target: Target) -> None:
         with pytest.raises(openai.BadRequestError) as stored:
             await ask(model=target.model, input="hi", previous_response_id="resp_1")
         with pytest.raises(openai.BadRequestError) as bound:
-            await ask(model=target.model, input="hi", text={"format": {"type": "json_object"}})
+            await ask(model=target.model, input="hi", text={"format": {"type": "xml"}})
         with pytest.raises(openai.BadRequestError) as long:
             await ask(model=target.model, input="word " * target.max_model_len, stream=True)
     assert missing.value.code == "model_not_found"
-    assert (stored.value.param, bound.value.param) == ("previous_response_id", "text.format")
+    assert (stored.value.param, bound.value.param) == ("previous_response_id", "text.format.type")
     assert long.value.code == "context_length_exceeded"
 
 

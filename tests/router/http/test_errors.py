@@ -56,7 +56,7 @@ def with_message(**fields: Any) -> dict[str, Any]:
         ({**ASK, "tool_choice": "any"}, "tool_choice"),
         ({**ASK, "stream_options": {"include_usage": 1}}, "stream_options"),
         ({**ASK, "metadata": {"a": 1}}, "metadata.a"),
-        ({**ASK, "response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({**ASK, "response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
     ],
 )
 async def test_a_wrong_field_is_named(

@@ -11,6 +11,7 @@ import pytest
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai.fields import TABLE
 from qwenserve.router.http.transport.field_rows import Effect, Face, Field
+from qwenserve.type.v1 import guide_pb2
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import Request
 
@@ -26,6 +27,16 @@ ARRIVES: dict[str, Any] = {
     "cache": chat_pb2.CACHE_MODE_READ_WRITE,
     "reasoning": False,
     "thinking": False,
+    "response_format": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_OBJECT),
+    "structured_outputs": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_REGEX, text="a+"),
+    "guided_json": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_SCHEMA, text='{"type":"object"}'),
+    "json_schema": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_JSON_SCHEMA, text='{"type": "object"}'),
+    "guided_regex": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_REGEX, text="a+"),
+    "regex": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_REGEX, text="a+"),
+    "guided_choice": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_CHOICE, text='["a"]'),
+    "guided_grammar": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='start: "a"'),
+    "grammar": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='start: "a"'),
+    "ebnf": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='root ::= "a"'),
 }
 COMPANIONS: dict[str, dict[str, Any]] = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
 CHAT_LOGPROBS = 0
@@ -62,6 +73,8 @@ def arrived(request: Request, field: Field) -> Any:
         return json.loads(value)
     if field.name == "prompt":
         return value[0].text
+    if field.target == "request.guide":
+        return value
     if field.name in ("logit_bias", "metadata"):
         return dict(value)
     return list(value) if isinstance(field.example, list) else value
@@ -307,7 +320,13 @@ async def test_every_spelling_of_thinking_on_and_off_is_applied(
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
         ({"thinking": {"type": "maybe"}}, "thinking"),
-        ({"grammar": "root ::= 'a'"}, "grammar"),
+        ({"grammar": 3}, "grammar"),
+        ({"guided_choice": "a"}, "guided_choice"),
+        ({"guided_json": 3}, "guided_json"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format"),
         ({"structural_tag": "{}"}, "structural_tag"),
     ],
 )

@@ -123,7 +123,7 @@ async def test_items_of_one_turn_become_one_message(served: Served, http: aiohtt
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"reasoning": {"effort": 5}}, "reasoning.effort"),
         ({"temperature": "hot"}, "temperature"),
     ],

@@ -1,0 +1,105 @@
+"""What an answer is bound to: read from a request, checked and compiled off the event loop, and kept for the next one
+that asks for the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.chat.tool_guides import is_guided, must_call, tools_guide
+from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, checked
+from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.runtime.guide_grammar import available, lark_of, why_not
+from qwenserve.type.v1 import guide_pb2
+
+# Characters of guides, as they were asked for, whose outcome is kept.
+_MOST_KEPT = 4_000_000
+_ENTRY = 1_000
+
+_Outcome = Guide | GuideError
+
+
+class Guidance:
+    """Guides for answers of one model. Its methods raise InvalidRequest or Unsupported, naming the field at fault."""
+
+    def __init__(self, model: ServedModel, *, strict_tools: bool = False) -> None:
+        """`strict_tools`: all functions' calls follow their schemas, whether or not a request says strict."""
+        self._special = model.assets.tokenizer.added_ids
+        self._ends = sorted(model.assets.eos_token_ids)
+        self._form = model.assets.template.tool_call_format
+        self._strict_tools = strict_tools
+        self._kept: OrderedDict[tuple[int, str], _Outcome] = OrderedDict()
+        self._kept_characters = 0
+
+    async def of_chat(
+        self, request: chat_pb2.ChatCompletionRequest, tools: Sequence[Mapping[str, Any]] | None
+    ) -> guide_pb2.Guide | None:
+        """Returns what binds a chat's answer; None where it is free."""
+        choice = request.tool_choice
+        if request.HasField("guide"):
+            if must_call(choice):
+                raise InvalidRequest(
+                    "tool_choice: an answer that must call a function has no form of its own; send one of them",
+                    param="tool_choice",
+                )
+            return await self.of_request(request)
+        if not is_guided(choice, tools, strict=self._strict_tools):
+            return None
+        guide = await asyncio.to_thread(tools_guide, choice, tools, self._form, strict=self._strict_tools)
+        return _wire(await self._outcome(guide.kind, guide.text, "tools"))
+
+    async def of_request(
+        self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
+    ) -> guide_pb2.Guide | None:
+        """Returns the guide that a request has; None where it has none."""
+        if not request.HasField("guide"):
+            return None
+        try:
+            kind = GuideKind(request.guide.kind)
+        except ValueError:
+            raise InvalidRequest(f"guide.kind: {request.guide.kind} is no kind of guide", param="guide.kind") from None
+        return _wire(await self._outcome(kind, request.guide.text, "guide"))
+
+    async def _outcome(self, kind: GuideKind, text: str, param: str) -> Guide:
+        key = (int(kind), text)
+        outcome = self._kept.get(key)
+        if outcome is None:
+            outcome = await asyncio.to_thread(self._compiled, kind, text)
+            self._keep(key, outcome)
+        else:
+            self._kept.move_to_end(key)
+        if isinstance(outcome, GuideError):
+            where = f"{param}.{outcome.path}" if outcome.path else param
+            raise InvalidRequest(f"{where}: {outcome.message}", param=where)
+        return outcome
+
+    def _compiled(self, kind: GuideKind, text: str) -> _Outcome:
+        try:
+            if kind is GuideKind.GRAMMAR and available():
+                text = lark_of(text)
+            guide = checked(kind, text)
+        except GuideError as error:
+            return error
+        except ValueError as error:
+            return GuideError(str(error))
+        if available() and (wrong := why_not(guide.kind, guide.text, self._special, self._ends)):
+            return GuideError(wrong[:1_000])
+        return guide
+
+    def _keep(self, key: tuple[int, str], outcome: _Outcome) -> None:
+        if key in self._kept:
+            return
+        self._kept[key] = outcome
+        self._kept_characters += len(key[1]) + _ENTRY
+        while self._kept_characters > _MOST_KEPT:
+            (_, old), _ = self._kept.popitem(last=False)
+            self._kept_characters -= len(old) + _ENTRY
+
+
+def _wire(guide: Guide) -> guide_pb2.Guide:
+    return guide_pb2.Guide(kind=int(guide.kind), text=guide.text)  # type: ignore[arg-type]  # equal numbers by contract

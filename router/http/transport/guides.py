@@ -1,0 +1,119 @@
+"""Guides as HTTP requests spell them, and errors about a guide under the name of the field that it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from qwenserve.runtime.errors import InvalidRequest, ServiceError, Unsupported
+from qwenserve.type.v1 import guide_pb2
+
+T = TypeVar("T")
+
+_KINDS = {
+    "json": guide_pb2.GUIDE_KIND_JSON_SCHEMA,
+    "json_object": guide_pb2.GUIDE_KIND_JSON_OBJECT,
+    "regex": guide_pb2.GUIDE_KIND_REGEX,
+    "choice": guide_pb2.GUIDE_KIND_CHOICE,
+    "grammar": guide_pb2.GUIDE_KIND_GRAMMAR,
+}
+
+
+class GuidedDraft(Protocol):
+    """A request that is being read. `guide_field` is the field that its guide came from; empty: it has none."""
+
+    guide_field: str
+    request: Any
+
+
+def write_guide(draft: GuidedDraft, kind: str, value: Any, at: str) -> None:
+    """Binds the answer to what the field `at` holds: `kind` is json (a schema), json_object, regex, choice or grammar.
+
+    Raises InvalidRequest.
+    """
+    guide = guide_pb2.Guide(kind=_KINDS[kind], text=_text(kind, value, at))
+    if draft.guide_field and draft.request.guide != guide:
+        raise InvalidRequest(f"{at}: an answer has one form, and {draft.guide_field} says another; send one", param=at)
+    draft.guide_field = at
+    draft.request.guide.CopyFrom(guide)
+
+
+def write_format(draft: GuidedDraft, value: Mapping[str, Any], at: str) -> None:
+    """Reads an object with a `type`: OpenAI's response_format, with the types of other servers. Raises InvalidRequest
+    or Unsupported.
+    """
+    kind = value.get("type")
+    if kind == "text":
+        return
+    if kind == "json_schema":
+        # The schema stands below a key of its own in chats, and beside the type in responses.
+        inner = value.get("json_schema")
+        place = f"{at}.json_schema" if isinstance(inner, dict) else at
+        inner = inner if isinstance(inner, dict) else value
+        if inner.get("schema") is None:
+            raise InvalidRequest(f"{place}.schema must be a JSON Schema", param=f"{place}.schema")
+        write_guide(draft, "json", inner["schema"], f"{place}.schema")
+    elif kind in ("json_object", "json"):
+        if value.get("schema") is not None:
+            write_guide(draft, "json", value["schema"], f"{at}.schema")
+        else:
+            write_guide(draft, "json_object", True, at)
+    elif kind == "regex":
+        write_guide(draft, "regex", value.get("regex", value.get("pattern")), f"{at}.regex")
+    elif kind in ("grammar", "ebnf"):
+        write_guide(draft, "grammar", value.get(kind), f"{at}.{kind}")
+    elif kind == "structural_tag":
+        raise Unsupported(f"{at}.type: structural_tag is not supported; send tools with strict: true", param=at)
+    else:
+        raise InvalidRequest(
+            f"{at}.type must be 'text', 'json_object', 'json_schema', 'regex' or 'grammar'", param=f"{at}.type"
+        )
+
+
+def write_structured_outputs(draft: GuidedDraft, value: Mapping[str, Any], at: str) -> None:
+    """Reads vLLM's object: one of json, json_object, regex, choice, grammar. Raises InvalidRequest or Unsupported."""
+    for name, one in value.items():
+        if one is None or one is False:
+            continue
+        if name not in _KINDS:
+            raise Unsupported(f"{at}.{name} is not supported; leave it out", param=f"{at}.{name}")
+        write_guide(draft, name, one, f"{at}.{name}")
+
+
+async def naming_guide(field: str, work: Awaitable[T]) -> T:
+    """Waits for work whose errors about the guide get the name of the field that it came from."""
+    try:
+        return await work
+    except ServiceError as error:
+        param = error.param or ""
+        if not field or not (param == "guide" or param.startswith("guide.")):
+            raise
+        param = field + param.removeprefix("guide")
+        message = error.message
+        if message.startswith("guide"):
+            message = field + message.removeprefix("guide")
+        raise type(error)(message, param=param) from None
+
+
+def _text(kind: str, value: Any, at: str) -> str:
+    if kind == "json_object":
+        return ""
+    if kind == "json":
+        if not isinstance(value, dict | str):
+            raise InvalidRequest(f"{at} must be a JSON Schema, as an object or its text", param=at)
+        return value if isinstance(value, str) else _json(value, at)
+    if kind == "choice":
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise InvalidRequest(f"{at} must be a list of strings", param=at)
+        return _json(value, at)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{at} must be a string", param=at)
+    return value
+
+
+def _json(value: Any, at: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise InvalidRequest(f"{at} has a number that JSON cannot express", param=at) from None
