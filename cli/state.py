@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,15 @@ class Deployment:
     def log_file(self, process: str) -> Path:
         """Where a process writes its log."""
         return self.logs / f"{process}.log"
+
+    def token(self) -> str:
+        """The token of this deployment, which it keeps. Readable by its owner only."""
+        self.prepare()
+        file = self.folder / "token"
+        if not file.exists():
+            # A letter first: settings are YAML, where digits could be a number.
+            replace_text(file, f"t{secrets.token_hex(24)}")
+        return file.read_text(encoding="utf-8")
 
     @property
     def plan_file(self) -> Path:

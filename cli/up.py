@@ -77,9 +77,20 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
         counts=counts,
         addresses=addresses,
         config_file=file,
-        overrides={**overrides, **_absolute(config, model)},
+        overrides={**overrides, **_absolute(config, model), **_token(config, deployment)},
     )
     return Prepared(plan, deployment, model.note)
+
+
+def _token(config: Config, deployment: Deployment) -> dict[str, str]:
+    """Returns the setting that lets the processes of this deployment know each other, where nothing else does.
+
+    It is kept, so that a later supervisor and what an earlier one left running have the same. With a store, workers
+    of other machines belong to the deployment too: all of them need one that is configured.
+    """
+    if config.cluster.token or config.store.url:
+        return {}
+    return {"cluster.token": deployment.token()}
 
 
 def run_foreground(prepared: Prepared, output: Output, *, ask: str | None = None) -> int:

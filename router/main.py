@@ -38,6 +38,7 @@ from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
+from qwenserve.runtime.trust import Trust
 from qwenserve.store.opening import open_store
 from qwenserve.text.assets import AssetError
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
@@ -65,6 +66,7 @@ class Router:
 
     def __init__(self, config: Config, model: ServedModel, *, share_ports: bool = False) -> None:
         keys = KeyRing.from_config(config.auth)
+        trust = Trust.from_config(config)
         self.metrics = RouterMetrics()
         self._config = config
         self._share_ports = share_ports
@@ -77,6 +79,7 @@ class Router:
             expected,
             stall_timeout_s=config.router.stall_timeout_s,
             return_wait_s=config.router.worker_wait_s,
+            trust=trust,
         )
         self.metrics.registry.register(WorkerCollector(self._workers))
         self._text: TextService = (
@@ -85,6 +88,7 @@ class Router:
                 model.name,
                 config.grpc,
                 silence_limit_s=config.router.stall_timeout_s / 4,
+                trust=trust,
             )
             if config.router.tokenizers
             else LocalTextService(model.assets, guard=config.template.special_tokens_in_content == "plain")

@@ -258,6 +258,16 @@ class AuthConfig(Section):
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
 
 
+class ClusterConfig(Section):
+    """What the processes of one deployment know of each other."""
+
+    token: Secret = Field(
+        default=Secret(),
+        description="Shared by routers, workers and tokenizers; the latter two answer nobody without it. Better in the "
+        "environment (QWENSERVE_CLUSTER__TOKEN) than in a file. `qwenserve up` makes one.",
+    )
+
+
 class StoreConfig(Section):
     """What processes share: leases of workers, answers to repeated prompts. Lost, it makes nothing fail."""
 
@@ -344,6 +354,7 @@ class Config(Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="Worker tier.")
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Routers, workers and tokenizers.")
     store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Answers to repeated prompts.")
     metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="Metrics of any tier.")

@@ -20,6 +20,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
 from qwenserve.runtime.grpc_wakeups import setting_up
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.trust import TOKEN_HEADER, Trust
 
 _log = EventLog("grpc")
 
@@ -63,11 +64,18 @@ def _common_options(config: GrpcConfig) -> list[tuple[str, int]]:
     ]
 
 
-def make_server(config: GrpcConfig, *, keys: KeyRing | None = None, share_port: bool = False) -> grpc.aio.Server:
-    """Returns a server that maps our errors to statuses and, with `keys`, asks for one."""
+def make_server(
+    config: GrpcConfig, *, keys: KeyRing | None = None, trust: Trust | None = None, share_port: bool = False
+) -> grpc.aio.Server:
+    """Returns a server that maps our errors to statuses.
+
+    With `keys` it asks for one, with `trust` for the deployment's token.
+    """
     interceptors: list[grpc.aio.ServerInterceptor] = [_ErrorInterceptor()]
     if keys is not None and keys.required:
         interceptors.insert(0, _KeyInterceptor(keys))
+    if trust is not None and trust.token:
+        interceptors.insert(0, _TokenInterceptor(trust))
     with setting_up():
         return grpc.aio.server(options=server_options(config, share_port=share_port), interceptors=interceptors)
 
@@ -336,6 +344,18 @@ class _KeyInterceptor(_Interceptor):
         authorization = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
         try:
             self._keys.check(authorization if isinstance(authorization, str) else None)
+        except Unauthenticated as error:
+            return _refusing(handler, error)
+        return handler
+
+
+class _TokenInterceptor(_Interceptor):
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+
+    def wrap(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        try:
+            self._trust.check(next((value for key, value in details.invocation_metadata if key == TOKEN_HEADER), None))
         except Unauthenticated as error:
             return _refusing(handler, error)
         return handler

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, freeze_loaded_objects
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
+from qwenserve.runtime.trust import Trust
 from qwenserve.text.assets import AssetError, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
 from qwenserve.tokenizer_svc.metrics import TokenizerMetrics
@@ -22,8 +22,6 @@ from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptService
 from qwenserve.tokenizer_svc.tokenizer_servicer import SERVICE, TokenizerServicer
 
 _log = EventLog("tokenizer")
-
-_TRUST = "whoever reaches this port may use it; listen on a private network, or keep others out with a firewall"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False) -> int:
     """Serves until `shutdown` asks for a drain; returns the exit code."""
+    trust = Trust.from_config(config)
+    trust.check_listening(config.tokenizer.host, "tokenizer.host")
     with shutdown.on_signals():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.tokenizer.threads, "tokenize"))
         try:
@@ -46,7 +46,7 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             _log.error("model_not_loaded", model=config.model.reference, reason=str(error))
             return 1
         freeze_loaded_objects()
-        server = make_server(config.grpc, share_port=share_ports)
+        server = make_server(config.grpc, trust=trust, share_port=share_ports)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(assets, config), server)
         metrics = TokenizerMetrics()
         prompts = PromptServicer(assets, config, metrics)
@@ -66,8 +66,6 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             stack.push_async_callback(server.stop, None)
             await server.start()
             await health.set(True)
-            if not is_loopback(config.tokenizer.host):
-                _log.warning("open_to_everybody", host=config.tokenizer.host, remedy=_TRUST)
             _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
             await shutdown.drain.wait()
             await health.set(False)

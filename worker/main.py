@@ -16,13 +16,13 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
+from qwenserve.runtime.trust import Trust
 from qwenserve.store.opening import open_store
 from qwenserve.worker.announce import announced
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
@@ -38,8 +38,6 @@ _log = EventLog("worker")
 # After the drain: for sessions to send what is left, and for the engine to stop.
 _LAST_WORDS_S = 2.0
 _ENGINE_STOP_S = 70.0
-
-_TRUST = "whoever reaches this port may use it; listen on a private network, or keep others out with a firewall"
 
 T = TypeVar("T")
 
@@ -71,8 +69,10 @@ class _Worker:
     def __init__(self, config: Config, shutdown: Shutdown) -> None:
         self._config = config
         self._shutdown = shutdown
+        trust = Trust.from_config(config)
+        trust.check_listening(config.worker.host, "worker.host")
         self._service = WorkerService()
-        self._server: grpc.aio.Server = make_server(config.grpc)
+        self._server: grpc.aio.Server = make_server(config.grpc, trust=trust)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, self._server)
         self._health = Health(self._server, [SERVICE_NAME])
         self._metrics = WorkerMetrics(config.worker.name)
@@ -143,8 +143,6 @@ class _Worker:
         identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued)
         self._service.ready(dispatcher, info, identity)
         await self._health.set(True)
-        if not is_loopback(settings.host):
-            self._log.warning("open_to_everybody", host=settings.host, remedy=_TRUST)
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
         if on_ready is not None:
             on_ready(port)

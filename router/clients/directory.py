@@ -19,6 +19,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.model_fingerprint import ModelFingerprint
+from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.worker.v1 import worker_pb2
 
 _RETRY_AFTER_S = 2.0
@@ -76,6 +77,7 @@ class WorkerDirectory:
         *,
         stall_timeout_s: float = 20.0,
         return_wait_s: float = 0.0,
+        trust: Trust = OPEN,
     ) -> None:
         """`return_wait_s`: for so long after its loss the last worker is expected back."""
         self._return_wait_s = return_wait_s
@@ -87,6 +89,7 @@ class WorkerDirectory:
         self._not_expecting.set()
         self._source = source
         self._config = config
+        self._trust = trust
         self._expected = expected
         self._stall_timeout_s = stall_timeout_s
         self._changed = asyncio.Event()
@@ -122,6 +125,7 @@ class WorkerDirectory:
                 self._on_change,
                 why_not=self._why_not,
                 stall_timeout_s=self._stall_timeout_s,
+                trust=self._trust,
             )
             task = self._tasks.start(session.run(), name=f"session {address}")
             member = _Member(session, task)

@@ -12,6 +12,7 @@ from qwenserve.chat.v1 import message_pb2
 from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import InvalidRequest, Unavailable
+from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
 from qwenserve.text.content_guard import ContentGuard, render_prompt
@@ -94,11 +95,19 @@ class RemoteTextService:
     """The tokenizer tier: one stream to each of its processes carries all prompts, packed both ways."""
 
     def __init__(
-        self, addresses: Sequence[str], model: str, config: GrpcConfig, *, silence_limit_s: float = 5.0
+        self,
+        addresses: Sequence[str],
+        model: str,
+        config: GrpcConfig,
+        *,
+        silence_limit_s: float = 5.0,
+        trust: Trust = OPEN,
     ) -> None:
         """A process that says nothing for `silence_limit_s` is given up, and another one asked."""
         # Among equally busy processes requests go round, so that each gets its share.
-        self._processes = deque(TokenizerSession(address, model, config, silence_limit_s) for address in addresses)
+        self._processes = deque(
+            TokenizerSession(address, model, config, silence_limit_s, trust) for address in addresses
+        )
 
     async def render_chat(
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool

@@ -16,6 +16,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import DeadlineExceeded, Draining, RequestTooLarge, ServiceError, Unavailable, by_reason
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, run_until_one_ends
 from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 _TIMEOUT_S = 30.0
@@ -38,9 +39,12 @@ class TokenizerSession:
     even to a ping, counts as lost.
     """
 
-    def __init__(self, address: str, model: str, config: GrpcConfig, silence_limit_s: float) -> None:
+    def __init__(
+        self, address: str, model: str, config: GrpcConfig, silence_limit_s: float, trust: Trust = OPEN
+    ) -> None:
         self.address = address
         self._model = model
+        self._trust = trust
         self._channel = make_channel(address, config)
         self._stub = tokenizer_pb2_grpc.PromptServiceStub(self._channel)
         # Times that the stream broke, or was given up for its silence.
@@ -108,7 +112,7 @@ class TokenizerSession:
     async def _run(self) -> None:
         error: ServiceError = TokenizerLost(f"{self.address} ended the stream")
         try:
-            call = self._stub.Session()
+            call = self._stub.Session(metadata=self._trust.metadata)
             work = (self._read(call), self._write(call), self._watch())
             await run_until_one_ends(call, *work, name=f"tokenizer {self.address}")
         except grpc.aio.AioRpcError as failure:

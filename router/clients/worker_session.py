@@ -22,6 +22,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, raise_status, run_until_one_ends
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 
@@ -94,6 +95,7 @@ class WorkerSession:
         *,
         why_not: Callable[[worker_pb2.WorkerInfo], str] = lambda _: "",
         stall_timeout_s: float = 20.0,
+        trust: Trust = OPEN,
     ) -> None:
         """`why_not` says why a worker must not be used, or returns an empty text. A worker that says nothing for
         `stall_timeout_s`, or has work and makes no engine step for as long, is treated as lost.
@@ -114,6 +116,7 @@ class WorkerSession:
         # Process and step count of a worker that was seen with work and without progress.
         self._stuck: tuple[int, int] | None = None
         self._config = config
+        self._trust = trust
         self._on_change = on_change
         self._why_not = why_not
         self._connected = False
@@ -265,10 +268,13 @@ class WorkerSession:
             self._connected = False
 
     async def _serve(self, stub: Any) -> None:
-        info = await stub.GetWorkerInfo(worker_pb2.GetWorkerInfoRequest(), timeout=_CONNECT_TIMEOUT_S)
+        metadata = self._trust.metadata
+        info = await stub.GetWorkerInfo(
+            worker_pb2.GetWorkerInfoRequest(), timeout=_CONNECT_TIMEOUT_S, metadata=metadata
+        )
         if reason := self._why_not(info):
             raise WorkerLost(f"worker {info.name} cannot be used: {reason}")
-        call = stub.Session()
+        call = stub.Session(metadata=metadata)
         try:
             # The first answer shows that the session really stands.
             await within(_CONNECT_TIMEOUT_S, call.write(worker_pb2.SessionRequest(ping=True)))

@@ -11,10 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from qwenserve.cli.readiness import is_http_ready, is_serving
 from qwenserve.cli.state import DeploymentRecord, StateDirectory
+from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.cli.conftest import LIMIT_S, ROOT, CommandLine
 from tests.cli.waiting import until
 
@@ -61,6 +63,18 @@ async def test_faces_answer(running):
 
     assert await is_http_ready(record.http)
     assert [await is_serving(p.address) for p in record.processes] == [True] * 5
+
+
+async def test_workers_are_for_their_own_routers(running):
+    """`up` makes a token: another process of this machine that finds a worker's port cannot use it."""
+    record = running()
+    worker = next(process for process in record.processes if process.tier == "worker")
+
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await worker_pb2_grpc.WorkerServiceStub(channel).GetLoad(worker_pb2.GetLoadRequest(), timeout=LIMIT_S)
+
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_http_answers(running):

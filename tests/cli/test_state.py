@@ -153,3 +153,13 @@ def test_dead_process_is_shown_as_dead():
     _, rows = process_table_of([record(processes=(process,))])
 
     assert rows == [("a:1", "tiny", "worker-0", "1", "dead", "0")]
+
+
+def test_a_deployment_keeps_its_token(tmp_path):
+    """The next supervisor has the same one, and nobody else can read it."""
+    first = StateDirectory(tmp_path).deployment("a").token()
+
+    assert StateDirectory(tmp_path).deployment("a").token() == first
+    assert StateDirectory(tmp_path).deployment("b").token() != first
+    assert [file.stat().st_mode & 0o077 for file in tmp_path.rglob("token")] == [0, 0]
+    assert len(first) > 32

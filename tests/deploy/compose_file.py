@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*))?\}")
+# `${NAME}`, `${NAME:-default}`, and `${NAME:?what to do where it is empty}`.
+_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")
 
 
 class Service(NamedTuple):

@@ -19,7 +19,9 @@ from tests.system.processes import free_port
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Service]:
-    return read_services(DEPLOY / "compose.yaml", environment_file(DEPLOY / ".env"))
+    return read_services(
+        DEPLOY / "compose.yaml", {**environment_file(DEPLOY / ".env"), "CLUSTER_TOKEN": "a-token-of-this-test"}
+    )
 
 
 def test_the_cluster_is_complete(services: dict[str, Service]):
