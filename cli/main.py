@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import add_setting_options, count
 from qwenserve.runtime.config import ConfigError
 from qwenserve.runtime.flags import FlagParser
+from qwenserve.runtime.release import release
 
 # Names that other programs have for the same commands.
 _SPELLINGS = {"serve": "up", "run": "chat"}
@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line."""
     parser = FlagParser(prog="qwenserve", description="Serves models of the Qwen3 family.")
-    parser.add_argument("--version", action="version", version=f"qwenserve {version('qwenserve')}")
+    parser.add_argument("--version", action="version", version=f"qwenserve {release()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser(
         "up", aliases=["serve"], help="start a deployment", description="Starts all tiers on this machine."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from qwenserve.runtime.counting import Count, Counters, Distribution, Histograms
+from qwenserve.runtime.release import release
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 # From a text found in the cache to a long wait in a queue.
@@ -21,7 +21,7 @@ def process_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     build = Gauge("qwenserve_build_info", "1; the version is a label.", ["version"], registry=registry)
-    build.labels(version("qwenserve")).set(1)
+    build.labels(release()).set(1)
     return registry
 
 

@@ -77,7 +77,7 @@ class TemplateInput(NamedTuple):
 
     `tools` is None where the request has none. `variables` holds `enable_thinking` only if the request says it:
     the caller adds its deployment's default otherwise. At most one of the two flags is true. The tools belong to other
-    requests as well: they are read only.
+    requests as well: they are read only. `large`: rendering it would hold up others on an event loop.
     """
 
     messages: list[dict[str, Any]]
@@ -85,6 +85,7 @@ class TemplateInput(NamedTuple):
     variables: dict[str, Any]
     add_generation_prompt: bool
     continue_final_message: bool
+    large: bool = False
 
 
 def is_large(conversation: Conversation) -> bool:
@@ -126,7 +127,8 @@ def conversation_to_template(conversation: Conversation) -> TemplateInput:
     """Returns the template's input. Raises ConversationError."""
     if not conversation.messages:
         raise ConversationError("messages is empty; send at least one", "messages")
-    _check_size(conversation)
+    if large := is_large(conversation):
+        _check_size(conversation)  # what is not large is far below these bounds
     messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
     try:
         messages = in_call_order(messages)
@@ -135,7 +137,7 @@ def conversation_to_template(conversation: Conversation) -> TemplateInput:
         raise ConversationError(f"{path}: {error.message}", path) from None
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)
-    return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final)
+    return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final, large)
 
 
 def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:

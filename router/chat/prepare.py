@@ -31,7 +31,14 @@ from qwenserve.router.chat.tool_guides import must_call
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import RenderedChat, TextService
 from qwenserve.router.generation.leg import LegGuide
-from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements, best_suited
+from qwenserve.router.routing.requirements import (
+    NO_REQUIREMENTS,
+    Capabilities,
+    Common,
+    Requirements,
+    best_suited,
+    common_to,
+)
 from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.deadlines import within
@@ -112,12 +119,15 @@ class Preparation:
         closing = self._tokenizer.added_ids.get(Marker.THINK_CLOSE.value)
         self._thought_ends = _NO_IDS if closing is None else frozenset({closing})
         self._behind_thought = self._tokenizer.encode("\n\n")
+        # What the workers of the last request had together: they seldom change.
+        self._known: Sequence[Capabilities] = ()
+        self._common = common_to(())
         self._thought_closing = self._tokenizer.encode(config.thinking_closing + END_OF_THOUGHT)
 
     @property
     def max_model_len(self) -> int:
         """The context window in tokens: what model and configuration allow, and the largest of the workers."""
-        return self._window(self._workers.capabilities)
+        return self._window(self._common_to(self._workers.capabilities))
 
     async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
@@ -279,16 +289,17 @@ class Preparation:
         of_prompt = isinstance(request, chat_pb2.CompletionRequest) and request.HasField("prompt_logprobs")
         if of_prompt:
             fields.add("prompt_logprobs")
-        most = max((worker.max_top_logprobs for worker in known), default=asked.top_logprobs)
-        if asked.top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
-            raise InvalidRequest(
-                f"top_logprobs must be 0 to {most} here, got {asked.top_logprobs}", param="top_logprobs"
-            )
+        common = self._common_to(known)
+        top_logprobs = asked.top_logprobs
+        most = common.max_top_logprobs
+        if known and top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
+            raise InvalidRequest(f"top_logprobs must be 0 to {most} here, got {top_logprobs}", param="top_logprobs")
         # A prompt must fit with its first token; how much of `max_tokens` does comes out below.
-        needs = Requirements(frozenset(fields), len(prompt) + 1, asked.top_logprobs, kind)
-        suited = best_suited(known, needs)
+        suited = best_suited(known, Requirements(frozenset(fields), len(prompt) + 1, top_logprobs, kind))
         ignored: list[str] = []
-        window = self._window(suited)
+        if suited is not known:
+            common = common_to(suited)
+        window = self._window(common)
         if window and fit_window(sampling, len(prompt), window, default_max):
             if strict:
                 raise InvalidRequest(
@@ -296,7 +307,7 @@ class Preparation:
                     param="max_tokens",
                 )
             ignored.append("max_tokens")
-        unsupported = frozenset[str]().union(*(worker.unsupported for worker in suited))
+        unsupported = common.unsupported
         if of_prompt and "prompt_logprobs" in unsupported:
             engines = ", ".join(sorted({worker.engine for worker in suited}))
             raise Unsupported(
@@ -312,14 +323,19 @@ class Preparation:
             )
         if "seed" not in unsupported:
             fields.add("seed")
-        top_logprobs = 0 if "top_logprobs" in unsupported else asked.top_logprobs
-        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs, kind)
+        if "top_logprobs" in unsupported:
+            top_logprobs = 0
+        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs)
         return _Fit(ignored, unsupported, needs if known else NO_REQUIREMENTS)
 
-    def _window(self, workers: Sequence[Capabilities]) -> int:
+    def _common_to(self, known: Sequence[Capabilities]) -> Common:
+        if known is not self._known:
+            self._known, self._common = known, common_to(known)
+        return self._common
+
+    def _window(self, workers: Common) -> int:
         """Returns the largest window of some workers, within the model's; 0 where neither is known."""
-        own = self._model.max_model_len
-        largest = max((worker.max_model_len for worker in workers), default=0)
+        own, largest = self._model.max_model_len, workers.max_model_len
         return min(own, largest) if own and largest else own or largest
 
     def _may_open_thought(self, request: chat_pb2.ChatCompletionRequest) -> bool:

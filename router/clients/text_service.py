@@ -16,7 +16,7 @@ from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
 from qwenserve.text.content_guard import ContentGuard, render_prompt
-from qwenserve.text.conversation import TemplateInput, is_large
+from qwenserve.text.conversation import TemplateInput
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 
 _RETRY_AFTER_S = 2.0
@@ -69,7 +69,7 @@ class LocalTextService:
         """Renders here; large conversations are rendered, and long texts tokenized, off the event loop."""
         render = partial(render_prompt, self._assets.template, given, self._guard)
         try:
-            prompt = await asyncio.to_thread(render) if is_large(conversation) else render()
+            prompt = await asyncio.to_thread(render) if given.large else render()
         except TemplateError as error:
             where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
             raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None

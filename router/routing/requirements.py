@@ -58,10 +58,33 @@ class Requirements(NamedTuple):
 NO_REQUIREMENTS = Requirements()
 
 
-def best_suited(workers: Collection[Capabilities], needs: Requirements) -> Sequence[Capabilities]:
-    """Returns the workers that can serve a request; where none can, all those that lack the same fewest fields."""
+class Common(NamedTuple):
+    """What some workers have together: the largest window and number of alternatives (0: of none), and every field that
+    some of them cannot serve.
+    """
+
+    max_model_len: int
+    max_top_logprobs: int
+    unsupported: frozenset[str]
+
+
+def common_to(workers: Collection[Capabilities]) -> Common:
+    """Returns what workers have together."""
+    return Common(
+        max((worker.max_model_len for worker in workers), default=0),
+        max((worker.max_top_logprobs for worker in workers), default=0),
+        frozenset().union(*(worker.unsupported for worker in workers)),
+    )
+
+
+def best_suited(workers: Sequence[Capabilities], needs: Requirements) -> Sequence[Capabilities]:
+    """Returns the workers that can serve a request: the very sequence where all can; where none can, all those that
+    lack the same fewest fields.
+    """
     able = [worker for worker in workers if needs.met_by(worker)]
-    if able or not workers:
+    if len(able) == len(workers):
+        return workers
+    if able:
         return able
     by_lack: dict[frozenset[str], list[Capabilities]] = {}
     for worker in workers:
