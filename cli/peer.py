@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.program import program
 from qwenserve.cli.state import DeploymentRecord
+from qwenserve.runtime.deadlines import within
 
 _LOOK_S = 3.0
 _QUESTION = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -29,7 +30,7 @@ async def grpc_address(given: str, records: Sequence[DeploymentRecord]) -> str:
         if record.http == address:
             return record.grpc
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _LOOK_S)
+        reader, writer = await within(_LOOK_S, asyncio.open_connection(host.strip("[]"), int(port)))
     except asyncio.TimeoutError:
         raise CommandError(f"{address} does not answer; {program()} ps shows what runs on this machine") from None
     except OSError as error:
@@ -50,5 +51,5 @@ async def _speaks_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     # A gRPC server begins with a frame of its own, or closes the connection; an HTTP/1 server answers with text.
     with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
         writer.write(_QUESTION)
-        return await asyncio.wait_for(reader.readexactly(5), _LOOK_S) == b"HTTP/"
+        return await within(_LOOK_S, reader.readexactly(5)) == b"HTTP/"
     return False

@@ -23,6 +23,7 @@ from qwenserve.cli.processes import ProcessIdentity, alive, identify
 from qwenserve.cli.readiness import Health, ask_health, is_http_ready
 from qwenserve.cli.restarts import RestartPolicy
 from qwenserve.cli.state import Deployment, DeploymentRecord, DeploymentState, ProcessRecord, ProcessState
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 
 _POLL_S = 0.1
@@ -149,7 +150,7 @@ class Supervisor:
             if not await shutdown.drained(_until_gone(identities), left.drain_timeout_s + _EXIT_SLACK_S):
                 for identity in alive(identities):
                     identity.send(signal.SIGKILL)
-                await asyncio.wait_for(_until_gone(identities), _FORCED_EXIT_S)
+                await within(_FORCED_EXIT_S, _until_gone(identities))
 
     async def _first(self, work: Coroutine[Any, Any, Any], shutdown: Shutdown) -> bool:
         """Waits for `work`, a shutdown or a failure. Returns whether `work` came first."""
@@ -167,7 +168,7 @@ class Supervisor:
 
     async def _all_ready(self) -> None:
         try:
-            await asyncio.wait_for(self._until_ready(), self._plan.start_timeout_s)
+            await within(self._plan.start_timeout_s, self._until_ready())
         except asyncio.TimeoutError:
             children = list(self._children.values())
             # With every process ready it is the HTTP API, served by the routers, that is not.
@@ -341,7 +342,7 @@ class Supervisor:
         old.handle.send(signal.SIGTERM)
         limit = self._plan.drain_timeout_s + self._plan.drain_notice_s + _EXIT_SLACK_S
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(old.handle.wait())), limit)
+            await within(limit, asyncio.shield(asyncio.ensure_future(old.handle.wait())))
         finally:
             old.handle.send(signal.SIGKILL)
 

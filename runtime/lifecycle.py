@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_wakeups import one_loop
 from qwenserve.runtime.logs import EventLog
 
@@ -52,7 +53,7 @@ class Shutdown:
     async def notice(self, seconds: float) -> None:
         """Waits for `seconds`, or until a second signal forces."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.force.wait(), seconds)
+            await within(seconds, self.force.wait())
 
     async def drained(self, idle: Coroutine[Any, Any, None], timeout_s: float) -> bool:
         """Waits for `idle`, for a force, or for the time to pass. Returns whether `idle` came first."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.store.shared import SharedStore
 
 _RENEWALS = 3
@@ -38,7 +39,7 @@ class Lease:
             stands = await self._store.renew(self._group, self._member, self._payload(), ttl_s=self._ttl_s)
             pause = self._ttl_s / _RENEWALS
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause if stands else min(pause, _AGAIN_S))
+                await within(pause if stands else min(pause, _AGAIN_S), self._changed.wait())
 
     def changed(self) -> None:
         """The payload has changed: the task in `keep` renews at once."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from qwenserve.runtime.counting import Counters
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.store.breaker import Breaker
@@ -111,7 +112,7 @@ class SharedStore:
         """Ends the probe and closes connections."""
         await self._tasks.close()
         try:
-            await asyncio.wait_for(self._backend.close(), self._timeout_s)
+            await within(self._timeout_s, self._backend.close())
         except asyncio.TimeoutError:
             self._log.warning("store_not_closed")
 
@@ -130,7 +131,7 @@ class SharedStore:
             self._count(call, "skipped")
             return otherwise
         try:
-            result = await asyncio.wait_for(work(), self._timeout_s)
+            result = await within(self._timeout_s, work())
         except asyncio.TimeoutError:
             self._count(call, "timeout")
             self._unanswered(f"no answer within {self._timeout_s:g} s")
@@ -161,8 +162,8 @@ class SharedStore:
             await asyncio.sleep(self._breaker.next_pause_s())
             try:
                 # Connecting, and learning who is who in a cluster, may take longer than a call.
-                await asyncio.wait_for(self._backend.ping(), max(_CONNECT_S, self._timeout_s))
-                await asyncio.wait_for(self._backend.ping(), self._timeout_s)
+                await within(max(_CONNECT_S, self._timeout_s), self._backend.ping())
+                await within(self._timeout_s, self._backend.ping())
             except (asyncio.TimeoutError, StoreUnreachable):
                 self._count("ping", "unreachable")
                 continue

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import Health, make_server
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 from qwenserve.runtime.logs import EventLog
@@ -179,7 +180,7 @@ class _Worker:
 
     async def _stop_engine(self, built: BuiltEngine) -> None:
         try:
-            await asyncio.wait_for(built.engine.stop(), _ENGINE_STOP_S)
+            await within(_ENGINE_STOP_S, built.engine.stop())
         except asyncio.TimeoutError:
             self._log.error("engine_not_stopped", waited_s=_ENGINE_STOP_S)
             self._shutdown.exit_code = self._shutdown.exit_code or 1

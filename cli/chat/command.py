@@ -25,6 +25,7 @@ from qwenserve.cli.state import StateDirectory
 from qwenserve.cli.supervisor import Event, Supervisor
 from qwenserve.cli.up import Prepared, prepare
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown, on_signals
 
@@ -135,7 +136,7 @@ async def _connected(given: str, state: StateDirectory) -> AsyncIterator[grpc.ai
     address = await grpc_address(given, state.records())
     async with make_channel(address, GrpcConfig()) as channel:
         try:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            await within(_CONNECT_S, channel.channel_ready())
         except asyncio.TimeoutError:
             raise CommandError(
                 f"what listens at {address} does not speak gRPC, or is not ready; {program()} ps shows what runs"

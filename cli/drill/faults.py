@@ -18,6 +18,7 @@ from qwenserve.cli.output import Output
 from qwenserve.cli.plan import Tier
 from qwenserve.cli.restart import restart
 from qwenserve.cli.state import DeploymentRecord, ProcessRecord, StateDirectory
+from qwenserve.runtime.deadlines import within
 
 _POLL_S = 0.1
 _WHOLE_S = 300.0
@@ -152,7 +153,7 @@ async def _bad_bytes(bench: Bench) -> None:
             with contextlib.suppress(ConnectionError):
                 writer.write(os.urandom(_GARBAGE_BYTES) + b"\r\n\r\n")
                 await writer.drain()
-                while await asyncio.wait_for(reader.read(_GARBAGE_BYTES), _GARBAGE_S):
+                while await within(_GARBAGE_S, reader.read(_GARBAGE_BYTES)):
                     pass
         except asyncio.TimeoutError:
             raise CommandError(f"{address} kept a connection that sent nothing but noise") from None

@@ -214,7 +214,7 @@ def test_a_kept_connection_has_one_more_reply_once_the_port_is_closed(run: Run) 
 
 
 def test_closing_ends_what_still_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.http.transport.server._CLOSE_S", 0.05)
+    monkeypatch.setattr("qwenserve.router.http.transport.server._CLOSE_S", 0.05)
 
     async def check() -> None:
         backend = FakeBackend()

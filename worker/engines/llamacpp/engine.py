@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
@@ -101,9 +102,7 @@ class LlamaCppEngine:
             raise EngineError("the engine has been started already")
         loading = asyncio.ensure_future(asyncio.to_thread(_load, self._config))
         try:
-            server, facts, sizes, vocabulary = await asyncio.wait_for(
-                asyncio.shield(loading), self._config.start_timeout_s
-            )
+            server, facts, sizes, vocabulary = await within(self._config.start_timeout_s, asyncio.shield(loading))
         except asyncio.TimeoutError as error:
             loading.add_done_callback(_close_late)
             raise EngineError(
@@ -176,7 +175,7 @@ class LlamaCppEngine:
         for inbox in loaded.inboxes:
             inbox.put(None)
         try:
-            await asyncio.wait_for(self._idle.wait(), self._config.stop_timeout_s)
+            await within(self._config.stop_timeout_s, self._idle.wait())
         except asyncio.TimeoutError as error:
             # Releasing the model under a running call would end the process on the spot.
             raise EngineError(
