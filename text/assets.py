@@ -7,6 +7,7 @@ rewritten, and no text can be made with it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def _from_directory(path: Path, cache_bytes: int) -> ModelAssets:
         template=_template(source, tool_source, _special_tokens(settings), path),
         eos_token_ids=_eos_of_directory(path, tokenizer, (generation, config), settings),
         max_model_len=_window_of_directory(path, config, settings),
-        generation_defaults=_defaults({key: generation.get(key) for key in _SAMPLING}),
+        generation_defaults=_defaults(path, {key: generation.get(key) for key in _SAMPLING}),
     )
 
 
@@ -123,7 +124,7 @@ def _from_gguf(path: Path, cache_bytes: int) -> ModelAssets:
         template=_template(source, None, named, path),
         eos_token_ids=_eos_of_gguf(path, tokenizer, metadata),
         max_model_len=window,
-        generation_defaults=_defaults({name: metadata.get(key) for key, name in _GGUF_SAMPLING.items()}),
+        generation_defaults=_defaults(path, {name: metadata.get(key) for key, name in _GGUF_SAMPLING.items()}),
     )
 
 
@@ -213,8 +214,23 @@ def _nested(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, dict) else {}
 
 
-def _defaults(found: Mapping[str, Any]) -> Mapping[str, float | int]:
-    return MappingProxyType({key: value for key, value in found.items() if isinstance(value, (int, float))})
+def sampling_setting(path: Path, name: str) -> str:
+    """Returns the file and the field in which a model recommends a sampling setting, for messages to people."""
+    if path.is_dir():
+        return f"{path / 'generation_config.json'}: {name}"
+    return f"{path}: {next(key for key, known in _GGUF_SAMPLING.items() if known == name)}"
+
+
+def _defaults(path: Path, found: Mapping[str, Any]) -> Mapping[str, float | int]:
+    values: dict[str, float | int] = {}
+    for name, value in found.items():
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (isinstance(value, float) and not math.isfinite(value)):
+            raise AssetError(f"{sampling_setting(path, name)}: must be a number, got {value!r}; correct it there")
+        values[name] = value
+    return MappingProxyType(values)
 
 
 def _read_bytes(file: Path) -> bytes:

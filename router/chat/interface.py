@@ -64,7 +64,7 @@ class Backend(Protocol):
         """Ids to texts."""
 
     def list_models(self) -> chat_pb2.ListModelsResponse:
-        """The models that this router serves."""
+        """The model that this router serves, once for each name that requests may use; first the name in answers."""
 
     def get_model(self, name: str) -> chat_pb2.Model:
         """One model, by name, in any case. Raises ModelNotFound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.config import Config, SamplingDefaults
 from qwenserve.runtime.errors import ModelNotFound
 from qwenserve.runtime.model_fingerprint import ModelFingerprint, fingerprint_of
-from qwenserve.runtime.sampling_ranges import NEUTRAL
-from qwenserve.text.assets import ModelAssets, load_assets
+from qwenserve.runtime.sampling_ranges import NEUTRAL, RANGES
+from qwenserve.text.assets import AssetError, ModelAssets, load_assets, sampling_setting
 from qwenserve.type.v1 import sampling_pb2, task_pb2
 
 
@@ -38,6 +39,7 @@ class ServedModel:
         if config.model.max_model_len:
             limit = min(limit, config.model.max_model_len) if limit else config.model.max_model_len
         published = assets.generation_defaults
+        _check_published(published, path)
         thinks = assets.template.supports_thinking
         return cls(
             name=config.model_name,
@@ -52,23 +54,32 @@ class ServedModel:
             non_thinking_defaults=_defaults(published, config.model.non_thinking_defaults if thinks else None),
         )
 
-    def check_name(self, name: str) -> None:
-        """Accepts this model's names in any case, and an empty one. Raises ModelNotFound."""
-        if name and name.lower() not in {known.lower() for known in (self.name, *self.aliases)}:
-            raise ModelNotFound(
-                f"model {name!r} does not exist; this deployment serves {self.name!r}",
-                param="model",
-                metadata={"served": self.name},
-            )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that requests may use; the first one is that in answers."""
+        return (self.name, *self.aliases)
+
+    def check_name(self, name: str) -> str:
+        """Returns a name given in any case as it is configured, the first for an empty one. Raises ModelNotFound."""
+        if not name:
+            return self.name
+        for known in self.names:
+            if known.lower() == name.lower():
+                return known
+        raise ModelNotFound(
+            f"model {name!r} does not exist; this deployment serves {self.name!r}",
+            param="model",
+            metadata={"served": self.name},
+        )
 
     def defaults(self, thinking: bool) -> sampling_pb2.SamplingParams:
         """Sampling defaults of an answer that thinks or does not."""
         return self.thinking_defaults if thinking else self.non_thinking_defaults
 
-    def describe(self, *, max_model_len: int, ready_workers: int, simulated: bool) -> chat_pb2.Model:
-        """Returns the public description."""
+    def describe(self, name: str, *, max_model_len: int, ready_workers: int, simulated: bool) -> chat_pb2.Model:
+        """Returns the public description, under one of the model's names."""
         return chat_pb2.Model(
-            name=self.name,
+            name=name,
             created=self.created,
             max_model_len=max_model_len,
             vocab_size=self.assets.tokenizer.vocab_size,
@@ -82,10 +93,20 @@ class ServedModel:
         )
 
 
-def _defaults(published: object, configured: SamplingDefaults | None) -> sampling_pb2.SamplingParams:
+def _check_published(published: Mapping[str, float | int], path: Path) -> None:
+    """Raises AssetError for a value out of range: it would fail every request that does not set the field itself."""
+    for name, value in published.items():
+        whole = isinstance(NEUTRAL[name], int)
+        if (whole and value != int(value)) or not RANGES[name].holds(value):
+            kind = "a whole number" if whole else "a number"
+            raise AssetError(
+                f"{sampling_setting(path, name)}: must be {kind}, {RANGES[name]}, got {value}; correct it there"
+            )
+
+
+def _defaults(published: Mapping[str, float | int], configured: SamplingDefaults | None) -> sampling_pb2.SamplingParams:
     values = dict(NEUTRAL)
-    if isinstance(published, dict) or hasattr(published, "items"):
-        values.update({key: value for key, value in published.items() if key in NEUTRAL})
+    values.update({name: type(NEUTRAL[name])(value) for name, value in published.items()})
     if configured is not None:
         values.update(configured.model_dump(exclude_none=True))
     return sampling_pb2.SamplingParams(**values)  # type: ignore[arg-type]

@@ -194,14 +194,15 @@ class ChatCore:
         return await asyncio.to_thread(self._tokenizer.decode, ids, skip_special_tokens)
 
     def list_models(self) -> chat_pb2.ListModelsResponse:
-        """The models that this router serves."""
-        return chat_pb2.ListModelsResponse(models=[self.get_model("")])
+        """The model that this router serves, once for each name that requests may use."""
+        return chat_pb2.ListModelsResponse(models=[self.get_model(name) for name in self._model.names])
 
     def get_model(self, name: str) -> chat_pb2.Model:
-        """One model by name, in any case. Raises ModelNotFound."""
-        self._model.check_name(name)
+        """One model by any of its names, in any case. Raises ModelNotFound."""
+        known = self._model.check_name(name)
         ready = self._workers.ready_sessions
         return self._model.describe(
+            known,
             max_model_len=self._prepare.max_model_len,
             ready_workers=len(ready),
             simulated=any(session.info is not None and session.info.simulated for session in ready),

@@ -174,6 +174,20 @@ async def test_a_key_is_wanted_where_configured() -> None:
     assert [model.id for model in models.data] == ["qwen3-tiny"]
 
 
+async def test_every_name_of_a_model_is_listed_and_found() -> None:
+    async with (
+        running_stack(stack_config(model__aliases=["mine"])) as stack,
+        openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        listed = [model.id for model in (await client.models.list()).data]
+        found = (await client.models.retrieve("MINE")).id
+        answer = await client.completions.create(model="mine", prompt="Once", max_tokens=1)
+
+    assert listed == ["qwen3-tiny", "mine"]
+    assert found == "mine"
+    assert answer.model == "qwen3-tiny"
+
+
 async def test_a_client_that_does_not_read_loses_its_answer_and_nobody_elses() -> None:
     config = stack_config(http__write_buffer_bytes=4096, worker__max_running=16)
     async with running_stack(config) as stack, aiohttp.ClientSession() as client:

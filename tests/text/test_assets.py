@@ -149,6 +149,14 @@ def test_absurd_end_ids_are_named(model, value):
         load_assets(model)
 
 
+@pytest.mark.parametrize("value", ["0.6", True, [], {}, float("nan"), float("inf")])
+def test_recommended_sampling_that_is_no_number_is_named(model, value):
+    edit(model / "generation_config.json", temperature=value)
+
+    with pytest.raises(AssetError, match=r"generation_config\.json: temperature: must be a number"):
+        load_assets(model)
+
+
 @pytest.mark.parametrize("nested", [None, [], "x", 3])
 def test_an_odd_nested_configuration_is_none(model, nested):
     edit(model / "config.json", text_config=nested)

@@ -113,7 +113,7 @@ class TextEndpoints:
         return exchange.reply(await _json(body, len(reply.token_ids)))
 
     async def list_models(self, exchange: Exchange) -> Reply:
-        """The models that this router serves."""
+        """The model that this router serves, once for each name that requests may use."""
         models = [_model(model) for model in self._backend.list_models().models]
         return exchange.reply(to_json({"object": "list", "data": models}))
 

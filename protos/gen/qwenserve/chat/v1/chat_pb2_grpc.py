@@ -373,14 +373,14 @@ class ModelServiceServicer(object):
     """
 
     def ListModels(self, request, context):
-        """Returns the models that this router serves.
+        """Returns the model that this router serves, once for each name that requests may use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Returns one model.
+        """Returns the model under one of its names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
