@@ -16,6 +16,7 @@ from pathlib import Path
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.announce import announced
 from qwenserve.router.answers.cache import AnswerCache
+from qwenserve.router.chat.answer import AnswerOutcome
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.clients.directory import Expectation, WorkerDirectory
@@ -28,6 +29,8 @@ from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
 from qwenserve.router.http.shim import make_shim
 from qwenserve.router.http.transport.server import HttpServer
 from qwenserve.router.outcomes import OutcomeRecorder
+from qwenserve.router.tracing.otlp import OtlpSpans
+from qwenserve.router.tracing.tracing import Tracing
 from qwenserve.router.worker_metrics import TokenizerCollector, WorkerCollector
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import Config, ConfigError
@@ -97,6 +100,9 @@ class Router:
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
+        self._outcomes = OutcomeRecorder(self.metrics)
+        self._spans = OtlpSpans(config.tracing) if config.tracing.endpoint else None
+        self._tracing = Tracing(model.name, config.tracing.share, self._spans) if self._spans is not None else None
         self.core = ChatCore(
             model,
             self._workers,
@@ -105,7 +111,8 @@ class Router:
             self.metrics,
             self._answers,
             config.cache,
-            OutcomeRecorder(self.metrics),
+            self._record,
+            self._tracing,
         )
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)
@@ -122,6 +129,11 @@ class Router:
             else None
         )
         self.grpc_port = 0
+
+    def _record(self, outcome: AnswerOutcome) -> None:
+        self._outcomes(outcome)
+        if self._tracing is not None:
+            self._tracing.end(outcome)
 
     def _worker_source(self, model: str) -> WorkerSource:
         addresses = self._config.worker_addresses
@@ -164,6 +176,8 @@ class Router:
             await stack.enter_async_context(
                 metrics_port(self._config.metrics, self.metrics.registry, share_port=self._share_ports)
             )
+            if self._spans is not None:
+                stack.push_async_callback(self._spans.close)
             if self._http is not None:
                 stack.push_async_callback(self._http.close)
             stack.push_async_callback(self._server.stop, _LAST_WORDS_S)

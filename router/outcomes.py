@@ -9,7 +9,7 @@ from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.type.v1 import sampling_pb2
 
-_FINISHES = {number: name.removeprefix("FINISH_REASON_").lower() for name, number in sampling_pb2.FinishReason.items()}
+FINISHES = {number: name.removeprefix("FINISH_REASON_").lower() for name, number in sampling_pb2.FinishReason.items()}
 
 
 class OutcomeRecorder:
@@ -23,7 +23,7 @@ class OutcomeRecorder:
     def __call__(self, outcome: AnswerOutcome) -> None:
         """Records an outcome."""
         now = time.monotonic()
-        name = _name(outcome)
+        name = outcome_name(outcome)
         self._count(outcome, name, now)
         if not self._log.shows_info and outcome.error is None:
             return
@@ -42,6 +42,8 @@ class OutcomeRecorder:
         }
         if usage.continued_legs:
             fields["continued_legs"] = usage.continued_legs
+        if outcome.call.trace is not None:
+            fields["trace_id"] = f"{outcome.call.trace.context.trace_id:032x}"
         if outcome.call.traceparent:
             fields["traceparent"] = outcome.call.traceparent
         if outcome.call.key_id:
@@ -71,7 +73,7 @@ class OutcomeRecorder:
         metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
         for reason in outcome.finish_reasons:
-            metrics.finishes.labels(_FINISHES[reason]).inc()
+            metrics.finishes.labels(FINISHES[reason]).inc()
         if outcome.queue_s:
             self._queue_stage.observe(outcome.queue_s)
         if outcome.first_token:
@@ -83,7 +85,8 @@ class OutcomeRecorder:
                 metrics.token_gap.observe(gap)
 
 
-def _name(outcome: AnswerOutcome) -> str:
+def outcome_name(outcome: AnswerOutcome) -> str:
+    """Returns `ok`, `cancelled`, or the reason of the error in lower case."""
     if outcome.cancelled:
         return "cancelled"
     return "ok" if outcome.error is None else outcome.error.reason.lower()

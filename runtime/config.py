@@ -330,6 +330,24 @@ class MetricsConfig(Section):
     )
 
 
+class TracingConfig(Section):
+    """Traces of requests over OpenTelemetry's OTLP/gRPC, sent by routers; needs the extra `otel`."""
+
+    endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^/\s]+)?$",
+        description="Receiver, such as http://127.0.0.1:4317; https:// for TLS. Empty: no traces.",
+    )
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced, of those whose caller's traceparent does not decide it.",
+    )
+    service_name: str = Field(default="qwenserve-router", description="Name of this service in traces.")
+    delay_s: float = Field(default=5.0, gt=0, le=60, description="How long spans wait to be sent together.")
+
+
 class LogConfig(Section):
     """Logs on standard error: one event a line. Prompt text is never logged."""
 
@@ -358,6 +376,7 @@ class Config(Section):
     store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Answers to repeated prompts.")
     metrics: MetricsConfig = Field(default_factory=MetricsConfig, description="Metrics of any tier.")
+    tracing: TracingConfig = Field(default_factory=TracingConfig, description="Traces of requests.")
     log: LogConfig = Field(default_factory=LogConfig, description="Logs.")
     cache_dir: str = Field(
         default="",

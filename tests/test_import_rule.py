@@ -53,7 +53,10 @@ RULES = (
         ("router.http.responses", "router.http.openai.errors", "router.http.transport", *USE_CASE, "runtime"),
     ),
     Rule("router.http.openai", ("router.http.openai", "router.http.transport", *USE_CASE, "runtime")),
-    Rule("router.generation", ("router.generation", "router.clients.worker_session", "runtime")),
+    Rule(
+        "router.generation",
+        ("router.generation", "router.clients.worker_session", "router.tracing.request_trace", "runtime"),
+    ),
     Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),
 )
 

@@ -79,6 +79,7 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
         _prompt_logprobs(submit, limits),
         _guide(submit.guide, limits) if submit.HasField("guide") else None,
         _guide_offset(submit, len(prompt)),
+        submit.traceparent,
     )
 
 

@@ -112,6 +112,8 @@ class EngineRequest:
     prompt_logprobs: int | None = None
     guide: Guide | None = None
     guide_offset: int | None = None
+    # W3C trace context for an engine that traces by itself; empty where nobody traces.
+    traceparent: str = ""
 
     @property
     def answer_start(self) -> int:

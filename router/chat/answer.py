@@ -98,7 +98,18 @@ class Answer:
         if deadline <= now:
             self._sink = None
             raise DeadlineExceeded("the deadline passed before the request could be sent to a worker")
-        placement = Placement(choose, continuations, self.call.request_id, priority, cache_salt, deadline, knows_bias)
+        call = self.call
+        placement = Placement(
+            choose,
+            continuations,
+            call.request_id,
+            priority,
+            cache_salt,
+            deadline,
+            knows_bias=knows_bias,
+            traceparent=call.traceparent,
+            trace=call.trace,
+        )
         self._choices = [
             Choice(
                 self,

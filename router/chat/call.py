@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from qwenserve.router.tracing.request_trace import RequestTrace
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.ids import new_id
 
@@ -25,7 +26,8 @@ _MAX_LABELS, _MAX_LABEL, _MAX_VALUE = 16, 64, 512
 class Call(NamedTuple):
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
     without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
-    leaves it to the deployment. `user` and `labels` are the caller's own, for the log event.
+    leaves it to the deployment. `user` and `labels` are the caller's own, for the log event. `trace` is there where the
+    request is traced.
     """
 
     request_id: str
@@ -35,6 +37,7 @@ class Call(NamedTuple):
     strict: bool | None = None
     user: str = ""
     labels: Mapping[str, str] = {}
+    trace: RequestTrace | None = None
 
     def labelled(self, user: str, labels: Mapping[str, str]) -> Call:
         """Returns this call with what its caller wants in the log; without it where there is too much."""

@@ -31,6 +31,8 @@ from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.leg import Placement
 from qwenserve.router.routing.requirements import Requirements
+from qwenserve.router.tracing.spans import request_attributes
+from qwenserve.router.tracing.tracing import Tracing
 from qwenserve.runtime.config import CacheConfig, RouterConfig
 from qwenserve.runtime.drain_rate import DrainRate
 from qwenserve.runtime.errors import Draining, InvalidRequest, QueueFull, ServiceError
@@ -60,6 +62,7 @@ class ChatCore:
         answers: AnswerCache,
         cache: CacheConfig,
         on_outcome: Callable[[AnswerOutcome], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = model.assets.tokenizer
@@ -70,6 +73,7 @@ class ChatCore:
         self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
         self._reuse = Reuse(answers, cache, self._fleet_fingerprint)
         self._on_outcome = on_outcome
+        self._tracing = tracing
         limits = ContinuationLimits(
             config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
         )
@@ -91,7 +95,7 @@ class ChatCore:
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
-        call = call.labelled(request.user, request.metadata)
+        call = self._traced(call.labelled(request.user, request.metadata))
         return await self._recorded("chat", call, began, self._chat(request, call, sink, began))
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
@@ -103,7 +107,7 @@ class ChatCore:
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
-        call = call.labelled(request.user, {})
+        call = self._traced(call.labelled(request.user, {}))
         return await self._recorded("completion", call, began, self._completion(request, call, sink, began))
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
@@ -234,7 +238,7 @@ class ChatCore:
     async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
         self._check_open()
         use = self._reuse.use(request)
-        prepared = await self._prepare.chat(request, call)
+        prepared = await self._prepared(self._prepare.chat(request, call), call)
         start = self._start("chatcmpl", prepared, request.return_token_ids)
         plans = await self._plans(use, request, call, prepared, start)
         answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
@@ -245,7 +249,7 @@ class ChatCore:
     ) -> Answer:
         self._check_open()
         use = self._reuse.use(request)
-        prepared = await self._prepare.completion(request, call)
+        prepared = await self._prepared(self._prepare.completion(request, call), call)
         start = self._start("cmpl", prepared, request.return_token_ids)
         leads = self._echoed(request, prepared) if request.echo else None
         plans = await self._plans(use, request, call, prepared, start, leads)
@@ -257,6 +261,11 @@ class ChatCore:
         answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
         return self._begin(answer, prepared, plans)
 
+    def _traced(self, call: Call) -> Call:
+        if self._tracing is None:
+            return call
+        return call._replace(trace=self._tracing.begin(call.traceparent))
+
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
@@ -266,6 +275,18 @@ class ChatCore:
                 f"{self._config.max_open_requests} requests are open, the most this router takes",
                 retry_after_s=self._drain_rate.wait_s(open_requests, time.monotonic()),
             )
+
+    async def _prepared(self, work: Awaitable[Prepared], call: Call) -> Prepared:
+        trace = call.trace
+        if trace is None:
+            return await work
+        began = time.monotonic()
+        try:
+            prepared = await work
+        finally:
+            trace.stage("tokenize", began)
+        trace.attributes.update(request_attributes(prepared.sampling, prepared.choices))
+        return prepared
 
     def _start(self, prefix: str, prepared: Prepared, return_ids: bool) -> chat_pb2.StreamStart:
         start = chat_pb2.StreamStart(
@@ -314,6 +335,8 @@ class ChatCore:
                 prepared.priority,
                 prepared.cache_salt,
                 time.monotonic() + self._config.request_timeout_s,
+                traceparent=call.traceparent,
+                trace=call.trace,
             )
             plans, start.cache = await self._reuse.plans(use, request, call, prepared, plans, placement)
             self._check_open()
@@ -353,6 +376,7 @@ class ChatCore:
     def _begin(self, answer: Answer, prepared: Prepared, plans: Sequence[ChoicePlan]) -> Answer:
         self._running.add(answer)
         self._idle.clear()
+        began = time.monotonic()
         try:
             answer.begin(
                 plans,
@@ -366,6 +390,8 @@ class ChatCore:
         except BaseException:
             self._release(answer)
             raise
+        if answer.call.trace is not None:
+            answer.call.trace.stage("route", began)
         return answer
 
     def _fleet_fingerprint(self) -> str:

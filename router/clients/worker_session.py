@@ -184,11 +184,13 @@ class WorkerSession:
         prompt_logprobs: PromptLogprobStream | None = None,
         guide: guide_pb2.Guide | None = None,
         guide_offset: int | None = None,
+        traceparent: str = "",
     ) -> int:
         """Sends a request; its tokens go to `stream`. Returns the handle. Raises WorkerLost when not connected.
 
         `answer_offset`: where in the prompt's ids an answer that goes on began; None for one that begins.
-        `guide_offset`: where in them what `guide` binds began; None: where the answer did.
+        `guide_offset`: where in them what `guide` binds began; None: where the answer did. `traceparent` is for engines
+        that trace by themselves.
         """
         if not self._connected:
             raise WorkerLost(f"worker {self.name} is not connected")
@@ -208,6 +210,8 @@ class WorkerSession:
             guide=guide,
             guide_offset=guide_offset,
         )
+        if traceparent:
+            self._outbox[-1].submits[-1].traceparent = traceparent
         if prompt_logprobs is not None:
             self._outbox[-1].submits[-1].prompt_logprobs = prompt_logprobs.top
             self._prompt_streams[handle] = prompt_logprobs

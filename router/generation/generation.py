@@ -251,6 +251,9 @@ class Generation:
         leg, self._leg = self._leg, None
         if leg is None:
             return
+        if leg.trace is not None:
+            error = "" if self._stopped else finish.error_reason.lower()
+            leg.trace.end(len(self.ids) - leg.first, queue_s=finish.queue_us / 1e6, error=error)
         # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
         if finish.error_reason and not self._stopped:
             self._leg_failed(leg, _error_of(finish))
@@ -270,6 +273,8 @@ class Generation:
         leg, self._leg = self._leg, None
         if leg is None:  # closed while the session was telling others
             return
+        if leg.trace is not None:
+            leg.trace.end(len(self.ids) - leg.first, error="" if self._stopped else error.code)
         if self._stopped:
             self._end(worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_ABORTED))
         else:
@@ -319,6 +324,7 @@ class Generation:
             else:
                 guide = self._guide.guide
                 guide_offset = len(self.prompt) + self._guide_from if begun else None
+        trace = None if placement.trace is None else placement.trace.leg(session.name, len(prompt))
         handle = session.submit(
             self,
             prompt,
@@ -331,6 +337,7 @@ class Generation:
             prompt_logprobs=wanted,
             guide=guide,
             guide_offset=guide_offset,
+            traceparent=placement.traceparent if trace is None else trace.context.header,
         )
         if self._resuming and begun:
             self.continued += 1
@@ -343,7 +350,7 @@ class Generation:
                 leg=self.continued,
             )
         self.worker = session.name
-        self._leg = Leg(session, handle, session.connection, begun)
+        self._leg = Leg(session, handle, session.connection, begun, trace)
 
     def _excluded_addresses(self) -> frozenset[str]:
         if not self._excluded:
@@ -355,6 +362,8 @@ class Generation:
         self.close_fast_path()
         self._leave_continuations()
         if leg is not None:
+            if leg.trace is not None:
+                leg.trace.end(len(self.ids) - leg.first)
             leg.session.abort(leg.handle)
             leg.session.forget(leg.handle)
 

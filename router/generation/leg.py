@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from qwenserve.router.clients.worker_session import PromptLogprobStream, TokenStream
 from qwenserve.router.generation.continuation import Continuations
+from qwenserve.router.tracing.request_trace import LegTrace, RequestTrace
 from qwenserve.runtime.errors import ServiceError
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
@@ -48,6 +49,7 @@ class LegSource(Protocol):
         prompt_logprobs: PromptLogprobStream | None = None,
         guide: guide_pb2.Guide | None = None,
         guide_offset: int | None = None,
+        traceparent: str = "",
     ) -> int:
         """Gives ids to `stream`, none before this returns. Returns a handle. Raises Unavailable."""
 
@@ -66,7 +68,8 @@ Choose: TypeAlias = Callable[[Sequence[int], frozenset[str]], LegSource]
 
 class Placement(NamedTuple):
     """How the legs of an answer reach workers. `choose` returns the best worker for a prompt, without those whose
-    addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock.
+    addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock. Legs are noted in `trace`
+    where there is one; else workers are given the caller's `traceparent`.
     """
 
     choose: Choose
@@ -77,6 +80,8 @@ class Placement(NamedTuple):
     deadline: float
     # Whether the workers that it may reach know of `logit_bias`.
     knows_bias: bool = True
+    traceparent: str = ""
+    trace: RequestTrace | None = None
 
 
 class Leg(NamedTuple):
@@ -86,6 +91,7 @@ class Leg(NamedTuple):
     handle: int
     connection: int
     first: int
+    trace: LegTrace | None = None
 
 
 class Excluded(NamedTuple):

@@ -110,6 +110,7 @@ class EngineSession:
         prompt_logprobs: object = None,
         guide: object = None,
         guide_offset: int | None = None,
+        traceparent: str = "",
     ) -> int:
         wire = worker_pb2.Submit(prompt_token_ids=prompt, sampling=sampling, answer_offset=answer_offset)
         handle = len(self.submits) + 1
