@@ -1,5 +1,5 @@
 # Each target is a short script in scripts/, which also works where there is no make.
-.PHONY: help run test test-browser check format stubs model-eval bench clean
+.PHONY: help run test test-browser test-engines check format stubs model-eval bench clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -12,6 +12,9 @@ test: ## all tests
 
 test-browser: ## the chat page in a real Chromium
 	@scripts/test-browser
+
+test-engines: ## ranks over real MPI, and engines that need torch
+	@scripts/test-engines
 
 check: ## format, lint, types, stubs, import rule
 	@scripts/check

@@ -26,7 +26,15 @@ ENV_PREFIX = "QWENSERVE_"
 # Read before any configuration exists: by the command line (a chat's key, the default file, where running processes
 # are noted) and by scripts/setup.
 RESERVED_VARIABLES = frozenset(
-    {"QWENSERVE_API_KEY", "QWENSERVE_CONFIG", "QWENSERVE_PYTHON", "QWENSERVE_STATE_DIR", "QWENSERVE_VENV"}
+    {
+        "QWENSERVE_API_KEY",
+        "QWENSERVE_CONFIG",
+        "QWENSERVE_MPI_CONFIG",  # what the process that starts the ranks of a worker tells them
+        "QWENSERVE_MPI_JOB",
+        "QWENSERVE_PYTHON",
+        "QWENSERVE_STATE_DIR",
+        "QWENSERVE_VENV",
+    }
 )
 
 
@@ -206,6 +214,30 @@ class RouterConfig(Section):
     )
 
 
+class MpiConfig(Section):
+    """A worker whose engine computes in several processes, started by MPI."""
+
+    ranks: int = Field(default=1, ge=1, le=4096, description="Processes that compute together. 1: no MPI.")
+    hostfile: str = Field(
+        default="", description="Machines to start them on, this one first. Empty: all of them on this one."
+    )
+    launcher: str = Field(
+        default="",
+        description="The mpirun to use. Empty: that of this installation, or of the path; none: the ranks were started "
+        "already, by srun.",
+    )
+    arguments: tuple[str, ...] = Field(default=(), description="Further arguments for mpirun.")
+    start_timeout_s: float = Field(
+        default=600.0, gt=0, description="Longest time until all ranks have loaded the model."
+    )
+    silence_timeout_s: float = Field(
+        default=3.0, gt=0, description="A rank that says nothing for this long makes the worker NOT_SERVING."
+    )
+    loss_timeout_s: float = Field(
+        default=8.0, gt=0, description="A rank that says nothing for this long is given up, and the worker ends."
+    )
+
+
 class WorkerConfig(Section):
     """The worker tier."""
 
@@ -238,6 +270,7 @@ class WorkerConfig(Section):
         ge=4096,
         description="The same over all requests of one router; beyond, those with most unread bytes are ended.",
     )
+    mpi: MpiConfig = Field(default_factory=MpiConfig, description="Ranks of MPI.")
     # What the file has below `worker.ENGINE`. Each engine has a model of its own settings, which only processes that
     # know the engines can check; the others pass them on unread.
     engine_settings: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="Settings of engines.")

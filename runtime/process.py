@@ -34,12 +34,14 @@ def run_tier(
     argv: Sequence[str] | None = None,
     *,
     flags: Sequence[tuple[str, str]] = (),
+    shortcuts: Sequence[tuple[str, str, str, str]] = (),
     engines: Mapping[str, type[Section]] | None = None,
 ) -> int:
     """Reads the configuration, sets logs up and runs `serve`. Returns the exit code; 2 for a bad configuration.
 
-    `flags` are further switches of this tier: name and meaning; `engines` what `load_config` checks engines' settings
-    with.
+    `flags` are further switches of this tier: name and meaning; `shortcuts` are flags that set a setting: name,
+    placeholder, key and meaning, and are found in `arguments.set` like any other; `engines` what `load_config` checks
+    engines' settings with.
     """
     description = f"Runs one {tier} process in the foreground, until SIGTERM or ctrl-C asks it to drain."
     parser = FlagParser(prog=f"qwenserve {tier}", description=description)
@@ -47,6 +49,8 @@ def run_tier(
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     for name, meaning in flags:
         parser.add_argument(name, action="store_true", help=meaning)
+    for name, placeholder, key, meaning in shortcuts:
+        parser.add_argument(name, metavar=placeholder, action=_Shortcut, const=key, help=meaning)
     arguments = parser.parse_args(argv)
     try:
         overrides = dict(map(parse_setting, arguments.set))
@@ -56,6 +60,13 @@ def run_tier(
     except ConfigError as error:
         print(f"{tier}: {error}", file=sys.stderr)  # noqa: T201  # logs need a configuration
         return 2
+
+
+class _Shortcut(argparse.Action):
+    """Sets the setting that `const` names."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        namespace.set = [*namespace.set, f"{self.const}={values}"]
 
 
 @contextlib.contextmanager

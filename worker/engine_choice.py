@@ -5,7 +5,9 @@ An engine is a package with two modules besides the engine itself:
     settings    `Settings`, the model of what the configuration file has below `worker.NAME`. Imports no engine.
     build       `prepare(config, model, progress) -> PreparedModel`: makes a model on this machine ready, before any
                 process starts; and `build(config, settings, progress) -> BuiltEngine`: may download or convert. Both
-                block and raise EngineError.
+                block and raise EngineError. An engine whose ranks each run a worker's process (`RANK_STYLES`) has
+                `build_rank_0(config, settings, progress, ranks) -> BuiltEngine` besides, and `follow(config, settings,
+                ranks)` for the other ranks, which returns when rank 0 ends.
 """
 
 from __future__ import annotations
@@ -17,12 +19,21 @@ from typing import Any, NamedTuple, Protocol, cast
 from qwenserve.runtime.config import Config, Section
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.engine_interface import Engine, EngineError
+from qwenserve.worker.mpi.command_line import Style
+from qwenserve.worker.mpi.ranks import Ranks
 from qwenserve.worker.progress import Progress
 
 ENGINES = {
     "llamacpp": "qwenserve.worker.engines.llamacpp",
     "simulated": "qwenserve.worker.engines.simulated",
     "vllm": "qwenserve.worker.engines.vllm",
+}
+
+# How an engine's ranks run (`worker.mpi.ranks`). Those that are not here compute in one process, or start what they
+# need themselves.
+RANK_STYLES = {
+    "simulated": Style.RANKS,
+    "trtllm": Style.TRTLLM,
 }
 
 _log = EventLog("worker")
@@ -50,6 +61,10 @@ class _BuildModule(Protocol):
 
     def build(self, config: Config, settings: Any, progress: Progress) -> BuiltEngine: ...
 
+    def build_rank_0(self, config: Config, settings: Any, progress: Progress, ranks: Ranks) -> BuiltEngine: ...
+
+    def follow(self, config: Config, settings: Any, ranks: Ranks) -> None: ...
+
 
 def engine_settings() -> dict[str, type[Section]]:
     """Returns the models of all engines' settings, for `load_config`."""
@@ -61,15 +76,33 @@ def prepare_model(config: Config, model: Path, progress: Progress) -> PreparedMo
     return _build_module(config).prepare(config, model, progress)
 
 
-def build_engine(config: Config) -> BuiltEngine:
+def rank_style(config: Config) -> Style:
+    """Returns how the configured engine's ranks run. Raises EngineError for one that has none."""
+    engine = config.worker.engine
+    if engine not in RANK_STYLES:
+        raise EngineError(f"worker.mpi.ranks: the {engine} engine has no MPI ranks; leave it 1")
+    return RANK_STYLES[engine]
+
+
+def build_engine(config: Config, ranks: Ranks | None = None) -> BuiltEngine:
     """Returns the engine that `worker.engine` names; may download or convert a model. Raises EngineError."""
     module = _build_module(config)
+    if ranks is not None:
+        return module.build_rank_0(config, _checked_settings(config), _LoggedProgress(), ranks)
+    return module.build(config, _checked_settings(config), _LoggedProgress())
+
+
+def follow_engine(config: Config, ranks: Ranks) -> None:
+    """Computes with rank 0 until that ends. Blocks. Raises EngineError."""
+    _build_module(config).follow(config, _checked_settings(config), ranks)
+
+
+def _checked_settings(config: Config) -> Section:
     name = config.worker.engine
     try:
-        settings = _settings(ENGINES[name]).model_validate(config.worker.engine_settings.get(name, {}))
+        return _settings(ENGINES[name]).model_validate(config.worker.engine_settings.get(name, {}))
     except ValueError as error:
         raise EngineError(f"worker.{name}: {error}") from None
-    return module.build(config, settings, _LoggedProgress())
 
 
 def _settings(package: str) -> type[Section]:

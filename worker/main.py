@@ -4,12 +4,19 @@ Its life: listen (health says NOT_SERVING), start the engine, serve, and at the 
 requests for `drain_notice_s` more, and drain: requests under way go on, new ones are refused. The second signal, or
 `drain_timeout_s`, ends what is left. When the engine dies, the same steps follow without the waiting, and the exit
 code is 1.
+
+With `worker.mpi.ranks` above 1 the same command starts the ranks and waits for them (`mpi.launcher`). Each of those
+runs this module again: rank 0 serves, the others compute with it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
@@ -19,17 +26,21 @@ import grpc
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import Health, make_server
-from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, on_signals
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
-from qwenserve.runtime.process import run_tier
+from qwenserve.runtime.process import parse_setting, run_tier
 from qwenserve.runtime.trust import Trust
 from qwenserve.store.opening import open_store
 from qwenserve.worker.announce import announced
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
-from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings
+from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings, follow_engine, rank_style
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
 from qwenserve.worker.metrics import WorkerMetrics
+from qwenserve.worker.mpi.command_line import Style
+from qwenserve.worker.mpi.launcher import launch_of, run_job, shown
+from qwenserve.worker.mpi.rank_watch import RankWatch
+from qwenserve.worker.mpi.ranks import Ranks, StartDeadline, is_rank, join, leave
 from qwenserve.worker.service import SERVICE_NAME, WorkerIdentity, WorkerService
 from qwenserve.worker.stall_watch import StallWatch
 from qwenserve.worker.v1 import worker_pb2_grpc
@@ -43,9 +54,82 @@ _ENGINE_STOP_S = 70.0
 T = TypeVar("T")
 
 
+_FLAGS = (("--dry-run", "print the mpirun command line for worker.mpi.ranks, and start nothing"),)
+_SHORTCUTS = (
+    ("--mpi-np", "N", "worker.mpi.ranks", "compute in N processes started by MPI; sets worker.mpi.ranks"),
+    ("--hostfile", "FILE", "worker.mpi.hostfile", "machines to start them on; sets worker.mpi.hostfile"),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs until told to stop; returns the exit code."""
-    return run_tier("worker", lambda config, _: run_worker(config), argv, engines=engine_settings())
+    joined: list[Ranks] = []
+    code = run_tier(
+        "worker",
+        lambda config, arguments: _run(config, arguments, joined),
+        argv,
+        flags=_FLAGS,
+        shortcuts=_SHORTCUTS,
+        engines=engine_settings(),
+    )
+    for ranks in joined:
+        leave(ranks, code)
+    return code
+
+
+async def _run(config: Config, arguments: argparse.Namespace, joined: list[Ranks]) -> int:
+    """Runs a worker, starts its ranks, or is one of them."""
+    try:
+        if config.worker.mpi.ranks == 1:
+            if arguments.dry_run:
+                raise EngineError("--dry-run shows what starts MPI ranks, and worker.mpi.ranks is 1; add --mpi-np N")
+            return await run_worker(config)
+        style = rank_style(config)
+        if is_rank(os.environ, config.worker.mpi):
+            return await _run_rank(config, style, joined)
+        launch = launch_of(config, style, arguments.config)
+        settings = dict(map(parse_setting, arguments.set))
+        if arguments.dry_run:
+            sys.stdout.write(shown(launch, settings) + "\n")
+            return 0
+        return await run_job(launch, settings, config)
+    except EngineError as error:
+        _log.error("engine_not_started", engine=config.worker.engine, reason=str(error))
+        return 1
+
+
+async def _run_rank(config: Config, style: Style, joined: list[Ranks]) -> int:
+    if style is Style.TRTLLM:
+        return await run_worker(config)
+    deadline = StartDeadline(config.worker.mpi.start_timeout_s)
+    ranks = join(config.worker.mpi, deadline)
+    joined.append(ranks)
+    if ranks.spoke is not None:
+        deadline.met()  # rank 0 has one for all of them, and they end when it does
+        # A drain is rank 0's affair, and these are needed in it.
+        with on_signals(lambda _: None, signal.SIGTERM, signal.SIGINT):
+            return await _follow(config, ranks)
+    deadline.stage = "all ranks to load the model"
+
+    def ready(port: int) -> None:
+        deadline.met()
+        if ranks.job is not None:
+            ranks.job.note("ready", port)
+
+    return await run_worker(config, ranks=ranks, on_ready=ready)
+
+
+async def _follow(config: Config, ranks: Ranks) -> int:
+    assert ranks.spoke is not None
+    try:
+        await _in_thread(lambda: follow_engine(config, ranks))
+    except EngineError as error:
+        _log.error("rank_failed", rank=ranks.rank, reason=str(error))
+        ranks.spoke.answer({"failed": str(error)})
+        while ranks.spoke.listen() is not None:  # rank 0 tells why before it ends all
+            pass
+        return 1
+    return 0
 
 
 async def run_worker(
@@ -54,20 +138,23 @@ async def run_worker(
     shutdown: Shutdown | None = None,
     built: BuiltEngine | None = None,
     on_ready: Callable[[int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> int:
     """Serves until `shutdown` (by default: signals) asks for a drain, or the engine dies. Returns the exit code.
 
-    `built` replaces the configured engine; `on_ready` gets the port once requests are taken.
+    `built` replaces the configured engine; `on_ready` gets the port once requests are taken; `ranks` are those that
+    compute with this process.
     """
     if shutdown is not None:
-        return await _Worker(config, shutdown).run(built, on_ready)
+        return await _Worker(config, shutdown, ranks).run(built, on_ready)
     shutdown = Shutdown()
     with shutdown.on_signals():
-        return await _Worker(config, shutdown).run(built, on_ready)
+        return await _Worker(config, shutdown, ranks).run(built, on_ready)
 
 
 class _Worker:
-    def __init__(self, config: Config, shutdown: Shutdown) -> None:
+    def __init__(self, config: Config, shutdown: Shutdown, ranks: Ranks | None) -> None:
+        self._ranks = ranks
         self._config = config
         self._shutdown = shutdown
         trust = Trust.from_config(config)
@@ -104,10 +191,6 @@ class _Worker:
 
     async def _with_engine(self, built: BuiltEngine | None, port: int, on_ready: Callable[[int], None] | None) -> int:
         settings = self._config.worker
-        if built is None:
-            built = await self._unless_told_to_stop(_in_thread(lambda: build_engine(self._config)))
-            if built is None:
-                return self._shutdown.exit_code
         limits = DispatchLimits(
             settings.max_running,
             settings.max_queued,
@@ -115,20 +198,38 @@ class _Worker:
             settings.request_buffer_bytes,
             settings.session_buffer_bytes,
         )
-        dispatcher = Dispatcher(built.engine, limits, self._metrics)
-        self._metrics.watch(dispatcher)
-        built.engine.pace_with(dispatcher.room)
+        dispatcher: Dispatcher | None = None
 
         def died(error: EngineError) -> None:
-            dispatcher.fail(error)
+            if dispatcher is not None:
+                dispatcher.fail(error)
+            else:
+                self._log.error("engine_died", error=str(error))
             self._shutdown.fail(1)
 
+        # From the beginning: a rank that is lost ends the loading too.
+        watch = RankWatch(self._ranks.hub, self._ranks.job, died) if self._ranks and self._ranks.hub else None
+        tasks = TaskOwner()
+        if watch is not None:
+            tasks.start(watch.run(), name="rank watch")
         try:
-            info = await self._unless_told_to_stop(built.engine.start(dispatcher.deliver, died))
-            if info is not None:
-                await self._serve(dispatcher, info, built.model_fingerprint, port, on_ready)
+            if built is None:
+                built = await self._unless_told_to_stop(_in_thread(lambda: build_engine(self._config, self._ranks)))
+                if built is None:
+                    return self._shutdown.exit_code
+            dispatcher = Dispatcher(built.engine, limits, self._metrics)
+            self._metrics.watch(dispatcher)
+            built.engine.pace_with(dispatcher.room)
+            try:
+                info = await self._unless_told_to_stop(built.engine.start(dispatcher.deliver, died))
+                if info is not None:
+                    if watch is not None:
+                        watch.serve(dispatcher, self._health.set)
+                    await self._serve(dispatcher, info, built.model_fingerprint, port, on_ready)
+            finally:
+                await self._stop_engine(built)
         finally:
-            await self._stop_engine(built)
+            await tasks.close()
         return self._shutdown.exit_code
 
     async def _serve(

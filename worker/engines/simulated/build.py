@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +17,8 @@ from qwenserve.worker.engines.simulated.settings import Settings
 from qwenserve.worker.engines.simulated.state import Faults, SimulatedConfig
 from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 from qwenserve.worker.model_facts import DirectoryFacts, read_directory
+from qwenserve.worker.mpi.link import RankLost
+from qwenserve.worker.mpi.ranks import Ranks
 from qwenserve.worker.progress import Progress
 
 
@@ -24,11 +29,15 @@ def prepare(config: Config, model: Path, progress: Progress) -> PreparedModel:
 
 def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine:
     """Returns an engine with the ids of the configured model, or Qwen3's where it is not at hand."""
+    return _build(config, settings, None)
+
+
+def _build(config: Config, settings: Settings, beside: Callable[[], Awaitable[None]] | None) -> BuiltEngine:
     directory = Path(config.model.reference).expanduser()
     facts = read_directory(directory) if (directory / "config.json").exists() else None
     simulated = simulated_config(settings, facts, config.model.max_model_len, config.worker.max_running)
     return BuiltEngine(
-        SimulatedEngine(simulated, _vocabulary(directory, simulated) if facts else None),
+        SimulatedEngine(simulated, _vocabulary(directory, simulated) if facts else None, beside),
         str(fingerprint_of(directory)) if facts else "",
     )
 
@@ -38,6 +47,39 @@ def _vocabulary(directory: Path, config: SimulatedConfig) -> GuideVocabulary | N
         return vocabulary_of(directory, config.vocab_size, config.eos_token_ids)
     except GuideError as error:
         raise EngineError(str(error)) from error
+
+
+def build_rank_0(config: Config, settings: Settings, progress: Progress, ranks: Ranks) -> BuiltEngine:
+    """Returns an engine whose steps all ranks take: each says that it has, before the next."""
+    return _build(config, settings, _StepsOfAll(ranks))
+
+
+def follow(config: Config, settings: Settings, ranks: Ranks) -> None:
+    """Takes every step that rank 0 takes, until that ends. There is nothing to compute."""
+    assert ranks.spoke is not None
+    time.sleep(settings.load_s)
+    while (step := ranks.spoke.listen()) is not None:
+        ranks.spoke.answer(step)
+
+
+class _StepsOfAll:
+    def __init__(self, ranks: Ranks) -> None:
+        assert ranks.hub is not None
+        self._hub = ranks.hub
+        self._steps = 0
+
+    async def __call__(self) -> None:
+        self._steps += 1
+        await asyncio.get_running_loop().run_in_executor(None, self._take)
+
+    def _take(self) -> None:
+        step = {"step": self._steps}
+        try:
+            self._hub.tell(step)
+            if any(reply != step for reply in self._hub.replies()):
+                raise EngineError("a rank is at another step")
+        except RankLost as lost:
+            raise EngineError(str(lost)) from None
 
 
 def simulated_config(

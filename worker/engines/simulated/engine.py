@@ -38,8 +38,16 @@ class SimulatedEngine:
     engine without hardware has nothing else that keeps it from running far ahead of those who read.
     """
 
-    def __init__(self, config: SimulatedConfig | None = None, vocabulary: GuideVocabulary | None = None) -> None:
-        """`vocabulary` are the ids of the configuration with their texts; None: there are no guides."""
+    def __init__(
+        self,
+        config: SimulatedConfig | None = None,
+        vocabulary: GuideVocabulary | None = None,
+        beside: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`vocabulary` are the ids of the configuration with their texts; None: there are no guides. `beside` is
+        awaited for every step: other ranks that take it too.
+        """
+        self._beside = beside
         self._vocabulary = vocabulary
         # Requests whose guide is being compiled.
         self._compiling: dict[int, asyncio.Task[None]] = {}
@@ -68,6 +76,8 @@ class SimulatedEngine:
     async def start(self, deliver: Deliver, on_failure: Callable[[EngineError], None]) -> EngineInfo:
         """Starts the clock."""
         config = self._config
+        if self._beside is not None:
+            await self._beside()
         self._deliver = deliver
         self._task = asyncio.get_running_loop().create_task(self._drive(deliver, on_failure), name="simulated-engine")
         return EngineInfo(
@@ -169,7 +179,10 @@ class SimulatedEngine:
         unpaced = self._config.step_s == 0
         while True:
             self._changed.clear()
+            before = self._state.steps
             result = self._state.step(loop.time())
+            if self._beside is not None and self._state.steps > before:
+                await self._beside()
             if result.chunks:
                 deliver(result.chunks)
             if result.died:

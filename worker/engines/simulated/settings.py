@@ -27,3 +27,4 @@ class Settings(Section):
         default="",
         description="Fault to show: die:N, stall:N, refuse:N (after N steps or requests), slow:FACTOR, or none.",
     )
+    load_s: float = Field(default=0.0, ge=0, le=600, description="How long ranks other than rank 0 take to load.")
