@@ -34,7 +34,15 @@ from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.text.tool_calls import ToolSchemas
 from qwenserve.text.xml_call import FUNCTION
 
-__all__ = ["NO_TEXTS", "AnswerPipeline", "CompletionPipeline", "PipelineSettings", "merged", "starts_in_reasoning"]
+__all__ = [
+    "NO_TEXTS",
+    "AnswerPipeline",
+    "CompletionPipeline",
+    "PipelineSettings",
+    "ScoringPipeline",
+    "merged",
+    "starts_in_reasoning",
+]
 
 
 # White space beside a marker is held until it is known whether it belongs to the form; no form has more than this.
@@ -196,6 +204,22 @@ class CompletionPipeline:
             return []  # not the list that events still to come are put into
         self._events = []
         return merged(events) if len(events) > 1 else events
+
+
+class ScoringPipeline(CompletionPipeline):
+    """For completions that are to have no text of their own: the prompt alone is wanted. An engine generates one token
+    all the same; it counts for nothing.
+    """
+
+    __slots__ = ()
+
+    def push(self, token_ids: Sequence[int]) -> list[TextEvent]:
+        """Ends the answer."""
+        self.wants_stop = True
+        return []
+
+    def _settle(self) -> None:
+        self.plain_texts = NO_TEXTS
 
 
 class AnswerPipeline(CompletionPipeline):

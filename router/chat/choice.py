@@ -16,7 +16,7 @@ from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
 from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallStart
-from qwenserve.text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline
+from qwenserve.text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline, ScoringPipeline
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
@@ -24,6 +24,7 @@ from qwenserve.worker.v1 import worker_pb2
 _log = EventLog("answer")
 
 _STOP = sampling_pb2.FINISH_REASON_STOP
+_LENGTH = sampling_pb2.FINISH_REASON_LENGTH
 _TOOL_CALLS = sampling_pb2.FINISH_REASON_TOOL_CALLS
 
 ChatEvent = chat_pb2.ChatEvent
@@ -31,9 +32,8 @@ ChatEvent = chat_pb2.ChatEvent
 
 class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text. `choose`, where set, chooses the workers of its legs instead of the
-    answer's own way of choosing.
-    `behind_thought` are ids that follow the end of a thought before its guide begins.
+    `end_ids`. `lead` is sent before its text, with `prompt_scores`. `choose`, where set, chooses the workers of its
+    legs instead of the answer's. `behind_thought` are ids that follow the end of a thought before its guide begins.
     """
 
     prompt_token_ids: Sequence[int]
@@ -73,7 +73,7 @@ class Choice:
     __slots__ = (
         "_index",
         "_kept",
-        "_lead",
+        "_lead_due",
         "_listener",
         "_request_id",
         "_text_ended",
@@ -112,7 +112,7 @@ class Choice:
         self._listener = listener
         self._index = index
         self._request_id = placement.request_id
-        self._lead = plan.lead
+        self._lead_due = bool(plan.lead) or plan.prompt_scores is not None
         self._text_ended = False
         self._thinking_cut = False
         tracked = want_token_ids or plan.sampling.HasField("top_logprobs")
@@ -140,7 +140,7 @@ class Choice:
             taken = pipeline.completion_tokens - before
             self._tracked.take(ids[:taken], logprobs[:taken])
         events: list[chat_pb2.ChatEvent] = []
-        if self._lead:
+        if self._lead_due:
             self._say_lead(events)
         events += map(self._to_event, pushed)
         if pipeline.wants_stop:
@@ -214,8 +214,8 @@ class Choice:
                 self.pipeline.count_plain(passed)
 
     def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
-        lead = text_event(self._index, self._lead, False)
-        self._lead = ""
+        lead = text_event(self._index, self.plan.lead, False)
+        self._lead_due = False
         if self.plan.prompt_scores is not None:
             lead.logprobs.extend(self.plan.prompt_scores.items)
         events.append(lead)
@@ -223,13 +223,15 @@ class Choice:
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
         pipeline = self.pipeline
-        if self._lead:
+        if self._lead_due:
             self._say_lead(events)
         stopped = finish is not None and finish.reason == _STOP
         events += map(self._to_event, pipeline.finish(stopped=stopped))
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         ending.thinking_cut = self._thinking_cut
-        if pipeline.stop_string is not None:
+        if isinstance(pipeline, ScoringPipeline):
+            ending.reason = _LENGTH
+        elif pipeline.stop_string is not None:
             ending.reason = _STOP
             ending.stop_string = pipeline.stop_string
         elif finish is not None and finish.HasField("stop_token_id"):

@@ -13,13 +13,24 @@ from qwenserve.type.v1 import sampling_pb2
 class FoldedChoice:
     """One choice while its events arrive. `calls` has each tool call with the pieces of its arguments."""
 
-    __slots__ = ("calls", "content", "finish", "logprobs", "reasoning", "thought_logprobs", "token_ids")
+    __slots__ = (
+        "calls",
+        "content",
+        "finish",
+        "logprobs",
+        "prompt_scores",
+        "reasoning",
+        "thought_logprobs",
+        "token_ids",
+    )
 
     def __init__(self) -> None:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[tuple[chat_pb2.ToolCallStart, list[str]]] = []
         self.logprobs: list[sampling_pb2.TokenLogprob] = []
+        # How many of `logprobs`, from the beginning, are of the prompt's tokens.
+        self.prompt_scores = 0
         # How many of `logprobs`, from the beginning, are of thought text.
         self.thought_logprobs = 0
         self.token_ids: list[int] = []
@@ -102,6 +113,8 @@ class Fold:
         elif kind == "finish":
             choice.finish = event.finish
         if event.logprobs:
+            if event.logprobs[0].no_logprob:
+                choice.prompt_scores = len(event.logprobs)
             choice.logprobs.extend(event.logprobs)
             if kind == "reasoning_delta":
                 choice.thought_logprobs = len(choice.logprobs)

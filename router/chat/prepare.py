@@ -45,7 +45,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
 from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template, is_large
 from qwenserve.text.markers import Marker, starts_in_reasoning
-from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
+from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings, ScoringPipeline
 from qwenserve.text.tool_calls import tool_schemas
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
@@ -199,10 +199,15 @@ class Preparation:
 
     async def completion(self, request: chat_pb2.CompletionRequest, call: Call) -> Prepared:
         """Prepares a completion."""
+        scores_only = _scores_only(request)
+        if scores_only:
+            asked = request
+            request = chat_pb2.CompletionRequest()
+            request.CopyFrom(asked)
+            request.sampling.max_tokens = 1  # an engine gives no less
+        new = ScoringPipeline if scores_only else CompletionPipeline
         self._check_common(request)
         if request.HasField("prompt_logprobs"):
-            if not request.echo:
-                raise InvalidRequest("prompt_logprobs come with the echoed prompt; set echo", param="prompt_logprobs")
             check_top(request.prompt_logprobs, "prompt_logprobs")
         if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
             raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
@@ -237,7 +242,7 @@ class Preparation:
             rendered="",
             sampling=sampling,
             ignored=fit.ignored,
-            new_pipeline=lambda prompt: CompletionPipeline(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
+            new_pipeline=lambda prompt: new(self._tokenizer, settings, context=prompt[-_CONTEXT_IDS:]),
             starts_in_reasoning=False,
             choices=max(1, request.n),
             priority=request.priority,
@@ -311,8 +316,8 @@ class Preparation:
         if of_prompt and "prompt_logprobs" in unsupported:
             engines = ", ".join(sorted({worker.engine for worker in suited}))
             raise Unsupported(
-                f"prompt_logprobs: the {engines} engine cannot compute log-probabilities of prompts; leave out echo or"
-                " logprobs",
+                f"prompt_logprobs: the {engines} engine cannot compute log-probabilities of prompts; leave out "
+                "prompt_logprobs, or echo with logprobs",
                 param="prompt_logprobs",
             )
         if unsupported:
@@ -348,6 +353,15 @@ class Preparation:
 
     def _end_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         return frozenset(sampling.stop_token_ids) if sampling.ignore_eos else self._hidden_ids(sampling)
+
+
+def _scores_only(request: chat_pb2.CompletionRequest) -> bool:
+    """Whether nothing is to be generated. Raises InvalidRequest where nothing would be answered then."""
+    if not request.sampling.HasField("max_tokens") or request.sampling.max_tokens != 0:
+        return False
+    if not (request.echo or request.HasField("prompt_logprobs")):
+        raise InvalidRequest("max_tokens 0 generates nothing; set echo or prompt_logprobs with it", param="max_tokens")
+    return True
 
 
 def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:

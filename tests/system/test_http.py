@@ -237,6 +237,77 @@ async def test_an_echo_with_logprobs_has_those_of_the_prompt_first(
     assert offsets == [len("".join(tokens[:n])) for n in range(len(tokens))]
 
 
+@pytest.mark.parametrize("echo", [False, True])
+async def test_prompt_logprobs_are_a_member_of_their_own(
+    echo: bool, slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    """In vLLM's form, with alternatives of their own number, and none of them among those of the answer."""
+    ids = [100 + n for n in range(8)]
+    body = {"prompt": ids, "temperature": 0, "max_tokens": 3, "prompt_logprobs": 3, "echo": echo, "logprobs": 1}
+    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+        assert reply.status == 200, await reply.text()
+        (choice,) = (await reply.json())["choices"]
+
+    first, *others = choice["prompt_logprobs"]
+    assert first is None
+    assert [next(iter(each)) for each in others] == [str(token_id) for token_id in ids[1:]]
+    for each in others:
+        assert sorted(item["rank"] for item in each.values() if item["rank"]) == [1, 2, 3]
+        assert all(item["logprob"] <= 0 and item["decoded_token"] for item in each.values())
+    assert len(choice["logprobs"]["tokens"]) == (8 if echo else 0) + 3
+    assert all(len(top) <= 2 for top in choice["logprobs"]["top_logprobs"] if top is not None)
+
+
+async def test_prompt_logprobs_alone(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    body = {"prompt": ["one two", "three"], "n": 2, "max_tokens": 2, "prompt_logprobs": 0}
+    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+        choices = (await reply.json())["choices"]
+    async with client.post(slow_stack.url + "/v1/completions", json={**body, "stream": True}) as reply:
+        streamed = await reply.json()
+
+    assert [choice["logprobs"] for choice in choices] == [None] * 4
+    for choice, same in zip(choices[::2], choices[1::2], strict=True):
+        assert choice["prompt_logprobs"] == same["prompt_logprobs"]
+        assert all(len(each) == 1 for each in choice["prompt_logprobs"][1:])
+    assert (reply.status, streamed["error"]["param"]) == (400, "prompt_logprobs")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_tokens_and_an_echo_score_a_prompt(
+    stream: bool, slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    """What evaluation harnesses ask for to score a text: nothing is generated, and nothing is charged for."""
+    body = {"prompt": "one two three", "max_tokens": 0, "logprobs": 1, "echo": True, "n": 2}
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    async with client.post(slow_stack.url + "/v1/completions", json={**body, **options}) as reply:
+        assert reply.status == 200, await reply.text()
+        lines = (await reply.text()).split("\n\n") if stream else [await reply.text()]
+    parts = [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
+    (usage,) = [part["usage"] for part in parts if part.get("usage")]
+
+    assert (usage["prompt_tokens"] > 0, usage["completion_tokens"]) == (True, 0)
+    for index in (0, 1):
+        choices = [each for part in parts for each in part["choices"] if each["index"] == index]
+        tokens = [token for each in choices if each["logprobs"] for token in each["logprobs"]["tokens"]]
+        assert "".join(each["text"] for each in choices) == "".join(tokens) == "one two three"
+        assert choices[-1]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "one"}),
+        ("/v1/chat/completions", CHAT),
+    ],
+)
+async def test_no_tokens_and_nothing_to_answer_is_refused(
+    path: str, body: dict[str, Any], slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    async with client.post(slow_stack.url + path, json={**body, "max_tokens": 0}) as reply:
+        assert (reply.status, (await reply.json())["error"]["param"]) == (400, "max_tokens")
+    await slow_stack.until_idle()
+
+
 async def test_each_choice_of_each_prompt_has_its_own(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
     body = {"prompt": ["one two", "three"], "n": 2, "max_tokens": 2, "logprobs": 0, "echo": True}
     async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:

@@ -31,6 +31,7 @@ class Draft:
         "include_usage",
         "max_completion_tokens",
         "max_tokens",
+        "prompt_top",
         "reasoning_logprobs",
         "request",
         "request_id",
@@ -56,6 +57,7 @@ class Draft:
         self.request_id = ""
         self.has_logprobs = False
         self.top_logprobs: int | None = None
+        self.prompt_top: int | None = None
         self.max_tokens: int | None = None
         self.max_completion_tokens: int | None = None
 
@@ -65,15 +67,14 @@ class Draft:
             raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         if self.has_logprobs:
             self.sampling.top_logprobs = self.top_logprobs or 0
-            if isinstance(self.request, chat_pb2.CompletionRequest) and self.request.echo:
-                # What is echoed has log-probabilities too, or they would not be those of the text.
-                self.request.prompt_logprobs = self.top_logprobs or 0
         limit, name = self.max_tokens, "max_tokens"
         if self.max_completion_tokens is not None:
             if limit is not None and limit != self.max_completion_tokens:
                 self.ignored.append("max_tokens")
             limit, name = self.max_completion_tokens, "max_completion_tokens"
-        if limit is not None and not RANGES["max_tokens"].holds(limit):
+        # 0 is for completions of which the prompt alone is wanted.
+        completes = isinstance(self.request, chat_pb2.CompletionRequest)
+        if limit is not None and not RANGES["max_tokens"].holds(limit) and not (completes and limit == 0):
             raise InvalidRequest(f"{name} must be {RANGES['max_tokens']}, got {limit}", param=name)
         if limit is not None:
             self.sampling.max_tokens = limit
@@ -89,6 +90,9 @@ class Draft:
             reasoning=self.include_reasoning,
             thought_logprobs=self.reasoning_logprobs,
             stop_ids=frozenset(self.sampling.stop_token_ids),
+            top=self.top_logprobs or 0,
+            echo=isinstance(self.request, chat_pb2.CompletionRequest) and self.request.echo,
+            prompt_top=self.prompt_top,
         )
 
 
@@ -130,6 +134,17 @@ class CompletionDraft(Draft):
 
     def __init__(self) -> None:
         super().__init__(chat_pb2.CompletionRequest())
+
+    def finish(self) -> None:
+        """Writes what depends on more than one field. Raises InvalidRequest."""
+        super().finish()
+        # What is echoed has log-probabilities too, or they would not be those of the text.
+        echoed = (self.top_logprobs or 0) if self.has_logprobs and self.request.echo else None
+        wanted = [top for top in (echoed, self.prompt_top) if top is not None]
+        if wanted:
+            self.request.prompt_logprobs = max(wanted)
+        if self.prompt_top is not None and self.stream:
+            raise InvalidRequest("prompt_logprobs come with whole answers; leave stream out", param="prompt_logprobs")
 
 
 def write_stream(draft: Draft, value: bool) -> None:
@@ -282,6 +297,11 @@ def write_completion_logprobs(draft: Draft, value: int) -> None:
 def write_top_logprobs(draft: Draft, value: int) -> None:
     """Number of alternatives."""
     draft.top_logprobs = value
+
+
+def write_prompt_logprobs(draft: CompletionDraft, value: int) -> None:
+    """Log-probabilities of the prompt's tokens."""
+    draft.prompt_top = value
 
 
 def write_metadata(draft: ChatDraft, value: Mapping[str, str]) -> None:

@@ -142,5 +142,6 @@ def _leads(request: chat_pb2.CompletionRequest, fold: Fold) -> list[int]:
         if prompt.WhichOneof("prompt") == "text":
             leads.append(len(prompt.text))
         else:
-            leads.append(max(0, len(choice.text) - sum(len(item.token) for item in choice.logprobs)))
+            answer = choice.logprobs[choice.prompt_scores :]
+            leads.append(max(0, len(choice.text) - sum(len(item.token) for item in answer)))
     return leads

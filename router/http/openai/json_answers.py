@@ -37,13 +37,18 @@ def completion_body(fold: Fold, leads: Sequence[int], choices_per_prompt: int, s
     """
     rendered = []
     for (index, choice), lead in zip(fold.choices(), leads, strict=True):
-        with_prompt = bool(choice.logprobs) and choice.logprobs[0].no_logprob
-        offset = 0 if with_prompt else lead
-        probabilities = _json(parts.completion_logprobs(choice.logprobs, offset, shown)) if shown.logprobs else "null"
+        of_prompt = choice.logprobs[: choice.prompt_scores]
+        probabilities = "null"
+        if shown.logprobs:
+            items = choice.logprobs if shown.echo else choice.logprobs[choice.prompt_scores :]
+            offset = 0 if items and items[0].no_logprob else lead
+            probabilities = _json(parts.completion_logprobs(items, offset, shown))
         more = ""
+        if shown.prompt_top is not None:
+            more += f',"prompt_logprobs":{_json(parts.prompt_logprobs(of_prompt, shown.prompt_top))}'
         if shown.token_ids:
             prompt = fold.prompt_token_ids(index // choices_per_prompt)
-            more = f',"token_ids":{choice.token_ids},"prompt_token_ids":{prompt}'
+            more += f',"token_ids":{choice.token_ids},"prompt_token_ids":{prompt}'
         rendered.append(
             f'{{"index":{index},"text":{quoted(choice.text)},"logprobs":{probabilities},'
             f"{_finish(choice.finish, shown)}{more}}}"
@@ -87,5 +92,5 @@ def _finish(finish: chat_pb2.ChoiceFinish, wanted: parts.Shown) -> str:
     return f'"finish_reason":{ended},"stop_reason":{shown}{parts.thinking_cut(finish)}'
 
 
-def _json(value: dict[str, Any]) -> str:
+def _json(value: dict[str, Any] | list[Any]) -> str:
     return to_json(value).decode()

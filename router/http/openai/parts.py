@@ -23,7 +23,9 @@ FINISH_REASONS = {
 
 class Shown(NamedTuple):
     """What of an answer its caller sees. `stop_ids` are the token ids that the caller asked to stop at; `reasoning`
-    and `thought_logprobs` say whether thought text, and its tokens' log-probabilities, are shown.
+    and `thought_logprobs` say whether thought text, and its tokens' log-probabilities, are shown. Those of a prompt's
+    tokens are among the others with `echo`, and have a member of their own with `prompt_top` alternatives. `top` is the
+    number of alternatives of the others.
     """
 
     logprobs: bool = False
@@ -32,6 +34,9 @@ class Shown(NamedTuple):
     reasoning: bool = True
     thought_logprobs: bool = False
     stop_ids: frozenset[int] = frozenset()
+    top: int = 0
+    echo: bool = False
+    prompt_top: int | None = None
 
 
 def stop_reason(finish: chat_pb2.ChoiceFinish, stop_ids: frozenset[int]) -> str | int | None:
@@ -92,11 +97,32 @@ def completion_logprobs(items: Iterable[sampling_pb2.TokenLogprob], offset: int,
             continue
         logprob = max(item.logprob, _LEAST_LOGPROB)
         logprobs.append(logprob)
-        tops = {_name(top, shown.tokens_as_ids): max(top.logprob, _LEAST_LOGPROB) for top in item.top_logprobs}
+        tops = {
+            _name(top, shown.tokens_as_ids): max(top.logprob, _LEAST_LOGPROB) for top in item.top_logprobs[: shown.top]
+        }
         tops.setdefault(token, logprob)
         alternatives.append(tops)
         offset += len(item.token)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": alternatives, "text_offset": offsets}
+
+
+def prompt_logprobs(items: Iterable[sampling_pb2.TokenLogprob], top: int) -> list[dict[str, Any] | None]:
+    """Returns the log-probabilities of a prompt's tokens in vLLM's form: by token id, null for the first one. The rank
+    of a token that is none of the alternatives is not known.
+    """
+    return [None if item.no_logprob else _by_id(item, top) for item in items]
+
+
+def _by_id(item: sampling_pb2.TokenLogprob, top: int) -> dict[str, Any]:
+    ranks = {alternative.token_id: rank for rank, alternative in enumerate(item.top_logprobs, 1)}
+    found = {str(item.token_id): _ranked(item, ranks.get(item.token_id))}
+    for alternative in item.top_logprobs[:top]:
+        found.setdefault(str(alternative.token_id), _ranked(alternative, ranks[alternative.token_id]))
+    return found
+
+
+def _ranked(item: sampling_pb2.TokenLogprob | sampling_pb2.TopLogprob, rank: int | None) -> dict[str, Any]:
+    return {"logprob": max(item.logprob, _LEAST_LOGPROB), "rank": rank, "decoded_token": item.token}
 
 
 def _name(item: sampling_pb2.TokenLogprob | sampling_pb2.TopLogprob, as_id: bool) -> str:
