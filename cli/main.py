@@ -81,6 +81,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.package import run_pack as run
     elif command == "probe":
         from qwenserve.cli.probe import run_probe as run
+    elif command == "certs":
+        from qwenserve.cli.certs import run_certs as run
     elif arguments.config_command == "explain":
         from qwenserve.cli.config_command import run_explain as run
     else:
@@ -118,6 +120,16 @@ def make_parser() -> argparse.ArgumentParser:
     probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
     probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
     probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
+    certs = commands.add_parser("certs", help="make a private authority and certificates for a test cluster")
+    certs.add_argument("folder", metavar="DIR", help="where to; an authority that is there already is used")
+    certs.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name or address of its machines",
+    )
+    certs.add_argument("--days", type=count(1), default=365, metavar="N", help="how long certificates hold (365)")
     commands.add_parser("engine", help="what a model is and who loads it; quantize, build, check")
     commands.add_parser("bench", help="measure servers and engines")
     config = commands.add_parser("config", help="show settings")

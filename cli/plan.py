@@ -43,6 +43,8 @@ class ProcessPlan(BaseModel):
     # Even a single one shares its port: a rolling restart starts the next process beside it. Not so a worker, whose
     # model would be in memory twice.
     shared: bool = False
+    # Its own port speaks TLS and knows its clients: health checks get a port of their own, on loopback.
+    tls: bool = False
 
 
 class DeploymentPlan(BaseModel):
@@ -101,7 +103,12 @@ def make_plan(
     common = (*(("--config", str(config_file)) if config_file else ()), *_arguments(shown))
     workers = [
         _process(
-            "worker", f"worker-{n}", endpoint, common, {**_listen("worker", endpoint), "worker.name": f"worker-{n}"}
+            "worker",
+            f"worker-{n}",
+            endpoint,
+            common,
+            {**_listen("worker", endpoint), "worker.name": f"worker-{n}"},
+            tls=bool(config.tls.cluster_ca_file),
         )
         for n, endpoint in enumerate(addresses.workers)
     ]
@@ -145,6 +152,7 @@ def _process(
     settings: Mapping[str, Any],
     *,
     shared: bool = False,
+    tls: bool = False,
 ) -> ProcessPlan:
     arguments = [sys.executable, "-m", _MODULES[tier], *common, *_arguments(setting_texts(settings))]
     if shared:
@@ -156,6 +164,7 @@ def _process(
         environment=dict(PROCESS_ENVIRONMENT[tier]),
         probe=str(endpoint.reachable),
         shared=shared,
+        tls=tls,
     )
 
 

@@ -286,8 +286,10 @@ def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
         "model.name": config.model_name,
         "model.aliases": config.model_names[1:],
     }
-    if config.auth.key_file:
-        settings["auth.key_file"] = str(Path(config.auth.key_file).expanduser().absolute())
+    for section in ("auth", "tls"):
+        for name, file in getattr(config, section):
+            if name.endswith("_file") and file:
+                settings[f"{section}.{name}"] = str(Path(file).expanduser().absolute())
     if config.cache_dir:
         settings["cache_dir"] = str(config.cache_path.absolute())
     return setting_texts(settings)

@@ -34,13 +34,14 @@ from qwenserve.router.tracing.tracing import Tracing
 from qwenserve.router.worker_metrics import TokenizerCollector, WorkerCollector
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import Config, ConfigError
-from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.grpc_setup import Health, listen, make_server
 from qwenserve.runtime.grpc_wakeups import poll_as_batch
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objects, use_one_malloc_arena
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
 from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import run_tier
+from qwenserve.runtime.tls import HttpContext, public_certificate
 from qwenserve.runtime.trust import Trust
 from qwenserve.store.opening import open_store
 from qwenserve.text.assets import AssetError
@@ -70,6 +71,7 @@ class Router:
     def __init__(self, config: Config, model: ServedModel, *, share_ports: bool = False) -> None:
         keys = KeyRing.from_config(config.auth)
         trust = Trust.from_config(config)
+        self._certificate = public_certificate(config.tls)
         self.metrics = RouterMetrics()
         self._config = config
         self._share_ports = share_ports
@@ -124,6 +126,7 @@ class Router:
                 make_shim(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
                 config.http,
                 share_port=share_ports,
+                tls=HttpContext.of(self._certificate, config.tls) if self._certificate is not None else None,
             )
             if config.http.enabled
             else None
@@ -163,7 +166,7 @@ class Router:
         tasks = TaskOwner()
         address = f"{self._config.router.host}:{self._config.router.port}"
         try:
-            self.grpc_port = self._server.add_insecure_port(address)
+            self.grpc_port = listen(self._server, address, self._certificate)
         except RuntimeError:
             raise ConfigError(f"router.port: {address} is taken; choose another with --set router.port=…") from None
         if health_port := self._config.health_port:

@@ -291,6 +291,34 @@ class AuthConfig(Section):
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
 
 
+class TlsConfig(Section):
+    """Certificates, in PEM files that are read again when they change."""
+
+    cert_file: str = Field(
+        default="", description="Certificate chain of the public ports, HTTP and gRPC. Empty: plain text."
+    )
+    key_file: str = Field(default="", description="Its key, without a password.")
+    client_ca_file: str = Field(
+        default="",
+        description="Clients of the public ports must show a certificate of this authority. Empty: they need none.",
+    )
+    min_version: Literal["1.2", "1.3"] = Field(
+        default="1.2",
+        description="Least TLS version over HTTP. Over gRPC it is always 1.2: its library sets it.",
+    )
+    cluster_ca_file: str = Field(
+        default="",
+        description="Routers, workers and tokenizers show each other certificates of this authority, and believe no "
+        "others. Empty: plain text between them.",
+    )
+    cluster_cert_file: str = Field(default="", description="Certificate chain for that. Empty: tls.cert_file.")
+    cluster_key_file: str = Field(default="", description="Its key. Empty: tls.key_file.")
+    cluster_name: str = Field(
+        default="",
+        description="Name that certificates of workers and tokenizers must be for. Empty: the host in their address.",
+    )
+
+
 class ClusterConfig(Section):
     """What the processes of one deployment know of each other."""
 
@@ -405,6 +433,7 @@ class Config(Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="Worker tier.")
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")
+    tls: TlsConfig = Field(default_factory=TlsConfig, description="Certificates.")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Routers, workers and tokenizers.")
     store: StoreConfig = Field(default_factory=StoreConfig, description="What processes share.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Answers to repeated prompts.")
@@ -428,8 +457,7 @@ class Config(Section):
         default=0,
         ge=0,
         le=65535,
-        description="A further gRPC port of a router or tokenizer, on loopback and never shared: for health checks. "
-        "0: none.",
+        description="A further gRPC port, on loopback, in plain text and never shared: for health checks. 0: none.",
     )
     health_timeout_s: float = Field(
         default=30.0,

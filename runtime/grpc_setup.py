@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
 from qwenserve.runtime.grpc_wakeups import setting_up
 from qwenserve.runtime.logs import EventLog
-from qwenserve.runtime.trust import TOKEN_HEADER, Trust
+from qwenserve.runtime.tls import Certificate, channel_credentials, server_credentials
+from qwenserve.runtime.trust import OPEN, TOKEN_HEADER, Trust
 
 _log = EventLog("grpc")
 
@@ -80,7 +82,16 @@ def make_server(
         return grpc.aio.server(options=server_options(config, share_port=share_port), interceptors=interceptors)
 
 
-def make_channel(address: str, config: GrpcConfig, *, receive_window: int | None = None) -> grpc.aio.Channel:
+def listen(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> int:
+    """Makes a server listen; without a certificate in plain text. Returns the port. Raises RuntimeError if taken."""
+    if certificate is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, server_credentials(certificate))
+
+
+def make_channel(
+    address: str, config: GrpcConfig, *, receive_window: int | None = None, trust: Trust = OPEN
+) -> grpc.aio.Channel:
     """Returns a channel to another tier of this deployment.
 
     `receive_window`: bytes that the other side may send ahead of what was read here. None lets gRPC grow it.
@@ -89,7 +100,12 @@ def make_channel(address: str, config: GrpcConfig, *, receive_window: int | None
     if receive_window is not None:
         options += [("grpc.http2.lookahead_bytes", receive_window), ("grpc.http2.bdp_probe", 0)]
     with setting_up():
-        return grpc.aio.insecure_channel(address, options=options)
+        if trust.certificate is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        named = [("grpc.ssl_target_name_override", trust.name)] if trust.name else []
+        return grpc.aio.secure_channel(
+            address, channel_credentials(trust.certificate.current()), options=[*options, *named]
+        )
 
 
 class Health:
@@ -102,6 +118,25 @@ class Health:
         servicer = reflection.aio.ReflectionServicer([*services, health.SERVICE_NAME, reflection.SERVICE_NAME])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         server.add_generic_rpc_handlers((_newer_reflection(servicer),))
+
+    @contextlib.asynccontextmanager
+    async def apart(self, port: int) -> AsyncIterator[None]:
+        """Inside the block, health checks alone are answered at a loopback port too, in plain text; 0 is no port.
+
+        Raises RuntimeError for a port that is taken.
+        """
+        if not port:
+            yield
+            return
+        with setting_up():
+            server = grpc.aio.server()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)
 
     async def set(self, serving: bool) -> None:
         """Tells all watchers."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
-from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.grpc_setup import Health, listen, make_server
 from qwenserve.runtime.lifecycle import Shutdown, freeze_loaded_objects
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
@@ -54,7 +54,7 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
         health = Health(server, [SERVICE, PROMPT_SERVICE])
         address = f"{config.tokenizer.host}:{config.tokenizer.port}"
         try:
-            port = server.add_insecure_port(address)
+            port = listen(server, address, trust.certificate)
             if config.health_port:
                 server.add_insecure_port(f"127.0.0.1:{config.health_port}")
         except RuntimeError:

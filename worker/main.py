@@ -25,7 +25,7 @@ import grpc
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.deadlines import within
-from qwenserve.runtime.grpc_setup import Health, make_server
+from qwenserve.runtime.grpc_setup import Health, listen, make_server
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, on_signals
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
@@ -157,7 +157,7 @@ class _Worker:
         self._ranks = ranks
         self._config = config
         self._shutdown = shutdown
-        trust = Trust.from_config(config)
+        self._trust = trust = Trust.from_config(config)
         trust.check_listening(config.worker.host, "worker.host")
         self._service = WorkerService()
         self._server: grpc.aio.Server = make_server(config.grpc, trust=trust)
@@ -172,14 +172,17 @@ class _Worker:
         settings = self._config.worker
         address = f"{settings.host}:{settings.port}"
         try:
-            port = self._server.add_insecure_port(address)
+            port = listen(self._server, address, self._trust.certificate)
         except RuntimeError:
             self._log.error("port_taken", address=address, remedy="stop what listens there, or set worker.port")
             return 1
         await self._health.set(False)
         await self._server.start()
         try:
-            async with metrics_port(self._config.metrics, self._metrics.registry):
+            async with (
+                self._health.apart(self._config.health_port),
+                metrics_port(self._config.metrics, self._metrics.registry),
+            ):
                 return await self._with_engine(built, port, on_ready)
         except EngineError as error:
             self._log.error("engine_not_started", engine=settings.engine, reason=str(error))

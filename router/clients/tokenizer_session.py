@@ -45,7 +45,9 @@ class TokenizerSession:
         self.address = address
         self._model = model
         self._trust = trust
-        self._channel = make_channel(address, config)
+        self._channel = make_channel(address, config, trust=trust)
+        self._config = config
+        self._version = trust.version
         self._stub = tokenizer_pb2_grpc.PromptServiceStub(self._channel)
         # Times that the stream broke, or was given up for its silence.
         self.losses = 0
@@ -109,9 +111,18 @@ class TokenizerSession:
         self._drop(Draining(_CLOSING))
         await self._channel.close()
 
+    async def _dial_anew(self) -> None:
+        """Replaces the channel, which keeps the certificate that it was made with."""
+        self._version = self._trust.version
+        old, self._channel = self._channel, make_channel(self.address, self._config, trust=self._trust)
+        self._stub = tokenizer_pb2_grpc.PromptServiceStub(self._channel)
+        await old.close()
+
     async def _run(self) -> None:
         error: ServiceError = TokenizerLost(f"{self.address} ended the stream")
         try:
+            if self._version != self._trust.version:
+                await self._dial_anew()
             call = self._stub.Session(metadata=self._trust.metadata)
             work = (self._read(call), self._write(call), self._watch())
             await run_until_one_ends(call, *work, name=f"tokenizer {self.address}")

@@ -237,23 +237,33 @@ class WorkerSession:
         ended.
         """
         attempt = 0
-        async with make_channel(self.address, self._config, receive_window=_RECEIVE_WINDOW) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            while True:
-                began = time.monotonic()
-                error = await self._serve_until_broken(stub)
-                self._error = error.message
-                if time.monotonic() - began > _RETRY_S[-1]:
-                    attempt = 0
-                was_connected = self.info is not None
-                if attempt == 0 or self._streams:
-                    event = "worker_lost" if was_connected else "worker_not_reached"
-                    _log.warning(event, worker=self.name, address=self.address, error=error.message)
-                self._drop(error)
-                if self.leaving:
-                    return
-                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-                attempt += 1
+        while True:
+            # A channel keeps the certificate that it was made with.
+            version = self._trust.version
+            async with make_channel(
+                self.address, self._config, receive_window=_RECEIVE_WINDOW, trust=self._trust
+            ) as channel:
+                stub = worker_pb2_grpc.WorkerServiceStub(channel)
+                while version == self._trust.version:
+                    attempt = await self._once(stub, attempt)
+                    if self.leaving:
+                        return
+                    await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                    attempt += 1
+
+    async def _once(self, stub: Any, attempt: int) -> int:
+        """Serves one connection until it breaks. Returns how many attempts there were since one that held."""
+        began = time.monotonic()
+        error = await self._serve_until_broken(stub)
+        self._error = error.message
+        if time.monotonic() - began > _RETRY_S[-1]:
+            attempt = 0
+        was_connected = self.info is not None
+        if attempt == 0 or self._streams:
+            event = "worker_lost" if was_connected else "worker_not_reached"
+            _log.warning(event, worker=self.name, address=self.address, error=error.message)
+        self._drop(error)
+        return attempt
 
     async def _serve_until_broken(self, stub: Any) -> ServiceError:
         """Returns why the session ended. Raises nothing: a defect must not leave this worker unused for ever."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 
 from aiohttp import web
 
@@ -22,7 +23,16 @@ class HttpServer:
     kernel spreads connections over them.
     """
 
-    def __init__(self, dispatcher: Dispatcher, config: HttpConfig, *, share_port: bool = False) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        config: HttpConfig,
+        *,
+        share_port: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Without `tls` it speaks plain text."""
+        self._tls = tls
         self._dispatcher = dispatcher
         self._config = config
         self._share_port = share_port
@@ -55,6 +65,7 @@ class HttpServer:
             self._config.host,
             self._config.port,
             backlog=_BACKLOG,
+            ssl_context=self._tls,
             reuse_port=self._share_port or None,
         )
         try:
