@@ -164,6 +164,10 @@ class RouterConfig(Section):
         "turn, or a session's own worker.",
     )
     strict: bool = Field(default=False, description="Refuse request fields that are unknown or cannot be applied.")
+    strict_tools: bool = Field(
+        default=False,
+        description="Bind the calls of all functions to their schemas, not only of those with strict: true.",
+    )
     separate_reasoning: bool = Field(
         default=True, description="Thought text in its own field; false leaves it in the content as <think>…</think>."
     )

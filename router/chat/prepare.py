@@ -115,7 +115,7 @@ class Preparation:
         self._text = text
         self._config = config
         self._prompt_stage = prompt_stage
-        self._guidance = Guidance(model)
+        self._guidance = Guidance(model, strict_tools=config.strict_tools)
         closing = self._tokenizer.added_ids.get(Marker.THINK_CLOSE.value)
         self._thought_ends = _NO_IDS if closing is None else frozenset({closing})
         self._behind_thought = self._tokenizer.encode("\n\n")
@@ -286,7 +286,7 @@ class Preparation:
         asked = request.sampling
         known = self._workers.capabilities
         if guide is not None and known:
-            known = _following(guide.kind, known)
+            known = _following(guide.kind, known, "guide" if request.HasField("guide") else "tool_choice")
         kind = 0 if guide is None else int(guide.kind)
         fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
         if request.cache_salt:
@@ -370,13 +370,15 @@ def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
         raise InvalidRequest(f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode")
 
 
-def _following(kind: guide_pb2.GuideKind.ValueType, workers: Sequence[Capabilities]) -> Sequence[Capabilities]:
-    """Returns the workers that can follow such a guide. Raises Unsupported where none can."""
+def _following(
+    kind: guide_pb2.GuideKind.ValueType, workers: Sequence[Capabilities], param: str
+) -> Sequence[Capabilities]:
+    """Returns the workers that can follow such a guide. Raises Unsupported where none can, for what asked for it."""
     able = [worker for worker in workers if kind in worker.guide_kinds]
     if not able:
         engines = ", ".join(sorted({worker.engine for worker in workers}))
         name = guide_pb2.GuideKind.Name(kind).removeprefix("GUIDE_KIND_")
-        raise Unsupported(f"guide: the {engines} engine cannot follow a guide of kind {name}", param="guide")
+        raise Unsupported(f"{param}: the {engines} engine cannot follow a guide of kind {name}", param=param)
     return able
 
 

@@ -18,6 +18,7 @@ from qwenserve.text.markers import Marker
 _REQUIRED = chat_pb2.ToolChoice.MODE_REQUIRED
 _NONE = chat_pb2.ToolChoice.MODE_NONE
 _ANY_OBJECT = Guide(GuideKind.JSON_SCHEMA, '{"type":"object"}')
+_COMPOSED = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties"})
 # Keywords that say nothing of the text of a string, besides its type.
 _PLAIN_STRING = frozenset({"type", "title", "description", "default", "examples", "enum", "const"})
 
@@ -71,8 +72,10 @@ def _region(function: Mapping[str, Any], form: str, *, bound: bool, exact: bool,
     schema = function.get("parameters")
     guide = _ANY_OBJECT
     try:
-        if bound and isinstance(schema, Mapping):
-            schema = {"type": "object", "additionalProperties": False, **schema}
+        if bound and (schema is None or isinstance(schema, Mapping)):
+            # Without a schema a function takes no arguments, and one that lists some takes no others.
+            closed = _COMPOSED.isdisjoint(schema or {})
+            schema = {"type": "object", **({"additionalProperties": False} if closed else {}), **(schema or {})}
             guide = _xml_arguments(schema) if form == "xml" else checked(GuideKind.JSON_SCHEMA, json.dumps(schema))
         elif form == "xml":
             guide = _XML_ANY
@@ -90,14 +93,16 @@ def _region(function: Mapping[str, Any], form: str, *, bound: bool, exact: bool,
 
 _XML_ANY = Guide(
     GuideKind.GRAMMAR,
-    'start: parameter*\nparameter: "<parameter=" NAME ">\\n" VALUE\nNAME: /[^<>\\n]{1,100}/\n'
-    "VALUE[lazy]: /(.|\\n)*\\n<\\/parameter>\\n/",
+    'start: parameter*\nparameter: "<parameter=" NAME ">\\n" value\nNAME: /[^<>\\n]{1,100}/\n'
+    "value[lazy]: /(.|\\n)*\\n<\\/parameter>\\n/",
 )
 
 
 def _xml_arguments(schema: Mapping[str, Any]) -> Guide:
     """Returns the form of a call's parameters as tags: in the order of the schema, each at most once."""
     checked(GuideKind.JSON_SCHEMA, json.dumps(schema))
+    for keyword in sorted(_COMPOSED & schema.keys()):
+        raise GuideError(f"{keyword} at the top is not supported in the form of this model's calls", keyword)
     properties = schema.get("properties", {})
     required = schema.get("required", ())
     lines = []
@@ -118,12 +123,12 @@ def _xml_arguments(schema: Mapping[str, Any]) -> Guide:
                 values = inner.get("enum", [inner.get("const")])
                 lines.append(f"value_{number}: ({' | '.join(json.dumps(str(value)) for value in values)}) {closing}")
             else:
-                lines.append(f"value_{number}: TEXT")
+                lines.append(f"value_{number}: text")
         else:
             whole = dict(inner) | {key: schema[key] for key in ("$defs", "definitions") if key in schema}
             whole["x-guidance"] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
             lines.append(f"value_{number}: json_{number} {closing}")
             lines.append(f"json_{number}: %json {json.dumps(whole)}")
     start = " ".join(parts) if parts else '""'
-    text = "TEXT[lazy]: /(.|\\n)*\\n<\\/parameter>\\n/"
+    text = "text[lazy]: /(.|\\n)*\\n<\\/parameter>\\n/"
     return Guide(GuideKind.GRAMMAR, "\n".join([f"start: {start}", *lines, text]))

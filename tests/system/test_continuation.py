@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
@@ -292,3 +293,35 @@ async def test_answers_move_on_where_a_worker_is_told_to_stop_at_once() -> None:
 
     assert [each.answer for each in told] == expected
     assert sum(each.continued for each in told) >= 1
+
+
+async def test_answers_bound_to_a_form_go_on_in_the_middle_of_it() -> None:
+    """After a thought that was cut, and from a worker that ends: the form is whole, and nothing is said twice."""
+    config = stack_config(worker__simulated__step_ms=5)
+    form = r"[b-y]{150}-[0-9]{150}"
+    async with running_stack(config, workers=2) as stack, aiohttp.ClientSession() as http:
+        body = {
+            "messages": [{"role": "user", "content": "hi"}],
+            "guided_regex": form,
+            "thinking_budget": 3,
+            "enable_thinking": True,
+            "max_tokens": 1000,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        text, usage, stopped = "", {}, False
+        async with http.post(f"{stack.url}/v1/chat/completions", json=body) as reply:
+            assert reply.status == 200, await reply.text()
+            async for line in reply.content:
+                if not line.startswith(b"data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                usage = chunk.get("usage") or usage
+                for choice in chunk["choices"]:
+                    text += choice["delta"].get("content") or ""
+                if len(text) > 20 and not stopped:
+                    stopped = True
+                    (busy,) = (worker for worker in stack.workers if worker.engine.load().running)
+                    await busy.stop()
+    assert re.fullmatch(form, text)
+    assert usage["continued_legs"] == 1
