@@ -12,6 +12,7 @@ from qwenserve.cluster.v1 import announcement_pb2
 from qwenserve.runtime.config import StoreConfig
 from qwenserve.store.opening import open_store
 
+_NO_STORE = "--cluster asks the store: set store.url, in the configuration or with --set store.url=…"
 _GROUPS = ("routers", "workers")
 _HEADER = ("ADDRESS(RPC)", "ADDRESS(HTTP)", "TIER", "NAME", "HOST", "PID", "STATE", "MODEL", "ENGINE")
 
@@ -19,8 +20,16 @@ _HEADER = ("ADDRESS(RPC)", "ADDRESS(HTTP)", "TIER", "NAME", "HOST", "PID", "STAT
 def cluster_table(config: StoreConfig) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Returns header and rows, one row a process. Raises CommandError without a store, or without an answer of it."""
     if not config.url:
-        raise CommandError("--cluster asks the store: set store.url, in the configuration or with --set store.url=…")
+        raise CommandError(_NO_STORE)
     return _HEADER, rows_of(asyncio.run(_members(config)))
+
+
+def router_addresses(config: StoreConfig) -> list[str]:
+    """Returns the HTTP address of every router that the store knows. Raises CommandError like `cluster_table`."""
+    if not config.url:
+        raise CommandError(_NO_STORE)
+    said = [one for one in map(_read, asyncio.run(_members(config))) if one is not None]
+    return sorted({one.http_address for one in said if one.http_address})
 
 
 def rows_of(values: Sequence[bytes]) -> list[Sequence[str]]:

@@ -73,6 +73,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.stop import run_stop as run
     elif command == "restart":
         from qwenserve.cli.restart import run_restart as run
+    elif command == "top":
+        from qwenserve.cli.top.command import run_top as run
     elif command == "drill":
         from qwenserve.cli.drill.command import run_drill as run
     elif command == "chat":
@@ -104,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     ps.add_argument("--cluster", action="store_true", help="show every process that the store knows, on all machines")
     add_setting_options(ps)
     _add_logs(commands.add_parser("logs", help="show logs"))
+    _add_top(commands.add_parser("top", help="show load, speed and errors, live"))
     stop = commands.add_parser("stop", help="drain and stop a deployment")
     stop.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
     stop.add_argument("--force", action="store_true", help="do not wait for answers under way")
@@ -165,6 +168,24 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until ctrl-C")
     parser.add_argument("-n", "--lines", type=count(0), default=50, metavar="N", help="lines of each process (50)")
     parser.add_argument("--process", metavar="NAME", help="one process only, such as worker-0")
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument(
+        "--address", nargs="+", metavar="HOST:PORT", help="HTTP addresses of routers anywhere, or their URLs"
+    )
+    parser.add_argument("--cluster", action="store_true", help="every router that the store knows")
+    parser.add_argument("--once", action="store_true", help="print once and end; so does a pipe")
+    parser.add_argument("--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (2)")
+    add_setting_options(parser)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("must be 0.1 to 3600")
+    return seconds
 
 
 def _add_drill(parser: argparse.ArgumentParser) -> None:
