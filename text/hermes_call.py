@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any, NoReturn
 
-from qwenserve.text.json_repair import JsonRepair, without_surrogates
+from qwenserve.text.json_repair import MAX_READ, MAX_REPAIRED, JsonRepair, without_surrogates
 from qwenserve.text.tool_calls import ToolSchemas
 
 _STRING_STEP = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
@@ -257,6 +258,13 @@ class HermesCall:
 
 def _string_value(quote: str, text: str) -> str | None:
     """What a string in quotation marks of either kind stands for; None if it stands for nothing."""
+    if len(text) > MAX_READ:
+        return None
+    if quote == '"' and len(text) > MAX_REPAIRED:
+        value = _read(f'"{text}"', strict=False)
+        return without_surrogates(value) if isinstance(value, str) else None
+    if len(text) > MAX_REPAIRED:
+        return None
     repair = JsonRepair()
     valid = repair.push(f"[{quote}{text}{quote}]")
     if not repair.ended or repair.guessed:
@@ -272,6 +280,20 @@ def _whole_object(text: str) -> str | None:
         return "{}"
     if not text.startswith("{"):
         return None
+    if len(text) > MAX_REPAIRED:
+        return without_surrogates(text) if isinstance(_read(text, strict=True), dict) else None
     repair = JsonRepair()
     valid = repair.push(text) + repair.close()
     return None if repair.rest.strip(_EXTRA_CLOSERS + " \t\n\r") else valid
+
+
+def _read(text: str, *, strict: bool) -> Any:
+    """What a JSON text stands for; None if it is none. Without `strict` strings may hold line breaks as they are."""
+    try:
+        return json.loads(text, strict=strict, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")

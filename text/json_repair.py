@@ -20,6 +20,11 @@ from enum import Enum
 
 # No sensible arguments are nested deeper; JSON parsers give up at some hundred levels.
 MAX_DEPTH = 100
+# Characters of a text that is there as a whole and may be repaired: some microseconds each, on the event loop. What
+# comes in pieces has no limit.
+MAX_REPAIRED = 8_000
+# The same for JSON that needs no repair, at a tenth of the time.
+MAX_READ = 100_000
 # Longer numbers are texts: Python refuses integers of some thousand digits, and no number has so many that count.
 _MAX_NUMBER = 300
 

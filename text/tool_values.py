@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from qwenserve.text.json_repair import MAX_DEPTH, JsonRepair, without_surrogates
+from qwenserve.text.json_repair import MAX_DEPTH, MAX_READ, MAX_REPAIRED, JsonRepair, without_surrogates
 from qwenserve.text.schema_types import ALL, allowed_types, enum_texts
 
 _NOT = object()
@@ -17,8 +17,6 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 # Longer ones are texts: no number has so many digits that count.
 _MAX_NUMBER = 300
-# Characters that are repaired, at a tenth of a microsecond or more for each; longer texts must be JSON.
-_MAX_REPAIRED = 64_000
 # Up to here floating-point numbers hold every integer.
 _EXACT = 2**53
 _STRING = frozenset({"string"})
@@ -134,9 +132,9 @@ def _object(text: str) -> Any:
 
 
 def _container(text: str, opening: str) -> Any:
-    if not text.startswith(opening):
+    if not text.startswith(opening) or len(text) > MAX_READ:
         return _NOT
-    if len(text) > _MAX_REPAIRED:
+    if len(text) > MAX_REPAIRED:
         return _long_container(text)
     # Models also write Python's spelling (single quotes, True, None), raw line breaks and commas at the end.
     repair = JsonRepair()

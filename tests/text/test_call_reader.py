@@ -213,3 +213,53 @@ def test_tools_may_describe_nothing():
     ]
 
     assert tool_schemas(tools) == {"a": {}, "b": {}, "c": {}, "d": {"properties": {}}}
+
+
+def work_at_the_end(text: str, end: str) -> int:
+    """How many functions are called for the last piece of a text, which came piece by piece, and its end."""
+    made = 0
+
+    def count(frame, event, argument):
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    reader = CallReader(TOOLS)
+    for at in range(0, len(text), 1_000):
+        reader.push(text[at : at + 1_000])
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        reader.push(end)
+        if not reader.ended:
+            reader.end(closed=True, tag=True)
+    finally:
+        sys.setprofile(before)
+    return made
+
+
+HUGE = 870_000
+IN_TAGS = ("<function=f><parameter=o>", "</parameter></function>")
+IN_QUOTES = ('{"name": "f", "arguments": "', '"}')
+
+
+@pytest.mark.parametrize("length", [8_000, 54_000, 100_000, HUGE])
+@pytest.mark.parametrize("unit", ["1,", "1.5,", "[],", "'a',", "True,", '{"a": null},', "\\n", '"'])
+@pytest.mark.parametrize("form", [IN_TAGS, IN_QUOTES])
+def test_a_huge_value_does_not_hold_up_the_loop(form, unit, length):
+    """What can be looked at only as a whole is read in one go, beside the streams of others: so much and no more. At
+    a fifth of a microsecond each these calls are 20 ms.
+    """
+    value = '{"a": [' + unit * (length // len(unit)) + "1]}"
+    opening, end = form
+    text = opening + (value.replace('"', '\\"') if form is IN_QUOTES else value)
+
+    assert work_at_the_end(text, end) < 100_000
+
+
+def test_long_arguments_in_quotation_marks_are_those_of_the_call():
+    value = json.dumps({"s": "x\ny" * 10_000})
+    told = read(['{"name": "f", "arguments": ' + json.dumps(value) + "}"], closed=True, bare=False)
+    assert json.loads(told.arguments) == json.loads(value)
+    assert told.complete
+    broken = read(['{"name": "f", "arguments": ' + json.dumps(value[:-1]) + "}"], closed=True, bare=False)
+    assert broken.broken
