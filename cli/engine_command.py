@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from qwenserve.cli import engine_quantize
+from qwenserve.cli import engine_check, engine_quantize
 from qwenserve.worker.prepare.build import (
     BuildOptions,
     CannotBuild,
@@ -21,6 +21,7 @@ from qwenserve.worker.prepare.build import (
     read_model,
     run_build,
 )
+from qwenserve.worker.prepare.compare import CannotCheck
 from qwenserve.worker.prepare.describe import Description, NotAModel, describe
 from qwenserve.worker.prepare.formats import CARDS, ENGINES, why_not
 from qwenserve.worker.prepare.memory import PARALLEL, fits, kv_bytes_per_token, weight_bytes
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return _ACTIONS[arguments.engine_command](arguments)
-    except (CannotBuild, CannotQuantize, NotAModel) as error:
+    except (CannotBuild, CannotCheck, CannotQuantize, NotAModel) as error:
         print(f"qwenserve engine {arguments.engine_command}: {error}", file=sys.stderr)
         return 1
 
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         kind = int if isinstance(option.default, int) else str
         name = option.name.replace("_", "-")
         build.add_argument(f"--{name}", type=kind, default=option.default, help=f"({option.default or 'none'})")
+    engine_check.add_parser(actions)
     return parser
 
 
@@ -141,4 +143,5 @@ _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "info": _info,
     "quantize": engine_quantize.run,
     "build": _build,
+    "check": engine_check.run,
 }
