@@ -75,6 +75,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.restart import run_restart as run
     elif command == "top":
         from qwenserve.cli.top.command import run_top as run
+    elif command == "report":
+        from qwenserve.cli.report.command import run_report as run
     elif command == "drill":
         from qwenserve.cli.drill.command import run_drill as run
     elif command == "chat":
@@ -106,6 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     ps.add_argument("--cluster", action="store_true", help="show every process that the store knows, on all machines")
     add_setting_options(ps)
     _add_logs(commands.add_parser("logs", help="show logs"))
+    _add_report(commands.add_parser("report", help="put together what a bug report needs, without secrets or prompts"))
     _add_top(commands.add_parser("top", help="show load, speed and errors, live"))
     stop = commands.add_parser("stop", help="drain and stop a deployment")
     stop.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
@@ -178,6 +181,16 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", action="store_true", help="every router that the store knows")
     parser.add_argument("--once", action="store_true", help="print once and end; so does a pipe")
     parser.add_argument("--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (2)")
+    add_setting_options(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the archive (qwenserve-report-….tar.gz)")
+    parser.add_argument("--log", type=Path, nargs="+", default=[], metavar="FILE", help="further logs")
+    parser.add_argument(
+        "--address", nargs="+", default=[], metavar="HOST:PORT", help="HTTP addresses of further routers"
+    )
     add_setting_options(parser)
 
 
