@@ -17,6 +17,7 @@ JSON_SCHEMA, JSON_OBJECT, CHOICE, REGEX, GRAMMAR, REGIONS = range(1, 7)
 # Between the parts of a JSON text: nothing, a space, or a new line and an indentation. A model that does not know how
 # to go on cannot fill its answer with white space.
 _JSON_STYLE = {"whitespace_pattern": r"(\n[ \t]{0,32}| )?", "lenient": False, "coerce_one_of": False}
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 # In calls: as templates write them.
 _CALL_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -34,7 +35,7 @@ def grammar_of(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Se
     from llguidance import LLMatcher
 
     if kind == JSON_SCHEMA:
-        return LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(closed(json.loads(text)), overrides=_JSON_STYLE)  # type: ignore[arg-type]
     if kind == JSON_OBJECT:
         return LLMatcher.grammar_from_json_schema('{"type":"object"}', overrides=_JSON_STYLE)  # type: ignore[arg-type]
     if kind == CHOICE:
@@ -46,6 +47,45 @@ def grammar_of(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Se
     if kind == REGIONS:
         return LLMatcher.grammar_from_lark(_regions(json.loads(text), special_ids, end_ids))
     raise ValueError(f"{kind} is no kind of guide")
+
+
+def closed(schema: Any) -> Any:
+    """Returns a schema whose objects have the properties that it names and no others, where it does not say which.
+
+    Every answer to it is one to the schema as it was. People who leave `additionalProperties` out mean this, and a
+    model that is not held to the names makes up more of them without end. Where schemas are joined (`allOf`, or a
+    reference with more beside it) names stand in several places, and nothing is closed.
+    """
+    return schema if _joins(schema) else _closed(schema)
+
+
+def _joins(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(map(_joins, schema))
+    if not isinstance(schema, dict):
+        return False
+    beside = schema.keys() - {"$ref", "$defs", "definitions", "description", "title"}
+    return "allOf" in schema or ("$ref" in schema and bool(beside)) or any(map(_joins, schema.values()))
+
+
+def _closed(schema: Any, *, named: bool = False) -> Any:
+    """`named`: the keys are names of properties or definitions, and no keywords."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {
+        key: value if key in ("enum", "const") and not named else _closed(value, named=not named and key in _MAPS)
+        for key, value in schema.items()
+    }
+    if not named:
+        properties = made.get("properties") or {}
+        others = made.keys() & {"patternProperties", "anyOf", "oneOf"}
+        if properties and not others and properties.keys() >= set(made.get("required", ())):
+            made.setdefault("additionalProperties", False)
+        if "prefixItems" in made:
+            made.setdefault("items", False)
+    return made
 
 
 def lark_of(text: str) -> str:
@@ -104,7 +144,7 @@ def _regions(form: Mapping[str, Any], special_ids: Mapping[str, int], end_ids: S
 
 def _inner(kind: int, text: str) -> str:
     if kind == JSON_SCHEMA:
-        return f"%json {json.dumps(json.loads(text) | {'x-guidance': _CALL_STYLE})}"
+        return f"%json {json.dumps(closed(json.loads(text)) | {'x-guidance': _CALL_STYLE})}"
     if kind == GRAMMAR:
         return f"%lark {{\n{text}\n}}"
     raise ValueError(f"a region cannot hold a guide of kind {kind}")
