@@ -119,6 +119,12 @@ class HttpConfig(Section):
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="Largest request body, in bytes.")
     body_timeout_s: float = Field(default=30.0, gt=0, description="Longest time to receive a request body.")
     keepalive_timeout_s: float = Field(default=75.0, gt=0, description="How long an idle connection is kept.")
+    max_connections: int = Field(
+        default=8192,
+        ge=1,
+        description="Most connections at a time, and never more than three quarters of the process's file descriptors; "
+        "others get 429.",
+    )
     keepalive_s: float = Field(
         default=15.0, gt=0, description="Time between comments in a stream, so that nobody takes a silent one for dead."
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import aiohttp
@@ -39,9 +41,11 @@ def free_port() -> int:
 
 
 async def start(
-    tier: str, settings: Mapping[str, object], *flags: str, stderr: int | None = None
+    tier: str, settings: Mapping[str, object], *flags: str, stderr: int | None = None, files: int = 0
 ) -> asyncio.subprocess.Process:
-    """Starts `python -m qwenserve.TIER` with these settings and flags."""
+    """Starts `python -m qwenserve.TIER` with these settings and flags, and `files` file descriptors at most (0: as many
+    as this process may have).
+    """
     arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
     return await asyncio.create_subprocess_exec(
@@ -53,6 +57,7 @@ async def start(
         cwd=ROOT,
         env={**environment, "OMP_WAIT_POLICY": "passive"},
         stderr=stderr,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)) if files else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import ssl
 
 from aiohttp import web
@@ -46,12 +47,18 @@ class HttpServer:
         """The port in use; 0 before `start`."""
         return self._port
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return 0 if self._server is None else len(self._server.connections)
+
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError where the address cannot be had."""
         self._server = Server(
             self._dispatcher,
             self._dispatcher.errors_elsewhere,
             self._dispatcher.note_unreadable,
+            min(self._config.max_connections, _files() * 3 // 4),
             handler_cancellation=True,  # a client that goes away ends its request
             access_log=None,  # the dispatcher writes its own line
             logger=_parser_log(),
@@ -101,6 +108,12 @@ class HttpServer:
         self._site = None
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+def _files() -> int:
+    """Returns how many files the process may have open. Without limit, as many as anybody has."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit != resource.RLIM_INFINITY else 1 << 20
 
 
 def _parser_log() -> logging.Logger:

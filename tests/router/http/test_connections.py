@@ -88,6 +88,41 @@ def test_a_client_that_leaves_ends_its_answer(run: Run) -> None:
     run(check)
 
 
+def test_a_connection_that_brings_no_request_is_closed(run: Run) -> None:
+    """Silent ones, and those whose head never ends."""
+
+    async def check() -> None:
+        async with serve(keepalive_timeout_s=0.05) as served:
+            for begin in (b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: "):
+                async with client(served) as (reader, writer):
+                    writer.write(begin)
+                    assert await asyncio.wait_for(reader.read(), 30) == b""
+
+    run(check)
+
+
+def test_connections_are_bounded_and_the_next_one_is_told_to_come_back(run: Run) -> None:
+    async def check() -> None:
+        async with (
+            serve(max_connections=2) as served,
+            client(served) as (first, _),
+            contextlib.AsyncExitStack() as left,
+        ):
+            await left.enter_async_context(client(served))
+            refused = await exchange(served, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert refused.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+            assert b"retry-after: 1\r\n" in refused.lower()
+            assert json.loads(refused.partition(b"\r\n\r\n")[2])["error"]["code"] == "queue_full"
+            await left.aclose()
+            await settled(lambda: served.server.connections == 1)
+
+            taken = await exchange(served, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert taken.startswith(b"HTTP/1.1 200 ")
+            assert not first.at_eof()
+
+    run(check)
+
+
 def test_a_client_that_does_not_read_is_cut_off(run: Run) -> None:
     async def check() -> None:
         backend = FakeBackend(lambda _: Script(("much" * 2500 + " ") * 4000))
