@@ -26,6 +26,7 @@ from qwenserve.worker.progress import Progress
 ENGINES = {
     "llamacpp": "qwenserve.worker.engines.llamacpp",
     "simulated": "qwenserve.worker.engines.simulated",
+    "trtllm": "qwenserve.worker.engines.trtllm",
     "vllm": "qwenserve.worker.engines.vllm",
 }
 
