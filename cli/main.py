@@ -85,6 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from qwenserve.cli.package import run_pack as run
     elif command == "probe":
         from qwenserve.cli.probe import run_probe as run
+    elif command == "keys":
+        from qwenserve.cli.keys import run_keys as run
     elif command == "certs":
         from qwenserve.cli.certs import run_certs as run
     elif arguments.config_command == "explain":
@@ -126,6 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
     probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
     probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
+    _add_keys(commands.add_parser("keys", help="keys with limits: add, list, revoke"))
     certs = commands.add_parser("certs", help="make a private authority and certificates for a test cluster")
     certs.add_argument("folder", metavar="DIR", help="where to; an authority that is there already is used")
     certs.add_argument(
@@ -145,6 +148,23 @@ def make_parser() -> argparse.ArgumentParser:
     add_setting_options(explain)
     actions.add_parser("template", help="an annotated configuration file with all defaults")
     return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="keys_command", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="make a key and print it, once")
+    revoke = actions.add_parser("revoke", help="take a key away")
+    for action in (add, revoke):
+        action.add_argument("name", metavar="NAME", help="who it is for; logs, metrics and the usage log have it")
+    for action in (add, revoke, actions.add_parser("list", help="show names and limits")):
+        action.add_argument("--file", metavar="FILE", help="the file of keys (default: auth.keys_file)")
+        action.add_argument("--config", type=Path, help="configuration file (YAML)")
+    add.add_argument("--rpm", type=count(1), metavar="N", help="requests a minute")
+    add.add_argument("--tpm", type=count(1), metavar="N", help="tokens of prompts and answers a minute")
+    add.add_argument("--concurrency", type=count(1), metavar="N", help="answers at a time, in each router")
+    add.add_argument("--max-tokens", type=count(1), metavar="N", help="longest answer")
+    add.add_argument("--priority", type=int, metavar="N", help="highest priority; higher is sooner")
+    add.add_argument("--expires", metavar="WHEN", help="days, such as 90d, or a date, such as 2030-12-31")
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:

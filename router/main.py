@@ -28,6 +28,8 @@ from qwenserve.router.grpc_api.chat_servicer import ChatServicer, ModelServicer
 from qwenserve.router.grpc_api.tokenizer_servicer import TokenizerServicer
 from qwenserve.router.http.shim import make_shim
 from qwenserve.router.http.transport.server import HttpServer
+from qwenserve.router.limits.limiter import Limiter
+from qwenserve.router.limits.usage import UsageRecorder
 from qwenserve.router.outcomes import OutcomeRecorder
 from qwenserve.router.tracing.otlp import OtlpSpans
 from qwenserve.router.tracing.tracing import Tracing
@@ -103,6 +105,8 @@ class Router:
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
         self._outcomes = OutcomeRecorder(self.metrics)
+        self._usage = UsageRecorder(config.auth, self.metrics, model.name)
+        self._limiter = Limiter(keys, self._store, without_store=config.auth.without_store)
         self._spans = OtlpSpans(config.tracing) if config.tracing.endpoint else None
         self._tracing = Tracing(model.name, config.tracing.share, self._spans) if self._spans is not None else None
         self.core = ChatCore(
@@ -115,6 +119,7 @@ class Router:
             config.cache,
             self._record,
             self._tracing,
+            self._limiter,
         )
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)
@@ -123,7 +128,14 @@ class Router:
         self._health = Health(self._server, SERVICES)
         self._http = (
             HttpServer(
-                make_shim(self.core, config.http, strict=config.router.strict, keys=keys, metrics=self.metrics),
+                make_shim(
+                    self.core,
+                    config.http,
+                    strict=config.router.strict,
+                    keys=keys,
+                    metrics=self.metrics,
+                    limits=self._limiter.headers,
+                ),
                 config.http,
                 share_port=share_ports,
                 tls=HttpContext.of(self._certificate, config.tls) if self._certificate is not None else None,
@@ -135,6 +147,7 @@ class Router:
 
     def _record(self, outcome: AnswerOutcome) -> None:
         self._outcomes(outcome)
+        self._usage(outcome)
         if self._tracing is not None:
             self._tracing.end(outcome)
 
@@ -185,6 +198,7 @@ class Router:
                 stack.push_async_callback(self._http.close)
             stack.push_async_callback(self._server.stop, _LAST_WORDS_S)
             stack.push_async_callback(self._store.close)
+            stack.push_async_callback(self._limiter.close)
             stack.push_async_callback(self._answers.close)
             stack.push_async_callback(self._text.close)
             stack.push_async_callback(self._workers.close)

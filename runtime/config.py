@@ -299,6 +299,18 @@ class AuthConfig(Section):
 
     keys: tuple[Secret, ...] = Field(default=(), description="Accepted bearer keys.")
     key_file: str = Field(default="", description="File with one key per line; # starts a comment.")
+    keys_file: str = Field(
+        default="",
+        description="File of keys with limits, which holds digests and no keys; `qwenserve keys` writes it. Read again "
+        "when it changes.",
+    )
+    without_store: Literal["count", "refuse"] = Field(
+        default="count",
+        description="What keys' limits do while the store does not answer: each router counts by itself, or refuses.",
+    )
+    usage_log: str = Field(
+        default="", description="File to which a line of JSON is added for every answer of a key. Empty: none."
+    )
 
 
 class TlsConfig(Section):

@@ -12,6 +12,7 @@
     ├── MethodNotAllowed      the path exists, the verb does not
     ├── RequestTimeout        the body came too slowly
     ├── QueueFull             wait and try again
+    ├── RateLimited           the caller's key has used up what it may
     ├── SlowReader            the peer did not read its stream
     ├── Unavailable           no worker, or draining
     │   └── WorkerLost        the worker died with the request
@@ -137,6 +138,13 @@ class UnsupportedEncoding(InvalidRequest):
 
 class QueueFull(ServiceError):
     reason = "QUEUE_FULL"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    openai_type = "rate_limit_error"
+
+
+class RateLimited(ServiceError):
+    reason = "RATE_LIMITED"
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
     openai_type = "rate_limit_error"

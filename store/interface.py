@@ -31,10 +31,14 @@ class Bucket(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Whether all buckets had what was asked. If not, nothing was taken; after `retry_after_s` they will have it."""
+    """Whether all buckets had what was asked. If not, nothing was taken; after `retry_after_s` they will have it.
+
+    `left` is what each bucket holds now.
+    """
 
     allowed: bool
     retry_after_s: float
+    left: tuple[float, ...] = ()
 
 
 class Backend(Protocol):

@@ -85,17 +85,19 @@ class MemoryBackend:
         if len(self._levels) > _MAX_SCOPES:
             self._levels.popitem(last=False)
         wait = 0.0
+        held: list[float] = []
         left = {}
         for name, cost, capacity, per_s in buckets:
             level, since = levels.get(name, (capacity, now))
             level = min(capacity, level + (now - since) * per_s)
             if level < cost:
                 wait = max(wait, (cost - level) / per_s)
+            held.append(level)
             left[name] = (min(capacity, level - cost), now)
         if wait > 0:
-            return Taken(False, wait)
+            return Taken(False, wait, tuple(held))
         levels.update(left)
-        return Taken(True, 0.0)
+        return Taken(True, 0.0, tuple(level for level, _ in left.values()))
 
     async def close(self) -> None:
         """See Backend."""

@@ -60,11 +60,13 @@ return found
 
 # KEYS: level and its time by bucket (hash, "level:milliseconds").
 # ARGV: for each bucket its name, cost, capacity and gain a second.
-# Returns the milliseconds to wait; 0 where all has been taken.
+# Returns the milliseconds to wait, 0 where all has been taken, and what each bucket holds, as texts: numbers in an
+# answer are whole.
 _TAKE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + t[2] / 1000
 local wait, keep, left = 0, 1000, {}
+local held, after = {}, {}
 for i = 1, #ARGV, 4 do
   local cost, capacity, per_s = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local level = capacity
@@ -75,15 +77,17 @@ for i = 1, #ARGV, 4 do
     if was and since then level = math.min(capacity, was + math.max(0, now - since) / 1000 * per_s) end
   end
   if level < cost then wait = math.max(wait, math.ceil((cost - level) / per_s * 1000)) end
+  held[#held + 1] = string.format('%.3f', level)
   level = math.min(capacity, level - cost)
+  after[#after + 1] = string.format('%.3f', level)
   left[#left + 1] = ARGV[i]
   left[#left + 1] = string.format('%.6f:%.3f', level, now)
   keep = math.max(keep, math.ceil((capacity - level) / per_s * 1000))
 end
-if wait > 0 then return wait end
+if wait > 0 then return {wait, held} end
 redis.call('HSET', KEYS[1], unpack(left))
 redis.call('PEXPIRE', KEYS[1], keep + 1000)
-return 0
+return {0, after}
 """
 
 
@@ -143,8 +147,8 @@ class RedisBackend:
     async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
         """See Backend."""
         arguments = [part for bucket in buckets for part in bucket]
-        wait_ms = await self._call(self._client.eval(_TAKE, 1, self._key("b", scope), *arguments))
-        return Taken(wait_ms == 0, wait_ms / 1000)
+        wait_ms, left = await self._call(self._client.eval(_TAKE, 1, self._key("b", scope), *arguments))
+        return Taken(wait_ms == 0, wait_ms / 1000, tuple(map(float, left)))
 
     async def close(self) -> None:
         """See Backend."""

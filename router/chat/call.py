@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from qwenserve.router.tracing.request_trace import RequestTrace
 from qwenserve.runtime.errors import InvalidRequest
@@ -23,11 +23,18 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-
 _MAX_LABELS, _MAX_LABEL, _MAX_VALUE = 16, 64, 512
 
 
+class Admission(Protocol):
+    """The place that a request has taken among those of its key."""
+
+    def settle(self, used_tokens: int) -> None:
+        """Leaves it. `used_tokens` are those of prompt and answer. Further calls do nothing."""
+
+
 class Call(NamedTuple):
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
     without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
     leaves it to the deployment. `user` and `labels` are the caller's own, for the log event. `trace` is there where the
-    request is traced.
+    request is traced, `admission` where its key has limits.
     """
 
     request_id: str
@@ -38,6 +45,7 @@ class Call(NamedTuple):
     user: str = ""
     labels: Mapping[str, str] = {}
     trace: RequestTrace | None = None
+    admission: Admission | None = None
 
     def labelled(self, user: str, labels: Mapping[str, str]) -> Call:
         """Returns this call with what its caller wants in the log; without it where there is too much."""

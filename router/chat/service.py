@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +31,7 @@ from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.leg import Placement
+from qwenserve.router.limits.limiter import Limiter
 from qwenserve.router.routing.requirements import Requirements
 from qwenserve.router.tracing.spans import request_attributes
 from qwenserve.router.tracing.tracing import Tracing
@@ -63,6 +65,7 @@ class ChatCore:
         cache: CacheConfig,
         on_outcome: Callable[[AnswerOutcome], None],
         tracing: Tracing | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = model.assets.tokenizer
@@ -74,6 +77,7 @@ class ChatCore:
         self._reuse = Reuse(answers, cache, self._fleet_fingerprint)
         self._on_outcome = on_outcome
         self._tracing = tracing
+        self._limiter = limiter
         limits = ContinuationLimits(
             config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
         )
@@ -239,10 +243,11 @@ class ChatCore:
         self._check_open()
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.chat(request, call), call)
-        start = self._start("chatcmpl", prepared, request.return_token_ids)
-        plans = await self._plans(use, request, call, prepared, start)
-        answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-        return self._begin(answer, prepared, plans)
+        async with self._admitted(call, prepared) as (call, prepared):
+            start = self._start("chatcmpl", prepared, request.return_token_ids)
+            plans = await self._plans(use, request, call, prepared, start)
+            answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
+            return self._begin(answer, prepared, plans)
 
     async def _completion(
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
@@ -250,16 +255,26 @@ class ChatCore:
         self._check_open()
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.completion(request, call), call)
-        start = self._start("cmpl", prepared, request.return_token_ids)
-        leads = self._echoed(request, prepared) if request.echo else None
-        plans = await self._plans(use, request, call, prepared, start, leads)
-        if request.HasField("prompt_logprobs"):
-            top = request.prompt_logprobs
-            plans = [
-                plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer)) for plan in plans
-            ]
-        answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
-        return self._begin(answer, prepared, plans)
+        async with self._admitted(call, prepared) as (call, prepared):
+            start = self._start("cmpl", prepared, request.return_token_ids)
+            leads = self._echoed(request, prepared) if request.echo else None
+            plans = await self._plans(use, request, call, prepared, start, leads)
+            if request.HasField("prompt_logprobs"):
+                top = request.prompt_logprobs
+                plans = [
+                    plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
+                    for plan in plans
+                ]
+            answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
+            return self._begin(answer, prepared, plans)
+
+    def _admitted(
+        self, call: Call, prepared: Prepared
+    ) -> contextlib.AbstractAsyncContextManager[tuple[Call, Prepared]]:
+        """Lets a request in within the limits of its key. Raises RateLimited."""
+        if self._limiter is None or not call.key_id:
+            return contextlib.nullcontext((call, prepared))
+        return self._limiter.admitted(call, prepared)
 
     def _traced(self, call: Call) -> Call:
         if self._tracing is None:

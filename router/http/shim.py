@@ -10,6 +10,7 @@ from qwenserve.router.http.openai.texts import TextEndpoints
 from qwenserve.router.http.responses.endpoints import ResponsesEndpoints
 from qwenserve.router.http.service_pages import ServicePages
 from qwenserve.router.http.transport.dispatcher import Dispatcher
+from qwenserve.router.http.transport.exchange import LimitHeaders, no_limits
 from qwenserve.router.http.transport.origins import Origins
 from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.auth import KeyRing
@@ -18,7 +19,13 @@ from qwenserve.runtime.metrics import RouterMetrics
 
 
 def make_shim(
-    backend: Backend, config: HttpConfig, *, strict: bool, keys: KeyRing, metrics: RouterMetrics
+    backend: Backend,
+    config: HttpConfig,
+    *,
+    strict: bool,
+    keys: KeyRing,
+    metrics: RouterMetrics,
+    limits: LimitHeaders = no_limits,
 ) -> Dispatcher:
     """Returns what serves all faces. A new face adds its endpoints here."""
     faces = (
@@ -30,5 +37,11 @@ def make_shim(
     pages = ServicePages(backend, metrics, faces, OPENAI_ERRORS)
     origins = Origins(config.allowed_origins, keyed=keys.required, local=is_loopback(config.host))
     return Dispatcher(
-        (*faces, *pages.endpoints()), OPENAI_ERRORS, strict=strict, keys=keys, metrics=metrics, origins=origins
+        (*faces, *pages.endpoints()),
+        OPENAI_ERRORS,
+        strict=strict,
+        keys=keys,
+        metrics=metrics,
+        origins=origins,
+        limits=limits,
     )

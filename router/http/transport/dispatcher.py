@@ -13,7 +13,7 @@ from aiohttp import web
 
 from qwenserve.router.http.transport.endpoint import NAME, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat, defect
-from qwenserve.router.http.transport.exchange import Exchange
+from qwenserve.router.http.transport.exchange import Exchange, LimitHeaders, no_limits
 from qwenserve.router.http.transport.origins import Origins
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.auth import KeyRing
@@ -36,12 +36,14 @@ class Dispatcher:
         keys: KeyRing,
         metrics: RouterMetrics,
         origins: Origins,
+        limits: LimitHeaders = no_limits,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.errors_elsewhere = elsewhere
         self._strict = strict
         self._origins = origins
         self._keys = keys
+        self._limits = limits
         self._errors = metrics.errors
         self._replies = metrics.counters(
             "qwenserve_http_requests",
@@ -72,6 +74,8 @@ class Dispatcher:
         endpoint, name = self._find(request.method, request.path)
         exchange = Exchange(request, endpoint.kind, endpoint.errors, strict=self._strict, name=name)
         exchange.id_header = endpoint.id_header
+        if endpoint.generates:
+            exchange.limits = self._limits
         status = 499  # the client went away, unless something better is known
         connection = request.protocol
         self._busy.add(connection)

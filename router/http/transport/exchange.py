@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from aiohttp import web
@@ -25,6 +25,15 @@ _CACHE_NAMES: Mapping[int, str] = {
 }
 
 
+# From a key's id to the headers that tell its limits.
+LimitHeaders = Callable[[str], Mapping[str, str]]
+
+
+def no_limits(key_id: str) -> Mapping[str, str]:
+    """Returns no headers."""
+    return {}
+
+
 class Exchange:
     """The state of one request while it is served.
 
@@ -43,6 +52,7 @@ class Exchange:
         "ignored",
         "key_id",
         "kind",
+        "limits",
         "model",
         "name",
         "request",
@@ -66,6 +76,7 @@ class Exchange:
         self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
         self.key_id = ""
+        self.limits: LimitHeaders = no_limits
         self.id_header = ""
         self.stream = False
         self.model = ""
@@ -112,6 +123,8 @@ class Exchange:
         headers = {"Content-Type": content_type, "x-request-id": self.request_id}
         if self.cors:
             headers |= self.cors
+        if self.key_id:
+            headers |= self.limits(self.key_id)
         if self.id_header:
             headers[self.id_header] = self.request_id
         if self.traceparent:

@@ -1,0 +1,100 @@
+"""Keys with limits, made by the command and told over every face."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.cli.main import main
+from tests.system.stack import running_stack, stack_config
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+FACES = {
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 4},
+    "/v1/completions": {"prompt": "Hello", "max_tokens": 4},
+    "/v1/responses": {"input": "Hello", "max_output_tokens": 16},
+    "/v1/messages": {"model": "qwen3-tiny", "messages": MESSAGES, "max_tokens": 4},
+}
+pytestmark = pytest.mark.timeout(240)
+
+
+def added(file: Path, capsys: pytest.CaptureFixture[str], name: str, *limits: str) -> str:
+    assert main(["keys", "add", name, "--file", str(file), *limits]) == 0
+    return capsys.readouterr().out.strip()
+
+
+async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Headers on answers and on refusals; over gRPC a status with the time to wait; metrics and a log by key."""
+    file, log = tmp_path / "keys.yaml", tmp_path / "usage.jsonl"
+    keys = {path: added(file, capsys, f"face-{n}", "--rpm", "1") for n, path in enumerate(FACES)}
+    rpc_key = added(file, capsys, "rpc", "--rpm", "1", "--tpm", "100000", "--concurrency", "4")
+    config = stack_config(auth__keys_file=str(file), auth__usage_log=str(log))
+    async with (
+        running_stack(config) as stack,
+        aiohttp.ClientSession(f"http://127.0.0.1:{stack.router.http_port}") as web,
+    ):
+        for path, body in FACES.items():
+            headers = {"Authorization": f"Bearer {keys[path]}"}
+            async with web.post(path, json=body, headers=headers) as reply:
+                assert reply.status == 200, await reply.text()
+                assert reply.headers["x-ratelimit-limit-requests"] == "1"
+                assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+            async with web.post(path, json={**body, "stream": True}, headers=headers) as reply:
+                assert reply.status == 429
+                assert 1 <= int(reply.headers["Retry-After"]) <= 60
+                assert "x-ratelimit-reset-requests" in reply.headers
+                assert "1 requests a minute" in await reply.text()
+            async with web.post(path, json=body, headers={"Authorization": "Bearer forged"}) as reply:
+                assert reply.status == 401
+
+        request = chat_pb2.ChatCompletionRequest(
+            conversation=message_pb2.Conversation(
+                messages=[message_pb2.Message(role=message_pb2.ROLE_USER, content="Hello")]
+            )
+        )
+        request.sampling.max_tokens = 4
+        chats = chat_pb2_grpc.ChatServiceStub(stack.channel)
+        metadata = (("authorization", f"Bearer {rpc_key}"),)
+        await chats.CreateChatCompletion(request, metadata=metadata, timeout=60)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await chats.CreateChatCompletion(request, metadata=metadata, timeout=60)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(refused.value)
+        retry = error_details_pb2.RetryInfo()
+        assert any(detail.Unpack(retry) for detail in status.details if detail.Is(retry.DESCRIPTOR))
+        assert 0 < retry.retry_delay.ToNanoseconds() <= 60e9
+        exposed = stack.router.metrics.render()[0].decode()
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["key"] for line in lines if line["outcome"] == "ok"] == ["face-0", "face-1", "face-2", "face-3", "rpc"]
+    assert {line["outcome"] for line in lines} == {"ok", "rate_limited"}
+    assert all(line["completion_tokens"] for line in lines if line["outcome"] == "ok")
+    assert 'qwenserve_key_requests_total{key="rpc",outcome="ok"} 1.0' in exposed
+    assert keys["/v1/chat/completions"] not in file.read_text() + log.read_text() + exposed
+
+
+def test_keys_are_listed_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Names and limits are shown, keys never again; names are taken once."""
+    file = tmp_path / "keys.yaml"
+    key = added(file, capsys, "alice", "--tpm", "1000", "--expires", "90d", "--priority", "-3")
+    added(file, capsys, "bob")
+
+    assert main(["keys", "add", "alice", "--file", str(file)]) == 1
+    assert main(["keys", "list", "--file", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "1000" in shown
+    assert "bob" in shown
+    assert key not in shown
+    assert file.stat().st_mode & 0o077 == 0
+    assert main(["keys", "revoke", "alice", "--file", str(file)]) == 0
+    assert main(["keys", "revoke", "alice", "--file", str(file)]) == 1
+    assert "alice" not in file.read_text()
+    assert main(["keys", "add", "no such name", "--file", str(file)]) == 1
+    assert main(["keys", "add", "eve", "--expires", "soon", "--file", str(file)]) == 1
