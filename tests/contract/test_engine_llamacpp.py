@@ -20,14 +20,14 @@ class TestLlamaCppEngine(EngineContract):
 
     @pytest.fixture(autouse=True)
     def _model(self, tmp_path: Path) -> None:
-        self._model_directory = write_model(tmp_path / "model")
-        self._gguf = engine_file(self._model_directory, WeightType.F32, tmp_path / "cache")
+        self._directory = write_model(tmp_path / "model")
+        self._gguf = engine_file(self._directory, WeightType.F32, tmp_path / "cache")
 
     def make_engine(self) -> Engine:
         return LlamaCppEngine(
             LlamaCppConfig(
                 self._gguf,
-                self._model_directory,
+                self._directory,
                 max_running=4,
                 max_model_len=512,
                 threads=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,21 @@ import gguf as gguf_package
 import numpy as np
 import pytest
 
-from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engine_interface import EngineError, Guide, GuideKind
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file, read_facts
 from qwenserve.worker.engines.llamacpp.gguf_files.layout import Header, pack_array, pack_value, read_header
 from tests.contract.engine_contract import GREEDY, driving
 from tests.worker.engines.engines import exact_engine
-from tests.worker.engines.model_directories import CONTEXT, END, MERGED, OTHER_END, VOCAB, byte_chars, write_model
+from tests.worker.engines.model_directories import (
+    CONTEXT,
+    END,
+    MERGED,
+    OTHER_END,
+    VOCAB,
+    byte_chars,
+    text_of,
+    write_model,
+)
 
 KIND = gguf_package.GGUFValueType
 PROMPT = list(range(100, 130))
@@ -138,6 +148,19 @@ async def test_a_foreign_file_is_imported_once_and_answers_the_same(gguf: Path, 
         async with driving(exact_engine(path)) as driver:
             answers.append((await driver.ask(PROMPT, GREEDY)).token_ids)
     assert answers[0] == answers[1]
+
+
+async def test_guides_are_followed_in_the_texts_of_a_foreign_file(gguf: Path, directory: Path, tmp_path: Path) -> None:
+    foreign = _foreign(gguf, tmp_path / "other.gguf")
+    guide = Guide(GuideKind.REGEX, "[a-c]{2}(你|ä){3}[0-9]{3}")
+    answers = []
+    for model in (directory, foreign):
+        async with driving(exact_engine(gguf, model=model)) as driver:
+            answers.append((await driver.ask(PROMPT, GREEDY, guide=guide)).token_ids)
+    assert answers[0] == answers[1]
+    assert re.fullmatch(guide.text, text_of(answers[0]))
+    async with driving(exact_engine(gguf, model=gguf)) as driver:
+        assert driver.info.guide_kinds == frozenset()  # the texts in a prepared file are not the model's
 
 
 async def test_the_self_check_finds_a_vocabulary_that_loses_ids(gguf: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
     engine = LlamaCppEngine(
         LlamaCppConfig(
             gguf=_engine_file(config, model, progress),
-            model_directory=model if model.is_dir() else None,
+            model=model,
             max_running=config.worker.max_running,
             max_model_len=config.model.max_model_len,
             threads=settings.threads,

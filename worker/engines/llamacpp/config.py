@@ -30,8 +30,8 @@ class LlamaCppConfig:
     """
 
     gguf: Path
-    # The directory with the model's tokenizer.json, for guides; None: there are no guides.
-    model_directory: Path | None = None
+    # The model as it was before: a directory with its tokenizer.json, or a GGUF file. None: no guides are followed.
+    model: Path | None = None
     max_running: int = 8
     max_model_len: int = 0
     threads: int = 0

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from qwenserve.runtime.deadlines import within
+from qwenserve.runtime.guide_grammar import available
 from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
@@ -31,7 +32,7 @@ from qwenserve.worker.engines.llamacpp.checks import check_request
 from qwenserve.worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions
 from qwenserve.worker.engines.llamacpp.drive import drive
 from qwenserve.worker.engines.llamacpp.generation import Generation
-from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts, read_facts
+from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts, read_facts, tokenizer_of
 from qwenserve.worker.engines.llamacpp.machine import look_at_machine
 from qwenserve.worker.engines.llamacpp.native import NativeServer
 from qwenserve.worker.engines.llamacpp.outbox import Outbox
@@ -271,10 +272,14 @@ def _load(config: LlamaCppConfig) -> _Parts:
 
 
 def _vocabulary(config: LlamaCppConfig, facts: ModelFacts, sizes: Dimensions) -> GuideVocabulary | None:
-    if config.model_directory is None:
+    model, ends = config.model, sorted(sizes.end_token_ids)
+    if model is None:
         return None
     try:
-        return vocabulary_of(config.model_directory, facts.vocab_size, sorted(sizes.end_token_ids))
+        if model.is_dir():
+            return vocabulary_of(model, facts.vocab_size, ends)
+        tokenizer = tokenizer_of(model) if available() else None
+        return None if tokenizer is None else GuideVocabulary(tokenizer, facts.vocab_size, ends)
     except GuideError as error:
         _log.warning("%s", error)
         return None

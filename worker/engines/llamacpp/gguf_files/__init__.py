@@ -11,13 +11,21 @@ from pathlib import Path
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.llamacpp.gguf_files.convert import WeightType, model_name, plan_conversion
 from qwenserve.worker.engines.llamacpp.gguf_files.layout import read_header
-from qwenserve.worker.engines.llamacpp.gguf_files.marks import FORMAT, ModelFacts, is_prepared, read_facts
+from qwenserve.worker.engines.llamacpp.gguf_files.marks import FORMAT, ModelFacts, is_prepared, read_facts, tokenizer_of
 from qwenserve.worker.engines.llamacpp.gguf_files.rewrite import plan_rewrite
 from qwenserve.worker.engines.llamacpp.gguf_files.store import ModelStore
 from qwenserve.worker.progress import Progress, no_progress
 from qwenserve.worker.weight_files import weight_files
 
-__all__ = ["ModelFacts", "ModelStore", "WeightType", "default_cache_directory", "engine_file", "read_facts"]
+__all__ = [
+    "ModelFacts",
+    "ModelStore",
+    "WeightType",
+    "default_cache_directory",
+    "engine_file",
+    "read_facts",
+    "tokenizer_of",
+]
 
 
 def default_cache_directory() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gguf import GGUFValueType, TokenType
 
@@ -63,6 +63,28 @@ def read_facts(path: Path) -> ModelFacts:
         prepared=is_prepared(header),
         kv_elements_per_token=_kv_elements(header, arch),
     )
+
+
+def tokenizer_of(path: Path) -> dict[str, Any] | None:
+    """Returns the vocabulary of a GGUF file in the form of a tokenizer.json; None where the texts are not the model's
+    own, because the file has been prepared. Raises EngineError where it is no GGUF file.
+    """
+    header = read_header(path)
+    texts = header.texts("tokenizer.ggml.tokens")
+    kinds = header.integers("tokenizer.ggml.token_type")
+    if is_prepared(header) or len(kinds) != len(texts):
+        return None
+    named = {int(TokenType.CONTROL), int(TokenType.USER_DEFINED)}
+    return {
+        "model": {
+            "type": "BPE",
+            "vocab": {text: i for i, text in enumerate(texts) if kinds[i] == TokenType.NORMAL},
+            "merges": [merge.split(" ", 1) for merge in header.texts("tokenizer.ggml.merges")],
+        },
+        "added_tokens": [
+            {"id": i, "content": text, "special": True} for i, text in enumerate(texts) if kinds[i] in named
+        ],
+    }
 
 
 def _kv_elements(header: Header, arch: str) -> int:
