@@ -26,6 +26,7 @@ from qwenserve.worker.progress import Progress
 ENGINES = {
     "llamacpp": "qwenserve.worker.engines.llamacpp",
     "simulated": "qwenserve.worker.engines.simulated",
+    "transformers": "qwenserve.worker.engines.transformers",
     "trtllm": "qwenserve.worker.engines.trtllm",
     "vllm": "qwenserve.worker.engines.vllm",
 }
@@ -34,6 +35,7 @@ ENGINES = {
 # need themselves.
 RANK_STYLES = {
     "simulated": Style.RANKS,
+    "transformers": Style.RANKS,
     "trtllm": Style.TRTLLM,
 }
 

@@ -215,7 +215,7 @@ class Hub:
             return
         for message in messages:
             if "failed" in message:
-                self._lose(peer, str(message["failed"]))
+                self._lose(peer, f"failed: {message['failed']}")
             self._inboxes[peer.rank].put(message)
 
     def _look(self) -> None:

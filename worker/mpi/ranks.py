@@ -27,7 +27,7 @@ _log = EventLog("mpi")
 
 _LOOPBACK = "127.0.0.1"
 # From a rank's loss to the end of this process, whatever is in its way.
-_LAST_RESORT_S = 9.0
+_LAST_RESORT_S = 5.0
 # For MPI to come to an end with all ranks, or to end them.
 _FINALIZE_S = 5.0
 _ABORT_S = 2.0

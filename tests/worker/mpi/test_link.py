@@ -72,7 +72,7 @@ def test_a_rank_that_fails_is_lost_with_its_reason() -> None:
         lost: queue.Queue[str] = queue.Queue()
         hub.on_lost = lost.put
         spokes[0].answer({"failed": "no memory"})
-        assert lost.get(timeout=LIMIT_S) == "rank 1 no memory"
+        assert lost.get(timeout=LIMIT_S) == "rank 1 failed: no memory"
 
 
 def test_a_rank_that_says_nothing_is_silent_and_then_lost() -> None:
