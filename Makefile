@@ -1,5 +1,5 @@
 # Each target is a short script in scripts/, which also works where there is no make.
-.PHONY: help run test test-browser test-engines check format stubs model-eval bench clean
+.PHONY: help run test test-browser test-clients test-engines check format stubs model-eval bench clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -9,6 +9,9 @@ run: ## install, start everything, ask one question, serve until ctrl-C
 
 test: ## all tests
 	@scripts/test
+
+test-clients: ## client libraries, in an environment of their own
+	@scripts/test-clients
 
 test-browser: ## the chat page in a real Chromium
 	@scripts/test-browser

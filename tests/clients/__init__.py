@@ -1,0 +1,1 @@
+"""Clients that people use, unmodified, in an environment of their own: `scripts/test-clients`."""
