@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import openai
 import pytest
 
 from tests.system.stack import Stack, running_stack, stack_config, until
@@ -163,6 +162,7 @@ async def test_metrics_count_what_happened(slow_stack: Stack, client: aiohttp.Cl
 
 
 async def test_a_key_is_wanted_where_configured() -> None:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
     async with running_stack(stack_config(auth__keys=["sesame"])) as stack:
         base = f"{stack.url}/v1"
         async with openai.AsyncOpenAI(base_url=base, api_key="wrong", max_retries=0) as wrong:
@@ -175,6 +175,7 @@ async def test_a_key_is_wanted_where_configured() -> None:
 
 
 async def test_every_name_of_a_model_is_listed_and_found() -> None:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
     async with (
         running_stack(stack_config(model__aliases=["mine"])) as stack,
         openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client,

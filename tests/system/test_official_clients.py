@@ -10,7 +10,8 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.worker.engine_choice import BuiltEngine
 from tests.router.http import anthropic_checks, responses_checks
 from tests.router.http.agent_check import check_agent
-from tests.router.http.openai_checks import CHECKS, Target
+from tests.router.http.openai_checks import CHECKS
+from tests.router.http.target import Target
 from tests.system.scripted_engine import ScriptedEngine
 from tests.system.stack import TINY, running_stack, stack_config
 

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 import pytest_asyncio
 
 from models.train_qwen3_tiny.usual import BOTH, POSTCODE, WEATHER
 from tests.router.http import anthropic_checks, responses_checks
 from tests.router.http.agent_check import check_agent
-from tests.router.http.openai_checks import CHECKS, Target
+from tests.router.http.openai_checks import CHECKS
+from tests.router.http.target import Target
 from tests.system.stack import TINY, Stack, running_stack, stack_config
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

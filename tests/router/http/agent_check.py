@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from llama_index.core.agent.workflow import FunctionAgent
-from llama_index.llms.openai_like import OpenAILike
+import pytest
 
-from tests.router.http.openai_checks import Target
+from tests.router.http.target import Target
 
 
 async def check_agent(target: Target) -> None:
     """The agent calls the function that the model asks for, sends the result back, and ends with a text."""
+    workflow = pytest.importorskip("llama_index.core.agent.workflow", reason="llama-index is not installed")
+    clients = pytest.importorskip("llama_index.llms.openai_like", reason="llama-index is not installed")
     asked: list[str] = []
 
     def get_weather(city: str) -> str:
@@ -17,7 +18,7 @@ async def check_agent(target: Target) -> None:
         asked.append(city)
         return f"It is sunny in {city}."
 
-    model = OpenAILike(
+    model = clients.OpenAILike(
         model=target.model,
         api_base=f"{target.base_url}/v1",
         api_key=target.api_key,
@@ -27,7 +28,7 @@ async def check_agent(target: Target) -> None:
         max_retries=0,
         timeout=60,
     )
-    agent = FunctionAgent(tools=[get_weather], llm=model, system_prompt="Use the tool for weather.")
+    agent = workflow.FunctionAgent(tools=[get_weather], llm=model, system_prompt="Use the tool for weather.")
     answer = await agent.run(target.one_call)
 
     assert len(asked) == 1

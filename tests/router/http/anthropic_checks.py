@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.router.http.openai_checks import Target
-
-if TYPE_CHECKING:
-    import anthropic
+from tests.router.http.target import Target
 
 TOOLS: Any = [
     {
@@ -22,10 +19,14 @@ TOOLS: Any = [
 ORDER = ("thinking", "text", "tool_use")
 
 
-def client_of(target: Target) -> anthropic.AsyncAnthropic:
+def library() -> Any:
+    """Returns the client's package; skips the test where it is not installed. Untyped, as for who lacks it."""
+    return pytest.importorskip("anthropic", reason="the client of Anthropic's API is not installed")
+
+
+def client_of(target: Target) -> Any:
     """Returns a client that accepts nothing but what the documentation says."""
-    anthropic = pytest.importorskip("anthropic", reason="the client of Anthropic's API is not installed")
-    return anthropic.AsyncAnthropic(
+    return library().AsyncAnthropic(
         base_url=target.base_url,
         api_key=target.api_key,
         max_retries=0,
@@ -108,8 +109,7 @@ async def check_count_tokens(target: Target) -> None:
 async def check_errors(target: Target) -> None:
     """Errors arrive as the client's own typed exceptions, in the documented shape."""
     async with client_of(target) as client:
-        import anthropic
-
+        anthropic = library()
         ask: Any = client.messages.create
         with pytest.raises(anthropic.NotFoundError) as missing:
             await ask(model="nothing", max_tokens=1, messages=[_user("hi")])
@@ -121,8 +121,8 @@ async def check_errors(target: Target) -> None:
     assert body["type"] == "error"
     assert (body["error"]["type"], body["error"]["param"]) == ("invalid_request_error", "messages[0].role")
     assert body["request_id"] == role.value.request_id
-    assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
-    assert long.value.body["error"]["code"] == "context_length_exceeded"  # type: ignore[index]
+    assert missing.value.body["error"]["type"] == "not_found_error"
+    assert long.value.body["error"]["code"] == "context_length_exceeded"
 
 
 CHECKS: tuple[Callable[[Target], Awaitable[None]], ...] = (

@@ -6,14 +6,20 @@ deployment in the system tests.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from openai.lib.streaming.chat import ChatCompletionStreamState
+
+from tests.router.http.target import Target
+
+if TYPE_CHECKING:
+    import openai
+    from openai.lib.streaming.chat import ChatCompletionStreamState
+else:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
+    ChatCompletionStreamState = pytest.importorskip("openai.lib.streaming.chat").ChatCompletionStreamState
 
 TOOLS: list[Any] = [
     {
@@ -25,29 +31,6 @@ TOOLS: list[Any] = [
         },
     }
 ]
-
-
-class Target(NamedTuple):
-    """A deployment, and questions that it is known to answer in a certain way."""
-
-    base_url: str
-    model: str
-    one_call: str
-    two_calls: str
-    api_key: str = "none"
-    max_model_len: int = 4096
-
-    @contextlib.asynccontextmanager
-    async def client(self, *, strict: bool = True) -> AsyncIterator[openai.AsyncOpenAI]:
-        """The official client; retries off, so that every error shows."""
-        async with openai.AsyncOpenAI(
-            base_url=f"{self.base_url}/v1",
-            api_key=self.api_key,
-            max_retries=0,
-            timeout=60,
-            _strict_response_validation=strict,
-        ) as client:
-            yield client
 
 
 def _user(text: str, role: str = "user") -> list[Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
-from tests.router.http.openai_checks import Target
+from tests.router.http.target import Target
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
 
 TOOLS: Any = [
     {

@@ -13,13 +13,12 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.anthropic.fields import TABLE
 from qwenserve.router.http.transport.field_rows import Effect, Field
 from qwenserve.runtime.errors import InternalError, QueueFull, ServiceError, Unavailable
-from tests.router.http.anthropic_checks import CHECKS, check_whole, client_of
+from tests.router.http.anthropic_checks import CHECKS, check_whole, client_of, library
 from tests.router.http.conftest import Served, serve
 from tests.router.http.fake_backend import Request, Script
-from tests.router.http.openai_checks import Target
-from tests.router.http.test_openai_client import target
+from tests.router.http.fake_target import target
+from tests.router.http.target import Target
 
-anthropic = pytest.importorskip("anthropic", reason="the client of Anthropic's API is not installed")
 ASK: dict[str, Any] = {"model": "fake-model", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -41,10 +40,10 @@ async def test_official_client(check: Callable[[Target], Awaitable[None]], serve
 
 async def test_a_key_may_be_sent_as_that_client_sends_it() -> None:
     async with serve(keys=("right",)) as served:
-        with pytest.raises(anthropic.AuthenticationError) as wrong:
+        with pytest.raises(library().AuthenticationError) as wrong:
             await check_whole(target(served)._replace(api_key="wrong"))
         await check_whole(target(served)._replace(api_key="right"))
-    assert wrong.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert wrong.value.body["error"]["type"] == "authentication_error"
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.effect is Effect.APPLIED], ids=lambda row: row.name)
@@ -243,6 +242,6 @@ async def test_paths_near_this_face_answer_in_its_form(
 async def test_a_stream_that_fails_raises_in_the_client(served: Served) -> None:
     served.backend.failure, served.backend.fail_at_step = QueueFull("full"), 2
     async with client_of(target(served)) as client:
-        with pytest.raises(anthropic.APIStatusError):
+        with pytest.raises(library().APIStatusError):
             async with client.messages.stream(**ASK) as stream:
                 await stream.get_final_message()

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
 
-from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, Unavailable
 from tests.router.http.agent_check import check_agent
 from tests.router.http.conftest import Served, serve
-from tests.router.http.fake_backend import MAX_MODEL_LEN, MODEL, Request, Script
-from tests.router.http.openai_checks import CHECKS, Target, check_chat_whole
+from tests.router.http.fake_backend import MODEL
+from tests.router.http.fake_target import target
+from tests.router.http.openai_checks import CHECKS, check_chat_whole
+from tests.router.http.target import Target
 
-
-def weather(request: Request) -> Script:
-    """Calls the tool once for every city named, and tells the results of calls."""
-    if isinstance(request, chat_pb2.CompletionRequest):
-        return Script("a time there was")
-    last = request.conversation.messages[-1]
-    if last.tool_call_id:
-        return Script(f"Known now: {last.content}")
-    cities = [city for city in ("Paris", "Rome") if city in last.content]
-    if request.conversation.tools and cities:
-        if request.tool_choice.HasField("parallel") and not request.tool_choice.parallel:
-            cities = cities[:1]
-        return Script(tool_calls=tuple(("get_weather", f'{{"city": "{city}"}}') for city in cities))
-    return Script("Something, as you asked.")
-
-
-def target(served: Served) -> Target:
-    served.backend.script = weather
-    return Target(
-        served.url,
-        MODEL,
-        one_call="How is the weather in Paris?",
-        two_calls="How is the weather in Paris and in Rome?",
-        max_model_len=MAX_MODEL_LEN,
-    )
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = pytest.importorskip("openai", reason="the official client of OpenAI's API is not installed")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

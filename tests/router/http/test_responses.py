@@ -16,9 +16,9 @@ from qwenserve.router.http.transport.field_rows import Effect, Field
 from qwenserve.runtime.errors import InternalError, QueueFull, ServiceError
 from tests.router.http.conftest import Served
 from tests.router.http.fake_backend import Request, Script
-from tests.router.http.openai_checks import Target
+from tests.router.http.fake_target import target
 from tests.router.http.responses_checks import CHECKS
-from tests.router.http.test_openai_client import target
+from tests.router.http.target import Target
 
 ASK: dict[str, Any] = {"model": "fake-model", "input": "hi"}
 

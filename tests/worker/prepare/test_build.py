@@ -142,7 +142,7 @@ def test_an_engine_is_built_once(tmp_path: Path):
     assert len(programs.ran) == 2
     for changed in ({"version": "1.2.2"}, {"max_batch_size": 8}):
         with pytest.raises(CannotBuild, match="is something else"):
-            build(out, programs, **changed)  # type: ignore[arg-type]
+            build(out, programs, **changed)
 
 
 @pytest.mark.parametrize("failing", ["convert_checkpoint.py", "trtllm-build"])
