@@ -8,7 +8,7 @@ import yaml
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import setting_texts
-from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, make_plan
+from qwenserve.cli.plan import Addresses, Counts, DeploymentPlan, Tier, make_plan
 from qwenserve.cli.ports import Endpoint, claim, free_endpoints, listening_process
 from qwenserve.cli.restarts import RestartPolicy
 from qwenserve.runtime.config import Config, load_config
@@ -65,7 +65,8 @@ def test_routers_and_tokenizers_share_their_ports_and_workers_do_not(count: int)
     """A rolling restart starts the next one beside the old; a worker's model would be in memory twice."""
     plan = plan_of(Counts(count, count, count))
 
-    for tier, shared in (("router", True), ("tokenizer", True), ("worker", False)):
+    sharing: tuple[tuple[Tier, bool], ...] = (("router", True), ("tokenizer", True), ("worker", False))
+    for tier, shared in sharing:
         assert [("--share-ports" in p.arguments, p.shared) for p in plan.of_tier(tier)] == [(shared, shared)] * count
 
 

@@ -192,7 +192,8 @@ def test_any_arguments_are_rendered(arguments, items):
     """What an answer held is taken back, by templates that go through an object's items as well."""
     function = {"name": "f", "arguments": arguments}
     whole = {"name": "g", "arguments": '{"c": 1}'}
-    messages = [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": function}, whole]}]
+    calls = [{"type": "function", "function": function}, whole]
+    messages: list[Any] = [USER, {"role": "assistant", "tool_calls": calls}]
 
     assert f"<f>{items}<g>c=1;" == ChatTemplate(AS_ITEMS).render(messages)
 
@@ -257,8 +258,9 @@ def test_the_models_here_think_and_call(assets):
 @pytest.mark.parametrize("name", ["loop", "cls", "given", "template", "args", "kwargs"])
 def test_any_variable_reaches_the_template(name: str) -> None:
     template = ChatTemplate("{{ " + name + " }}")
+    variables: dict[str, Any] = {name: "seen"}
 
-    assert template.render([{"role": "user", "content": "x"}], **{name: "seen"}) == "seen"
+    assert template.render([{"role": "user", "content": "x"}], **variables) == "seen"
 
 
 def test_a_variable_called_self_is_no_argument_of_ours() -> None:

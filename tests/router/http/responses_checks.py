@@ -32,7 +32,7 @@ async def check_whole(target: Target) -> None:
             model=target.model, input="Hi", instructions="Be kind.", max_output_tokens=200, reasoning={"effort": "none"}
         )
 
-    assert (response.object, response.model, response.store) == ("response", target.model, False)
+    assert (response.object, response.model, response.to_dict()["store"]) == ("response", target.model, False)
     assert [item.type for item in response.output] == ["message"]
     assert response.output_text
     assert response.status in ("completed", "incomplete")
