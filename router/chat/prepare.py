@@ -378,7 +378,8 @@ def _following(
     if not able:
         engines = ", ".join(sorted({worker.engine for worker in workers}))
         name = guide_pb2.GuideKind.Name(kind).removeprefix("GUIDE_KIND_")
-        raise Unsupported(f"{param}: the {engines} engine cannot follow a guide of kind {name}", param=param)
+        remedy = "use 'auto'" if param == "tool_choice" else "leave it out"
+        raise Unsupported(f"{param}: the {engines} engine cannot follow a guide of kind {name}; {remedy}", param=param)
     return able
 
 
