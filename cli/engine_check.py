@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from qwenserve.worker.model_check import store
 from qwenserve.worker.prepare.ask_worker import measure_worker
 from qwenserve.worker.prepare.checkpoint import checkable, measure_checkpoint
 from qwenserve.worker.prepare.compare import CannotCheck, Measured, Thresholds, compare, facts, table
 from qwenserve.worker.prepare.describe import Description
 from qwenserve.worker.prepare.machine import this_machine
-from qwenserve.worker.prepare.stored_check import store
 from qwenserve.worker.prepare.texts import CHECK, BadTexts, Text, read_texts
 
 _MISSED = 3

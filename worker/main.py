@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -37,6 +38,7 @@ from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine, engine_settings, follow_engine, rank_style
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
 from qwenserve.worker.metrics import WorkerMetrics
+from qwenserve.worker.model_check import stored, to_wire
 from qwenserve.worker.mpi.command_line import Style
 from qwenserve.worker.mpi.launcher import launch_of, run_job, shown
 from qwenserve.worker.mpi.rank_watch import RankWatch
@@ -245,7 +247,9 @@ class _Worker:
     ) -> None:
         settings = self._config.worker
         dispatcher.started(info)
-        identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued)
+        found = stored(Path(self._config.model.reference).expanduser(), fingerprint) if fingerprint else None
+        check = to_wire(found) if found is not None else None
+        identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued, check)
         self._service.ready(dispatcher, info, identity)
         await self._health.set(True)
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)

@@ -27,6 +27,7 @@ class WorkerIdentity(NamedTuple):
     model: str
     model_fingerprint: str
     max_queued: int
+    check: worker_pb2.ModelCheck | None = None
 
 
 class _Ready(NamedTuple):
@@ -65,6 +66,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             draining=dispatcher.draining,
             simulated=info.simulated,
             pid=os.getpid(),
+            check=identity.check,
             approximate_fields=info.approximate_fields,
             guide_kinds=[int(kind) for kind in sorted(info.guide_kinds)],  # type: ignore[misc]  # equal numbers by contract
         )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenserve.cli.main import main
+from qwenserve.worker.model_check import FILE, store, stored
 from qwenserve.worker.prepare.ask_worker import measure_worker
 from qwenserve.worker.prepare.compare import (
     TOP,
@@ -25,7 +26,6 @@ from qwenserve.worker.prepare.compare import (
     facts,
     table,
 )
-from qwenserve.worker.prepare.stored_check import FILE, store, stored
 from qwenserve.worker.prepare.texts import Text
 from tests.worker.running import running
 

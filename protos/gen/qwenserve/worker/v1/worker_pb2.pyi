@@ -144,7 +144,7 @@ class GetWorkerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds")
+    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds", "check")
     class ApproximateFieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +170,7 @@ class WorkerInfo(_message.Message):
     APPROXIMATE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     GUIDE_KINDS_FIELD_NUMBER: _ClassVar[int]
     TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     name: str
     engine: str
     engine_version: str
@@ -188,7 +189,28 @@ class WorkerInfo(_message.Message):
     approximate_fields: _containers.ScalarMap[str, str]
     guide_kinds: _containers.RepeatedScalarFieldContainer[_guide_pb2.GuideKind]
     task_kinds: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskKind]
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ...) -> None: ...
+    check: ModelCheck
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ..., check: _Optional[_Union[ModelCheck, _Mapping]] = ...) -> None: ...
+
+class ModelCheck(_message.Message):
+    __slots__ = ("baseline", "positions", "top1_agreement", "mean_kl", "baseline_perplexity", "perplexity", "greedy_agreement", "passed")
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    TOP1_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_KL_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    GREEDY_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    baseline: str
+    positions: int
+    top1_agreement: float
+    mean_kl: float
+    baseline_perplexity: float
+    perplexity: float
+    greedy_agreement: float
+    passed: bool
+    def __init__(self, baseline: _Optional[str] = ..., positions: _Optional[int] = ..., top1_agreement: _Optional[float] = ..., mean_kl: _Optional[float] = ..., baseline_perplexity: _Optional[float] = ..., perplexity: _Optional[float] = ..., greedy_agreement: _Optional[float] = ..., passed: bool = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt_token_ids", "sampling", "request_id")

@@ -1,4 +1,4 @@
-"""What `engine check` found, kept beside the weights that it was found of, for whoever serves them."""
+"""What `qwenserve engine check` found, kept beside the weights that it was found of, for whoever serves them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenserve.runtime.model_fingerprint import fingerprint_of
+from qwenserve.worker.v1 import worker_pb2
 
 FILE = "qwenserve-check.json"
 
@@ -27,3 +28,20 @@ def stored(folder: Path, fingerprint: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) and told.get("model") == fingerprint else None
+
+
+def to_wire(told: Mapping[str, Any]) -> worker_pb2.ModelCheck | None:
+    """Returns stored facts as `WorkerInfo` has them, None where they are of another form."""
+    try:
+        return worker_pb2.ModelCheck(
+            baseline=told["a"],
+            positions=told["positions"],
+            top1_agreement=told["top1_agreement"],
+            mean_kl=told["mean_kl"],
+            baseline_perplexity=told["perplexity_a"],
+            perplexity=told["perplexity_b"],
+            greedy_agreement=told["greedy_agreement"],
+            passed=told["passed"],
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
