@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from qwenserve.cli import engine_check, engine_quantize
+from qwenserve.cli import engine_check, engine_quantize, engine_tune
 from qwenserve.worker.prepare.build import (
     BuildOptions,
     CannotBuild,
@@ -26,6 +26,7 @@ from qwenserve.worker.prepare.describe import Description, NotAModel, describe
 from qwenserve.worker.prepare.formats import CARDS, ENGINES, why_not
 from qwenserve.worker.prepare.memory import PARALLEL, fits, kv_bytes_per_token, weight_bytes
 from qwenserve.worker.prepare.quantize_plan import CannotQuantize
+from qwenserve.worker.prepare.tune_moe import CannotTune
 
 # Where NVIDIA's container keeps the example scripts.
 _EXAMPLES = "/app/tensorrt_llm/examples"
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return _ACTIONS[arguments.engine_command](arguments)
-    except (CannotBuild, CannotCheck, CannotQuantize, NotAModel) as error:
+    except (CannotBuild, CannotCheck, CannotQuantize, CannotTune, NotAModel) as error:
         print(f"qwenserve engine {arguments.engine_command}: {error}", file=sys.stderr)
         return 1
 
@@ -60,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         name = option.name.replace("_", "-")
         build.add_argument(f"--{name}", type=kind, default=option.default, help=f"({option.default or 'none'})")
     engine_check.add_parser(actions)
+    engine_tune.add_parser(actions)
     return parser
 
 
@@ -144,4 +146,5 @@ _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "quantize": engine_quantize.run,
     "build": _build,
     "check": engine_check.run,
+    "tune-moe": engine_tune.run,
 }
