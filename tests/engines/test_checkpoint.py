@@ -13,7 +13,7 @@ from qwenserve.worker.prepare.compare import CannotCheck, compare
 from qwenserve.worker.prepare.describe import describe
 from qwenserve.worker.prepare.texts import Text
 
-TINY = Path(__file__).parents[3] / "models" / "qwen3-tiny"
+TINY = Path(__file__).parents[2] / "models" / "qwen3-tiny"
 TEXTS = [Text((4071, 299, 198, 610, 333, 278, 494, 341, 3481, 797, 30, 4072, 198, 4071, 312, 198), 16)]
 
 
