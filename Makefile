@@ -1,5 +1,5 @@
 # Each target is a short script in scripts/, which also works where there is no make.
-.PHONY: help run test test-browser test-clients test-engines check format stubs model-eval bench clean
+.PHONY: help run test test-browser test-clients test-engines check audit format stubs model-eval bench clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,9 @@ test-engines: ## ranks over real MPI, and engines that need torch
 
 check: ## format, lint, types, stubs, import rule
 	@scripts/check
+
+audit: ## known vulnerabilities of what is installed; needs a network
+	@scripts/audit
 
 format: ## format the code
 	@scripts/format

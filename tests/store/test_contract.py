@@ -119,9 +119,12 @@ async def test_buckets(store: Backend):
     """A bucket gives what it holds, all of them or none; what is given back can be taken again."""
     requests, tokens = Bucket("requests", 1, 2, 0.001), Bucket("tokens", 60, 100, 0.001)
 
-    assert (await store.take("key", [requests, tokens])).allowed
+    taken = await store.take("key", [requests, tokens])
+    assert taken.allowed
+    assert taken.left == pytest.approx((1, 40), abs=0.1)
     refused = await store.take("key", [requests, tokens])
     assert not refused.allowed
+    assert refused.left == pytest.approx((1, 40), abs=0.1)
     assert refused.retry_after_s == pytest.approx(20_000, rel=0.01)
     # The refusal took no request either.
     assert (await store.take("key", [requests, tokens._replace(cost=40)])).allowed
