@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 # `${NAME}`, `${NAME:-default}`, and `${NAME:?what to do where it is empty}`.
-_VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::-([^}]*)|:\?[^}]*)?\}")
+_VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*)|:\?[^}]*)?\}")
 
 
 class Service(NamedTuple):
