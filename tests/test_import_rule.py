@@ -35,6 +35,8 @@ class Rule(NamedTuple):
         return module.partition(".")[0] not in OURS or any(is_below(module, f"qwenserve.{each}") for each in among)
 
 
+ENGINES = tuple(sorted(path.parent.name for path in ROOT.glob("worker/engines/*/__init__.py")))
+
 RULES = (
     # Conversations are taken as they arrive; nothing else of the contracts is known to the text library.
     Rule("text", ("text",), stubs=("chat.v1.message_pb2",)),
@@ -58,6 +60,14 @@ RULES = (
         ("router.generation", "router.clients.worker_session", "router.tracing.request_trace", "runtime"),
     ),
     Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),
+    *(
+        Rule(
+            f"worker.engines.{engine}",
+            ("worker", "runtime", "store"),
+            tuple(f"qwenserve.worker.engines.{other}" for other in ENGINES if other != engine),
+        )
+        for engine in ENGINES
+    ),
 )
 
 
