@@ -50,6 +50,8 @@ def engine_arguments(
         "scheduling_policy": "priority",
         # vLLM would fill in what it finds beside the model; defaults are the router's.
         "generation_config": "vllm",
+        # Lark as routers check it, and JSON without space that a model could fill its answer with.
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         **_weights(config, settings.options),
         **settings.options,
     }

@@ -35,8 +35,8 @@ _APPROXIMATE = {
     "loses is taken off before repetition_penalty applies",
 }
 _GUIDED = {
-    "guide": "an answer that began under a guide elsewhere is not gone on with; space between the parts of a JSON "
-    "text is the model's choice"
+    "guide": "an answer that began under a guide elsewhere is not gone on with; under one, min_tokens does not count "
+    "and end tokens end the answer"
 }
 # Regions are a grammar with tokens of its own, which vLLM's check does not take.
 _GUIDES = frozenset(GuideKind) - {GuideKind.REGIONS}

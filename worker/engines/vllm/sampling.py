@@ -83,9 +83,10 @@ def sampling_arguments(request: EngineRequest, info: EngineInfo) -> dict[str, An
         "frequency_penalty": sampling.frequency_penalty,
         "repetition_penalty": sampling.repetition_penalty,
         "max_tokens": sampling.max_tokens,
-        "min_tokens": min(sampling.min_tokens, sampling.max_tokens),
+        # A guide that is complete leaves end tokens alone, which must then be allowed, and end the answer.
+        "min_tokens": 0 if request.guide is not None else min(sampling.min_tokens, sampling.max_tokens),
         # End tokens are named here like all others, so that vLLM says which one it was.
-        "stop_token_ids": sorted(_ends(sampling, info)),
+        "stop_token_ids": sorted(_ends(sampling, info) | (info.eos_token_ids if request.guide else frozenset())),
         "ignore_eos": True,
         "logprobs": sampling.top_logprobs,
         "prompt_logprobs": request.prompt_logprobs,
