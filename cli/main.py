@@ -18,8 +18,8 @@ from qwenserve.runtime.release import release
 _SPELLINGS = {"serve": "up", "run": "chat"}
 # In the order in which they run; cli/drill/faults.py has what they do.
 DRILL_NAMES = (
-    "kill-worker", "stop-worker", "slow-worker", "kill-router", "kill-tokenizer", "stop-tokenizer", "slow-reader",
-    "overload", "rolling-restart", "disconnects", "bad-bytes",
+    "kill-worker", "stop-worker", "kill-rank", "slow-worker", "kill-router", "kill-tokenizer", "stop-tokenizer",
+    "slow-reader", "overload", "rolling-restart", "disconnects", "bad-bytes",
 )  # fmt: skip
 # Commands that are one process each, in the foreground.
 TIERS = ("worker", "router", "tokenizer")

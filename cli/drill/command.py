@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qwenserve.cli.drill.faults import DRILLS, Bench, Drill
+from qwenserve.cli.drill.faults import DRILLS, Bench, Drill, ranks_of_record
 from qwenserve.cli.drill.load import Failure, Load, Seen, Target, undisturbed
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
@@ -61,6 +61,8 @@ async def run_one(bench: Bench, name: str, drill: Drill, expected: dict[str, str
     """Runs one drill under load."""
     if drill.tier is not None and len(bench.of_tier(drill.tier)) < drill.least:
         return Result(name, "left out", Seen(), f"it takes {drill.tier} processes: {drill.least} at least")
+    if drill.ranks and not any(ranks_of_record(worker) for worker in bench.of_tier("worker")):
+        return Result(name, "left out", Seen(), "it takes workers of several MPI ranks: worker.mpi.ranks")
     load = Load(bench.target, expected)
     try:
         async with load.running(bench.clients) as seen:

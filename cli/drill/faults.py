@@ -13,9 +13,11 @@ from typing import NamedTuple
 import aiohttp
 
 from qwenserve.cli.drill.load import PROMPTS, Failure, Target, client_session, read_answer
+from qwenserve.cli.drill.ranks import ranks_of
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
 from qwenserve.cli.plan import Tier
+from qwenserve.cli.processes import ProcessIdentity
 from qwenserve.cli.restart import restart
 from qwenserve.cli.state import DeploymentRecord, ProcessRecord, StateDirectory
 from qwenserve.runtime.deadlines import within
@@ -77,6 +79,20 @@ def _signal(tier: Tier, number: signal.Signals) -> Fault:
                 victim.identity.send(signal.SIGCONT)  # a stopped process that was not replaced must be continued
 
     return run
+
+
+async def _kill_rank(bench: Bench) -> None:
+    """Kills the last rank of each worker in turn; the whole worker is then replaced."""
+    for turn in range(bench.times):
+        victims = [worker for worker in bench.of_tier("worker") if ranks_of_record(worker)]
+        victim = victims[turn % len(victims)]
+        ranks_of_record(victim)[-1].send(signal.SIGKILL)
+        await bench.until_whole(victim)
+
+
+def ranks_of_record(process: ProcessRecord) -> list[ProcessIdentity]:
+    """Returns the MPI ranks of a worker; none where it computes alone."""
+    return ranks_of(process.identity.pid) if process.identity is not None else []
 
 
 async def _slow_worker(bench: Bench) -> None:
@@ -173,11 +189,14 @@ class Drill(NamedTuple):
     least: int = 1
     # Whether an answer that had begun may be lost, because the process that held its connection is gone.
     loses_begun: bool = False
+    # Whether it takes workers of several MPI ranks.
+    ranks: bool = False
 
 
 DRILLS: Mapping[str, Drill] = {
     "kill-worker": Drill(_signal("worker", signal.SIGKILL), "worker"),
     "stop-worker": Drill(_signal("worker", signal.SIGSTOP), "worker"),
+    "kill-rank": Drill(_kill_rank, "worker", ranks=True),
     "slow-worker": Drill(_slow_worker, "worker"),
     "kill-router": Drill(_signal("router", signal.SIGKILL), "router", least=2, loses_begun=True),
     "kill-tokenizer": Drill(_signal("tokenizer", signal.SIGKILL), "tokenizer"),
