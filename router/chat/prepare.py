@@ -370,9 +370,7 @@ def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
         raise InvalidRequest(f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode")
 
 
-def _following(
-    kind: guide_pb2.GuideKind.ValueType, workers: Sequence[Capabilities], param: str
-) -> Sequence[Capabilities]:
+def _following(kind: guide_pb2.GuideKind, workers: Sequence[Capabilities], param: str) -> Sequence[Capabilities]:
     """Returns the workers that can follow such a guide. Raises Unsupported where none can, for what asked for it."""
     able = [worker for worker in workers if kind in worker.guide_kinds]
     if not able:
