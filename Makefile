@@ -1,5 +1,5 @@
 # Each target is a short script in scripts/, which also works where there is no make.
-.PHONY: help run test test-browser test-clients test-engines check audit format stubs model-eval bench clean
+.PHONY: help run test test-long test-browser test-clients test-engines check audit format stubs model-eval bench clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -7,11 +7,14 @@ help: ## show the targets
 run: ## install, start everything, ask one question, serve until ctrl-C
 	@scripts/run
 
-test: ## all tests
+test: ## all tests but those that take minutes
 	@scripts/test
 
 test-clients: ## client libraries, in an environment of their own
 	@scripts/test-clients
+
+test-long: ## deployments that are killed, stopped and restarted, some minutes
+	@scripts/test-long
 
 test-browser: ## the chat page in a real Chromium
 	@scripts/test-browser

@@ -143,6 +143,7 @@ def test_all_drills_can_be_named():
     assert tuple(DRILLS) == DRILL_NAMES
 
 
+@pytest.mark.long
 def test_a_real_deployment_stands_its_drills(qwenserve: CommandLine):
     """Two of everything, harmed while clients read: nothing is lost, and each drill says so."""
     qwenserve(

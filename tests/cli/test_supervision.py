@@ -120,6 +120,7 @@ async def supervised(
         assert await asyncio.wait_for(running, LIMIT_S) == 0
 
 
+@pytest.mark.long
 async def test_one_of_two_workers_may_die_for_ever(tmp_path: Path):
     """Nothing else is stopped, the other worker answers, and the one that dies is tried again each time."""
     policy = lambda: RestartPolicy(first_s=0, longest_s=0)  # noqa: E731
@@ -162,6 +163,7 @@ async def test_an_operators_signal_is_no_death(tmp_path: Path):
         await it.until_answered()
 
 
+@pytest.mark.long
 async def test_supervision_does_not_depend_on_writing(tmp_path: Path):
     """With its folder gone a worker still comes back; it is said once, and made good when there is a folder again."""
     async with supervised(tmp_path, Counts(1, 1, 0)) as it:
@@ -176,6 +178,7 @@ async def test_supervision_does_not_depend_on_writing(tmp_path: Path):
         await it.until(lambda: it.deployment.read() == it.supervisor.record, "the record is written again")
 
 
+@pytest.mark.long
 async def test_a_supervisor_that_nobody_reads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What it says may fail, such as on a full disk; processes are kept all the same."""
 
@@ -200,10 +203,11 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["worker-0", "tokenizer-0", "router-1"])
 async def test_a_process_that_hangs_is_replaced(tmp_path: Path, name: str):
     """A stopped process is alive and answers nothing; behind a shared port, too, it is the one that is found."""
-    async with supervised(tmp_path, Counts(2, 2, 1), health_timeout_s=3) as it:
+    async with supervised(tmp_path, Counts(2, 2, 1), health_timeout_s=10) as it:
         pid = it.pid(name)
         os.kill(pid, signal.SIGSTOP)
         await it.until_renewed(name, pid)
@@ -212,6 +216,7 @@ async def test_a_process_that_hangs_is_replaced(tmp_path: Path, name: str):
         await it.until(lambda: it.supervisor.record.state == "ready", "all are ready")
 
 
+@pytest.mark.long
 async def test_a_rolling_restart_loses_nothing(tmp_path: Path):
     """Every process is another one afterwards, and clients that try twice saw no failure."""
     async with supervised(tmp_path, Counts(2, 2, 1)) as it:

@@ -40,6 +40,7 @@ async def until_answered(client: aiohttp.ClientSession, url: str) -> None:
         await asyncio.sleep(0.05)  # nothing tells when another process listens
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("face", ["http", "grpc"])
 async def test_a_router_without_file_descriptors_degrades_and_heals(face: str) -> None:
     """Connections that bring nothing take all of them. A stream that had begun goes on; afterwards all is as before."""

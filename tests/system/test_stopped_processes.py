@@ -45,6 +45,7 @@ async def process(tier: str, **settings: object) -> AsyncIterator[tuple[str, asy
         await asyncio.wait_for(started.wait(), START_S)
 
 
+@pytest.mark.long
 async def test_a_stopped_worker_is_lost_and_used_again_once_it_goes_on() -> None:
     settings = {"worker__engine": "simulated", "worker__simulated__step_ms": 20, "model__name": "m"}
     async with contextlib.AsyncExitStack() as stack:
@@ -68,6 +69,7 @@ async def test_a_stopped_worker_is_lost_and_used_again_once_it_goes_on() -> None
         assert len(again.ids) == 3
 
 
+@pytest.mark.long
 async def test_answers_of_a_stopped_worker_go_on_elsewhere() -> None:
     """100 answers under way: every one is what it is without the stop."""
     async with contextlib.AsyncExitStack() as stack:
