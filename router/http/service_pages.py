@@ -12,10 +12,11 @@ from qwenserve.router.http.page.files import ChatPage, wants_page
 from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat
 from qwenserve.router.http.transport.exchange import Exchange
-from qwenserve.router.http.transport.field_rows import Field
+from qwenserve.router.http.transport.field_rows import ID_FORMAT, Field
 from qwenserve.router.http.transport.json_body import to_json
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.runtime.sampling_ranges import RANGES
 
 _HTML = "text/html; charset=utf-8"
 
@@ -88,8 +89,11 @@ class ServicePages:
     async def openapi(self, exchange: Exchange) -> Reply:
         """The OpenAPI document."""
         # Made once, when it is first asked for: start-up need not wait for it.
-        self._document = self._document or to_json(document((*self._faces, *self.endpoints())))
+        self._document = self._document or to_json(document((*self._faces, *self.endpoints()), self._vocab_size()))
         return exchange.reply(self._document)
+
+    def _vocab_size(self) -> int:
+        return max((model.vocab_size for model in self._backend.list_models().models), default=0)
 
     async def docs(self, exchange: Exchange) -> Reply:
         """The OpenAPI document as a page that loads nothing from elsewhere."""
@@ -98,22 +102,27 @@ class ServicePages:
 
 
 _HEADERS = (
-    ("x-request-id", "string", "Id of the request in logs and reply; one is made where it is absent."),
-    ("x-request-timeout", "number", "Seconds that the whole answer may take."),
-    ("x-strict", "boolean", "Refuses fields that are unknown or cannot be applied, instead of listing them."),
-    ("traceparent", "string", "W3C trace context, passed on and returned."),
+    ("x-request-id", {"type": "string"}, "Id of the request in logs and reply; one is made where it is absent."),
+    ("x-request-timeout", {"type": "number", "exclusiveMinimum": 0}, "Seconds that the whole answer may take."),
+    ("x-strict", {"type": "boolean"}, "Refuses fields that are unknown or cannot be applied, instead of listing them."),
+    ("traceparent", {"type": "string"}, "W3C trace context, passed on and returned."),
 )
 
 
-def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Returns the OpenAPI 3.1 document; field descriptions come from the tables of fields."""
+def document(endpoints: Sequence[Endpoint], vocab_size: int) -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document, as strict as the service is with a model of `vocab_size` token ids. Field
+    descriptions come from the tables of fields, ranges from that of the sampling parameters.
+    """
     schemas: dict[str, Any] = {"Error": _error_schema()}
     for body in _bodies(endpoints):
         schema = body.model.json_schema()
         schemas.update(schema.pop("$defs", {}))
         for field in body.fields.values():
-            schema["properties"][field.name]["description"] = _meaning(field)
+            described = schema["properties"][field.name]
+            described["description"] = _meaning(field)
+            _limit(field, described)
         schemas[body.name] = schema
+    _write_limits(schemas, vocab_size)
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
@@ -126,6 +135,35 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+_KEYWORDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+
+
+def _limit(field: Field, schema: dict[str, Any]) -> None:
+    """Writes the range of a sampling parameter into its schema."""
+    part, _, name = field.target.partition(".")
+    allowed = RANGES.get(name) if part == "sampling" else None
+    for kind in schema.get("anyOf", ()):
+        if allowed is not None and kind.get("type") in ("integer", "number") and field.name in (*RANGES, "logprobs"):
+            kind |= allowed.limits()
+            if field.name in ("max_tokens", "top_k"):  # 0 scores a prompt; -1 is off
+                kind["ge"] = 0 if field.name == "max_tokens" else -1
+
+
+def _write_limits(schema: Any, vocab_size: int) -> None:
+    """Gives limits their names in JSON Schema, and token ids their largest value."""
+    if isinstance(schema, dict):
+        for ours, theirs in _KEYWORDS.items():
+            if isinstance(schema.get(ours), (int, float)):
+                schema[theirs] = schema.pop(ours)
+        if schema.get("format") == ID_FORMAT and vocab_size:
+            schema["maximum"] = vocab_size - 1
+        for inner in schema.values():
+            _write_limits(inner, vocab_size)
+    elif isinstance(schema, list):
+        for inner in schema:
+            _write_limits(inner, vocab_size)
 
 
 def page(endpoints: Sequence[Endpoint]) -> str:
@@ -183,7 +221,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if endpoint.body is not None:
         described["parameters"] = [
-            {"name": name, "in": "header", "required": False, "schema": {"type": kind}, "description": meaning}
+            {"name": name, "in": "header", "required": False, "schema": kind, "description": meaning}
             for name, kind, meaning in _HEADERS
         ]
         schema = {"$ref": f"#/components/schemas/{endpoint.body.name}"}

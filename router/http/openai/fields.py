@@ -10,6 +10,7 @@ from pydantic import WithJsonSchema
 
 from qwenserve.router.http.openai import drafts, messages
 from qwenserve.router.http.transport.field_rows import (
+    ID_FORMAT,
     Face,
     Field,
     Id,
@@ -35,6 +36,14 @@ def _range(name: str, meaning: str = "") -> str:
 def _guide(name: str, kind: str, example: Any, note: str) -> Field:
     return applied(name, Any, "request.guide", example, note, drafts.guide_writer(name, kind))
 
+
+_ROLES = ["system", "developer", "user", "assistant", "tool"]
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "object", "required": ["role"], "properties": {"role": {"enum": _ROLES}}},
+}
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "format": ID_FORMAT}}
 
 _SAMPLING = (
     applied("temperature", Number, "sampling.temperature", 0.5, _range("temperature", "0 is greedy")),
@@ -111,7 +120,7 @@ _SAMPLING = (
 _CHAT_ONLY = (
     applied(
         "messages",
-        Annotated[Objects, Limits(min_length=1)],
+        Annotated[Objects, Limits(min_length=1), WithJsonSchema(_MESSAGES)],
         "conversation.messages",
         [{"role": "user", "content": "hi"}],
         "The conversation: roles system, developer, user, assistant, tool; text content, or text parts, which are "
@@ -302,9 +311,9 @@ _COMPLETION_ONLY = (
                 {
                     "anyOf": [
                         {"type": "string"},
-                        {"type": "array", "items": {"type": "string"}},
-                        {"type": "array", "items": {"type": "integer"}},
-                        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                        _IDS,
+                        {"type": "array", "minItems": 1, "items": _IDS},
                     ]
                 }
             ),

@@ -16,7 +16,7 @@ from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, re
 from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
-from qwenserve.router.http.transport.field_rows import Face, Id, Objects
+from qwenserve.router.http.transport.field_rows import ID_SCHEMA, Face, Id, Objects
 from qwenserve.router.http.transport.json_body import BodyModel, to_json
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
@@ -52,7 +52,7 @@ DETOKENIZE_BODY = BodyModel(
     "DetokenizeRequest",
     {
         "model": str,
-        "tokens": list[Annotated[Id, Field(ge=0)]],
+        "tokens": list[Annotated[Id, Field(ge=0), ID_SCHEMA]],
         "skip_special_tokens": bool,
     },
     required="tokens",

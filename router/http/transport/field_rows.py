@@ -13,7 +13,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 from pydantic import Field as Limits
 
 from qwenserve.runtime.errors import Unsupported
@@ -24,8 +24,11 @@ def _whole(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
+# How the service's description marks token ids; how far they go depends on the model.
+ID_FORMAT = "token-id"
+ID_SCHEMA = WithJsonSchema({"type": "integer", "minimum": 0, "format": ID_FORMAT})
 # For lists of ids: calls no Python function for each element.
-Id = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1)]
+Id = Annotated[int, Limits(ge=-(2**31), le=2**31 - 1), ID_SCHEMA]
 Int32 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, BeforeValidator(_whole), Limits(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, Limits(allow_inf_nan=False)]

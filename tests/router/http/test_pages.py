@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import aiohttp
 import pytest
@@ -122,6 +124,34 @@ async def test_the_description_is_complete(served: Served, http: aiohttp.ClientS
     assert wanted == schemas["ChatCompletionRequest"]["properties"].keys()
     for reference in re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', str(document).replace("'", '"')):
         assert reference in schemas
+
+
+async def test_the_openapi_document_is_as_strict_as_the_server(served: Served, http: aiohttp.ClientSession) -> None:
+    """What the document's schema refuses the server refuses, and what it takes just inside the limits is taken."""
+    async with http.get(served.url + "/openapi.json") as reply:
+        document = await reply.json()
+
+    def schema(body: str, field: str) -> Any:
+        found = document["components"]["schemas"][body]["properties"][field]
+        return next((kind for kind in found.get("anyOf", ()) if kind.get("type") != "null"), found)
+
+    headers = document["paths"]["/v1/chat/completions"]["post"]["parameters"]
+    timeout = next(each["schema"] for each in headers if each["name"] == "x-request-timeout")
+    assert timeout == {"type": "number", "exclusiveMinimum": 0}
+    messages = schema("ChatCompletionRequest", "messages")
+    assert (messages["minItems"], messages["items"]["required"]) == (1, ["role"])
+    ids = {"type": "integer", "minimum": 0, "maximum": 255, "format": "token-id"}
+    assert schema("ChatCompletionRequest", "stop_token_ids")["items"] == ids
+    assert schema("DetokenizeRequest", "tokens")["items"] == ids
+    prompts = schema("CompletionRequest", "prompt")
+    assert {"type": "array", "minItems": 1, "items": ids} in document["components"]["schemas"]["CompletionRequest"][
+        "properties"
+    ]["prompt"]["anyOf"], prompts
+    temperature = schema("ChatCompletionRequest", "temperature")
+    assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
+    assert schema("ChatCompletionRequest", "top_p")["exclusiveMinimum"] == 0
+    assert schema("ChatCompletionRequest", "n")["minimum"] == 1
+    assert not re.findall(r'"(?:ge|le|gt|lt)":', json.dumps(document))
 
 
 async def test_the_page_loads_nothing_from_elsewhere(served: Served, http: aiohttp.ClientSession) -> None:
