@@ -84,9 +84,12 @@ def make_server(
 
 def listen(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> int:
     """Makes a server listen; without a certificate in plain text. Returns the port. Raises RuntimeError if taken."""
-    if certificate is None:
-        return server.add_insecure_port(address)
-    return server.add_secure_port(address, server_credentials(certificate))
+    port: int = (
+        server.add_insecure_port(address)
+        if certificate is None
+        else server.add_secure_port(address, server_credentials(certificate))
+    )
+    return port
 
 
 def make_channel(
