@@ -44,8 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Compares. What was found is stored in B where B is a directory. Raises CannotCheck."""
     sides = [_side(name) for name in (arguments.a, arguments.b)]
     texts = _texts(arguments, sides)
-    measured = [_measured(side, texts, arguments.greedy) for side in sides]
-    found = compare(*measured)
+    # Workers first: one that cannot be asked is known at once, before a checkpoint has taken minutes.
+    order = sorted((0, 1), key=lambda number: not isinstance(sides[number], str))
+    measured = {number: _measured(sides[number], texts, arguments.greedy) for number in order}
+    found = compare(measured[0], measured[1])
     thresholds = Thresholds(**{each.name: getattr(arguments, each.name) for each in fields(Thresholds)})
     told = facts(found, thresholds)
     print(json.dumps(told, indent=2) if arguments.json else table(found))
