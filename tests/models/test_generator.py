@@ -55,7 +55,7 @@ def test_prompts_are_what_the_template_renders(folder):
         options = {"enable_thinking": False} if talked.thinking is Thinking.DISABLED else {}
         tools = [dict(tool) for tool in talked.newest.tools]
         for step in range(len(talked.newest.steps)):
-            rendered = template.render(messages(talked, step), tools=tools or None, **options)
+            rendered = template.render(messages(talked, step), tools or None, **options)
 
             assert rendered == prompt_and_reply(talked, step)[0]
 

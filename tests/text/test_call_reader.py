@@ -114,7 +114,7 @@ def read(pieces: list[str], *, closed: bool, bare: bool, stopped: bool = False) 
     )
 
 
-@settings(derandomize=True, max_examples=1000, deadline=None)
+@settings(derandomize=True, max_examples=500, deadline=None)
 @given(
     st.lists(HERMES | st.text(max_size=2), max_size=16) | st.lists(TAGS | st.text(max_size=2), max_size=16),
     st.sampled_from(["", '{"name": "f", "arguments": {"s": ', "<function=f>\n", "<function=g><parameter=s>"]),
