@@ -70,6 +70,13 @@ USES = (
 )
 
 
+# Every name of TensorRT-LLM that this module uses is held against a table of the package's own names by its tests; the
+# package itself can be installed beside a GPU only.
+NAMES_HELD_ELSEWHERE = "worker/engines/trtllm/native.py"
+# Documented functions whose names begin with an underscore.
+PUBLIC_IN_SPITE_OF_IT = frozenset({"os._exit"})
+
+
 def installed(library: str) -> tuple[int, int]:
     if library == "python":
         return sys.version_info[:2]
@@ -157,12 +164,12 @@ def test_private_names_stay_in_their_modules() -> None:
 
 def test_nothing_private_is_imported_elsewhere() -> None:
     """No other module reaches for a name with an underscore in front, by import or on an object."""
-    allowed = {module for use in USES for module in use.modules}
+    allowed = {module for use in USES for module in use.modules} | {NAMES_HELD_ELSEWHERE}
     found = {
         name: [*private_imports(tree), *private_attributes(tree)] for name, tree in sources() if name not in allowed
     }
 
-    assert {name: paths for name, paths in found.items() if paths} == {}
+    assert {name: left for name, paths in found.items() if (left := set(paths) - PUBLIC_IN_SPITE_OF_IT)} == {}
 
 
 def test_the_search_sees_every_form() -> None:
