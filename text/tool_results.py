@@ -55,11 +55,11 @@ def _runs(messages: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
 def _sorted(results: Sequence[dict[str, Any]], ids: Sequence[str], begin: int) -> list[dict[str, Any]]:
     # Ids that clients make themselves may be the same for several calls: their results come in order.
     free: dict[str, list[int]] = {}
-    for place, call_id in reversed(list(enumerate(ids))):
-        free.setdefault(call_id, []).append(place)
+    for place, own_id in reversed(list(enumerate(ids))):
+        free.setdefault(own_id, []).append(place)
     places: list[int | None] = []
     for number, result in enumerate(results):
-        call_id = result.get("tool_call_id")
+        call_id: str | None = result.get("tool_call_id")
         if call_id is None:
             places.append(None)
         elif call_id not in free:

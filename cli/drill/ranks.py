@@ -15,7 +15,7 @@ _PARENT = 1
 
 def ranks_of(launcher: int) -> list[ProcessIdentity]:
     """Returns the ranks that a process has started, rank 0 first; none where it has none, or there is no /proc."""
-    found = {}
+    found: dict[int, int] = {}
     for pid in _descendants(launcher):
         with contextlib.suppress(OSError):  # it has just ended
             items = (Path("/proc") / str(pid) / "environ").read_bytes().decode(errors="replace").split("\0")

@@ -77,7 +77,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Ports]:
 
 def scrape_config(ports: Ports) -> dict[str, Any]:
     """The deployment's own, with this machine's ports, without what does not run here, and more often."""
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / file) for file in config["rule_files"]]
     for job in config["scrape_configs"]:

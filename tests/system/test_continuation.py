@@ -309,7 +309,8 @@ async def test_answers_bound_to_a_form_go_on_in_the_middle_of_it() -> None:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        text, usage, stopped = "", {}, False
+        text, stopped = "", False
+        usage: dict[str, Any] = {}
         async with http.post(f"{stack.url}/v1/chat/completions", json=body) as reply:
             assert reply.status == 200, await reply.text()
             async for line in reply.content:

@@ -31,7 +31,7 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"Part": {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^[a-c]{2}$"}]}},
 }
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -44,7 +44,10 @@ WEATHER = {
         },
     },
 }
-NOW = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+NOW: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "now", "parameters": {"type": "object", "properties": {}}},
+}
 THINKING = pytest.mark.parametrize("thinking", [False, True], ids=["plain", "thinking"])
 
 

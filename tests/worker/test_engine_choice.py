@@ -50,16 +50,16 @@ def test_a_broken_directory_is_named(tmp_path: Path, content: str):
         read_directory(tmp_path)
 
 
+ODD: tuple[Any, ...] = (True, "8", [], float("inf"))
+NO_IDS: tuple[Any, ...] = (-1, 4096, [], [-1], ["x"], {}, True, None, 2**80)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *((name, value) for name in ("vocab_size", "max_position_embeddings") for value in (-1, 0, 1.5, 2**31, 10**30)),
-        *(
-            (name, value)
-            for name in ("vocab_size", "max_position_embeddings")
-            for value in (True, "8", [], float("inf"))
-        ),
-        *(("eos_token_id", value) for value in (-1, 4096, [], [-1], ["x"], {}, True, None, 2**80)),
+        *((name, value) for name in ("vocab_size", "max_position_embeddings") for value in ODD),
+        *(("eos_token_id", value) for value in NO_IDS),
     ],
 )
 def test_absurd_sizes_are_named(tmp_path: Path, field: str, value: Any):

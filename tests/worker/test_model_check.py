@@ -6,13 +6,12 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from qwenserve.cli.engine_check import Thresholds
 from qwenserve.runtime.config import load_config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.worker.main import run_worker
 from qwenserve.worker.model_check import FILE, store, to_wire
-from qwenserve.worker.prepare.compare import Measured, Position, Spoken, compare, facts
+from qwenserve.worker.prepare.compare import Measured, Position, Spoken, Thresholds, compare, facts
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.worker.running import LIMIT_S, configuration
 

@@ -103,6 +103,8 @@ def dequantized(stored: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     weights: dict[str, Any] = {}
+    scale: Any
+    inverse: Any
     for name, tensor in stored.items():
         layer, _, part = name.rpartition(".")
         if part in _SCALES:

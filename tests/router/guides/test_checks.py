@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_guides_that_cannot_be_followed(kind, text, path, words):
     assert path == refused.value.path
 
 
-REGIONS = {
+REGIONS: dict[str, Any] = {
     "regions": [{"begin": "<tool_call>", "kind": 5, "text": 'start: "a"', "end": "</tool_call>"}],
     "free": True,
     "least": 0,

@@ -71,6 +71,7 @@ class VllmEngine:
         self._requests: CoreReader | Generations | None = None
         self._events: EventReader | None = None
         self._deliver: Deliver = _nowhere
+        self._prover: Deliver = _nowhere
         self._stopping = False
 
     async def start(self, deliver: Deliver, on_failure: Callable[[EngineError], None]) -> EngineInfo:
@@ -185,7 +186,7 @@ class VllmEngine:
                 if chunk.finish is not None and not answered.done():
                     answered.set_result(chunk)
 
-        self._first = take
+        self._prover = take
         self.submit(EngineRequest(0, [0], Sampling(temperature=0.0, max_tokens=1, ignore_eos=True)))
         waiting: set[asyncio.Future[Any]] = {answered, failure}
         await asyncio.wait(waiting, timeout=_FIRST_ID_S, return_when=asyncio.FIRST_COMPLETED)
@@ -198,13 +199,8 @@ class VllmEngine:
             raise EngineError(f"vLLM gave {len(chunk.token_ids)} ids where one was asked for: {chunk.finish}")
 
     def _hand_over(self, chunks: Sequence[Chunk]) -> None:
-        if self._deliver is _nowhere:
-            self._first(chunks)
-        else:
-            self._deliver(chunks)
-
-    def _first(self, chunks: Sequence[Chunk]) -> None:
-        """Takes chunks before the engine has started."""
+        # Until the engine has started, its chunks are those of the proof.
+        (self._prover if self._deliver is _nowhere else self._deliver)(chunks)
 
 
 def _close_late(loading: asyncio.Future[NativeVllm]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -133,7 +134,8 @@ async def test_a_death_without_requests_is_seen(llm):
 
 
 async def test_a_shutdown_that_hangs_ends_the_process(llm):
-    left, release = [], threading.Event()
+    left: list[int] = []
+    release = threading.Event()
     engine = engine_over_double(leave=left.append, stop_timeout_s=0.05)
     await Driver(engine).start()
     llm.made[0].shutdown = release.wait
@@ -214,7 +216,7 @@ def test_a_built_engine_where_the_version_runs_none(llm, monkeypatch):
 
 
 def test_the_layout_of_older_examples():
-    older = {
+    older: dict[str, Any] = {
         "tensor_parallel_size": 4,
         "pytorch_backend_config": {
             "use_cuda_graph": True,
