@@ -12,7 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.system.stack import Stack, running_stack, stack_config, until
+from qwenserve.text.assets import load_assets
+from qwenserve.worker.engine_choice import BuiltEngine
+from tests.system.scripted_engine import ScriptedEngine
+from tests.system.stack import TINY, Stack, running_stack, stack_config, until
 
 CHAT = {"messages": [{"role": "user", "content": "你好，你是谁？"}]}
 ENDLESS = {**CHAT, "max_tokens": 4000, "ignore_eos": True}
@@ -31,17 +34,19 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_what_no_engine_can_be_bound_to_is_refused_with_a_remedy(
-    slow_stack: Stack, client: aiohttp.ClientSession
-) -> None:
+async def test_what_no_engine_can_be_bound_to_is_refused_with_a_remedy(client: aiohttp.ClientSession) -> None:
+    """Where no engine follows guides, a call that must be made is refused, and the remedy named."""
+    assets = load_assets(TINY)
+    engine = ScriptedEngine(assets.tokenizer, min(assets.eos_token_ids), max_model_len=8192)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    for choice in ("required", tools[0]):
-        asked = {**CHAT, "tools": tools, "tool_choice": choice}
-        async with client.post(f"{slow_stack.url}/v1/chat/completions", json=asked) as reply:
-            error = (await reply.json())["error"]
+    async with running_stack(stack_config(), built=BuiltEngine(engine, "")) as stack:
+        for choice in ("required", tools[0]):
+            asked = {**CHAT, "tools": tools, "tool_choice": choice}
+            async with client.post(f"{stack.url}/v1/chat/completions", json=asked) as reply:
+                error = (await reply.json())["error"]
 
-        assert (reply.status, error["param"], error["code"]) == (400, "tool_choice", "unsupported")
-        assert "use 'auto'" in error["message"]
+            assert (reply.status, error["param"], error["code"]) == (400, "tool_choice", "unsupported")
+            assert "use 'auto'" in error["message"]
 
 
 async def first_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
