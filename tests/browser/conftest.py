@@ -81,7 +81,7 @@ class Shown(NamedTuple):
             " && document.getElementById('stop').hidden",
             arg=count,
         )
-        return await self.page.locator(".message.assistant .answer").last.inner_text()
+        return str(await self.page.locator(".message.assistant .answer").last.inner_text())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
