@@ -81,7 +81,10 @@ async def ask(url: str) -> int:
 
 
 async def ask_patiently(url: str) -> int:
-    """Asks again, a bounded number of times, where a router was closing or said 503, as official clients do."""
+    """Asks again, at most 500 times and without a pause, where a router was closing or said 503.
+
+    More patient than official clients, which try twice more: it shows that service comes back, not that none is lost.
+    """
     status = 503
     for _ in range(500):
         try:
