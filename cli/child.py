@@ -61,7 +61,9 @@ class Child:
     async def start(self) -> Instance:
         """Starts a process, without making it the current one. Raises OSError where none can be had."""
         probe = self.plan.probe
-        arguments = [*self.plan.arguments, "--set", f"log.file={json.dumps(str(self.log))}"]
+        arguments = list(self.plan.arguments)
+        if self.plan.tier != "store":  # which writes to its output, and knows no settings of ours
+            arguments += ["--set", f"log.file={json.dumps(str(self.log))}"]
         if self.plan.shared or self.plan.tls:
             # Behind a shared port any of the processes answers; this one is asked at a port of its own.
             own = free_endpoints(_LOOPBACK, 1)[0]

@@ -8,27 +8,28 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from qwenserve.cli.errors import CommandError
+from qwenserve.cli.state import StateDirectory
 from qwenserve.cluster.v1 import announcement_pb2
 from qwenserve.runtime.config import StoreConfig
+from qwenserve.runtime.secret import Secret
 from qwenserve.store.opening import open_store
 
-_NO_STORE = "--cluster asks the store: set store.url, in the configuration or with --set store.url=…"
-_GROUPS = ("routers", "workers")
+_NO_STORE = (
+    "--cluster asks the store: set store.url, in the configuration or with --set store.url=…, or start a deployment "
+    "with one of its own (`up --store`)"
+)
+_GROUPS = ("routers", "tokenizers", "workers")
 _HEADER = ("ADDRESS(RPC)", "ADDRESS(HTTP)", "TIER", "NAME", "HOST", "PID", "STATE", "MODEL", "ENGINE")
 
 
 def cluster_table(config: StoreConfig) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Returns header and rows, one row a process. Raises CommandError without a store, or without an answer of it."""
-    if not config.url:
-        raise CommandError(_NO_STORE)
-    return _HEADER, rows_of(asyncio.run(_members(config)))
+    return _HEADER, rows_of(_announcements(config))
 
 
 def router_addresses(config: StoreConfig) -> list[str]:
     """Returns the HTTP address of every router that the store knows. Raises CommandError like `cluster_table`."""
-    if not config.url:
-        raise CommandError(_NO_STORE)
-    said = [one for one in map(_read, asyncio.run(_members(config))) if one is not None]
+    said = [one for one in map(_read, _announcements(config)) if one is not None]
     return sorted({one.http_address for one in said if one.http_address})
 
 
@@ -57,6 +58,26 @@ def _read(value: bytes) -> announcement_pb2.Announcement | None:
         return announcement_pb2.Announcement.FromString(value)
     except DecodeError:
         return None
+
+
+def _announcements(config: StoreConfig) -> list[bytes]:
+    stores = [config] if config.url else own_stores(config, StateDirectory())
+    if not stores:
+        raise CommandError(_NO_STORE)
+    return [value for store in stores for value in asyncio.run(_members(store))]
+
+
+def own_stores(config: StoreConfig, state: StateDirectory) -> list[StoreConfig]:
+    """Returns how to reach the stores that deployments of this machine have started for themselves."""
+    found = []
+    for record in state.records():
+        for process in record.processes:
+            if process.tier == "store" and process.running:
+                password = Secret(state.deployment(record.name).token("store-password"))
+                found.append(
+                    config.model_copy(update={"url": Secret(f"redis://{process.address}"), "password": password})
+                )
+    return found
 
 
 async def _members(config: StoreConfig) -> list[bytes]:

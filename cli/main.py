@@ -19,7 +19,8 @@ _SPELLINGS = {"serve": "up", "run": "chat"}
 # In the order in which they run; cli/drill/faults.py has what they do.
 DRILL_NAMES = (
     "kill-worker", "stop-worker", "kill-rank", "slow-worker", "kill-router", "kill-tokenizer", "stop-tokenizer",
-    "slow-reader", "overload", "rolling-restart", "disconnects", "bad-bytes",
+    "redis-down", "redis-slow", "redis-full", "redis-flush", "redis-lies", "slow-reader", "overload", "rolling-restart",
+    "disconnects", "bad-bytes",
 )  # fmt: skip
 # Commands that are one process each, in the foreground.
 TIERS = ("worker", "router", "tokenizer")
@@ -180,6 +181,9 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizers", type=count(0), default=0, metavar="N", help="tokenizer processes (0: in routers)"
+    )
+    parser.add_argument(
+        "--store", action="store_true", help="start a Redis server of its own, for answers and workers to be found in"
     )
     parser.add_argument("--detach", "-d", action="store_true", help="leave it running in the background")
     parser.add_argument("--ask", metavar="TEXT", help="ask one question when all is ready")

@@ -13,8 +13,9 @@ from qwenserve.cli.options import setting_texts
 from qwenserve.cli.ports import Endpoint
 from qwenserve.runtime.config import ENV_PREFIX, SECRETS, Config
 
-Tier = Literal["worker", "tokenizer", "router"]
+Tier = Literal["store", "worker", "tokenizer", "router"]
 
+# A store is no program of ours.
 _MODULES: Mapping[Tier, str] = {
     "worker": "qwenserve.worker",
     "tokenizer": "qwenserve.tokenizer_svc",
@@ -23,6 +24,7 @@ _MODULES: Mapping[Tier, str] = {
 
 # OpenMP threads that spin while they wait take the processor from everybody else; llama.cpp reads this once, at start.
 PROCESS_ENVIRONMENT: Mapping[Tier, Mapping[str, str]] = {
+    "store": {},
     "worker": {"OMP_WAIT_POLICY": "passive"},
     "tokenizer": {},
     "router": {},
@@ -79,12 +81,13 @@ class Counts(NamedTuple):
 
 
 class Addresses(NamedTuple):
-    """Where everything listens. `http` is None where it is switched off."""
+    """Where everything listens. `http` is None where it is switched off, `store` where the deployment starts none."""
 
     http: Endpoint | None
     grpc: Endpoint
     workers: Sequence[Endpoint]
     tokenizers: Sequence[Endpoint]
+    store: Endpoint | None = None
 
 
 def make_plan(
@@ -96,8 +99,12 @@ def make_plan(
     addresses: Addresses,
     config_file: Path | None,
     overrides: Mapping[str, str],
+    store_command: Sequence[str] = (),
 ) -> DeploymentPlan:
-    """Returns the plan. `overrides` (YAML texts) go to every process, together with what is different for each."""
+    """Returns the plan. `overrides` (YAML texts) go to every process, together with what is different for each.
+
+    `store_command` starts the server at `addresses.store`.
+    """
     secrets = {key: text for key, text in overrides.items() if key in SECRETS}
     shown = {key: text for key, text in overrides.items() if key not in SECRETS}
     common = (*(("--config", str(config_file)) if config_file else ()), *_arguments(shown))
@@ -127,6 +134,12 @@ def make_plan(
         _process("router", f"router-{n}", addresses.grpc, common, router_settings, shared=True)
         for n in range(counts.routers)
     ]
+    stores = []
+    if addresses.store is not None:
+        probe = str(addresses.store)
+        stores = [
+            ProcessPlan(name="store-0", tier="store", arguments=tuple(store_command), environment={}, probe=probe)
+        ]
     processes = (*workers, *tokenizers, *routers)
     if config.metrics.port:
         processes = tuple(_telling(process, config.metrics.port + n) for n, process in enumerate(processes))
@@ -140,7 +153,7 @@ def make_plan(
         drain_notice_s=config.drain_notice_s,
         health_timeout_s=config.health_timeout_s,
         secrets={f"{ENV_PREFIX}{key.upper().replace('.', '__')}": text for key, text in secrets.items()},
-        processes=processes,
+        processes=(*stores, *processes),
     )
 
 

@@ -5,6 +5,8 @@
     ├── packages/<digest>/            unpacked archives
     └── deployments/<name>/
         ├── lock                      held as long as the deployment's supervisor lives
+        ├── token, store-password     what its processes know each other and their store by
+        ├── store.conf                how its own store is configured, where it starts one
         ├── plan.json                 what is to run
         ├── record.json               what runs
         └── logs/<process>.log
@@ -106,10 +108,10 @@ class Deployment:
         """Where a process writes its log."""
         return self.logs / f"{process}.log"
 
-    def token(self) -> str:
-        """The token of this deployment, which it keeps. Readable by its owner only."""
+    def token(self, name: str = "token") -> str:
+        """A secret of this deployment, which it keeps. Readable by its owner only."""
         self.prepare()
-        file = self.folder / "token"
+        file = self.folder / name
         if not file.exists():
             # A letter first: settings are YAML, where digits could be a number.
             replace_text(file, f"t{secrets.token_hex(24)}")
@@ -119,6 +121,11 @@ class Deployment:
     def plan_file(self) -> Path:
         """What is to run."""
         return self.folder / "plan.json"
+
+    @property
+    def store_settings(self) -> Path:
+        """How the store that it starts itself is configured, password included. Readable by its owner only."""
+        return self.folder / "store.conf"
 
     @property
     def _record_file(self) -> Path:

@@ -16,7 +16,7 @@ _POLL_S = 0.05
 # The supervisor's own limits on top of the drain time, for each of its two rounds.
 _SLACK_S = 40.0
 _FORCE_S = 30.0
-_ORPHAN_ROUNDS = (("router",), ("worker", "tokenizer"))
+_ORPHAN_ROUNDS = (("router",), ("worker", "tokenizer"), ("store",))
 
 
 def run_stop(arguments: argparse.Namespace) -> int:

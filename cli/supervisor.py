@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from qwenserve.cli.child import Child, Instance, ending
+from qwenserve.cli.local_store import ask_store
 from qwenserve.cli.plan import DeploymentPlan, Tier
 from qwenserve.cli.processes import ProcessIdentity, alive, identify
 from qwenserve.cli.readiness import Health, ask_health, is_http_ready
@@ -38,8 +39,9 @@ _FOUND_AGAIN_S = 30.0
 # By this name a router's health check says whether it can use every worker.
 ALL_WORKERS = "all-workers"
 
-# Routers first: while they finish their answers, workers and tokenizers must still be there.
-_DRAIN_ORDER: Sequence[Sequence[Tier]] = (("router",), ("worker", "tokenizer"))
+# Routers first: while they finish their answers, workers and tokenizers must still be there. All of them say in the
+# store that they go.
+_DRAIN_ORDER: Sequence[Sequence[Tier]] = (("router",), ("worker", "tokenizer"), ("store",))
 
 
 class Event(NamedTuple):
@@ -203,7 +205,7 @@ class Supervisor:
                 continue
             child.current = instance
             self._set_process(child, "starting")
-            if await self._becomes_ready(instance, known=known):
+            if await self._becomes_ready(child, instance, known=known):
                 child.ready.set()
                 self._set_process(child, "ready")
                 self._report(Event(child.plan.name, f"ready after {time.monotonic() - began:.1f} s"))
@@ -233,13 +235,13 @@ class Supervisor:
         child.asked = False
         await asyncio.sleep(delay)
 
-    async def _becomes_ready(self, instance: Instance, *, known: bool) -> bool:
+    async def _becomes_ready(self, child: Child, instance: Instance, *, known: bool) -> bool:
         """Waits until a process serves; False if it ended. One that has served before gets a limit, and is ended."""
         exited = asyncio.ensure_future(instance.handle.wait())
         deadline = time.monotonic() + self._plan.start_timeout_s
         try:
             while not exited.done():
-                if await ask_health(instance.probe) is Health.SERVING:
+                if await _health(child, instance) is Health.SERVING:
                     return True
                 if known and time.monotonic() > deadline:
                     instance.handle.send(signal.SIGKILL)
@@ -276,7 +278,7 @@ class Supervisor:
         answered = served = time.monotonic()
         while True:
             await asyncio.sleep(_HEALTH_EVERY_S)
-            health = await ask_health(instance.probe)
+            health = await _health(child, instance)
             now = time.monotonic()
             if health is not Health.SILENT:
                 answered = now
@@ -327,7 +329,7 @@ class Supervisor:
             self._report(Event(child.plan.name, f"no second process can be started: {error}"))
             return
         try:
-            serves = await self._becomes_ready(new, known=True)
+            serves = await self._becomes_ready(child, new, known=True)
         except BaseException:
             new.handle.send(signal.SIGKILL)
             raise
@@ -415,6 +417,10 @@ class Supervisor:
             self._deployment.forget()
         except OSError as error:
             self._report(Event("", f"cannot remove the record in {self._deployment.folder}: {error.strerror}"))
+
+
+async def _health(child: Child, instance: Instance) -> Health:
+    return await (ask_store(instance.probe) if child.plan.tier == "store" else ask_health(instance.probe))
 
 
 async def _until_gone(identities: Sequence[ProcessIdentity]) -> None:

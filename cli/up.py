@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qwenserve.cli.errors import CommandError
+from qwenserve.cli.local_store import server_program, server_settings
 from qwenserve.cli.model import local_path, prepare_model
 from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output
@@ -32,6 +33,7 @@ from qwenserve.runtime.process import PACKAGE_ROOT
 from qwenserve.worker.engine_choice import PreparedModel, engine_settings
 
 _MOST_PROCESSES = 64
+_LOOPBACK = "127.0.0.1"
 _POLL_S = 0.1
 # Asks a supervisor for a rolling restart.
 RESTART_SIGNAL = signal.SIGUSR1
@@ -61,14 +63,17 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
     config = load_config(file, overrides=overrides, engines=engine_settings()).config
     KeyRing.from_config(config.auth)  # a missing key file is better reported here than in a router's log
     counts = Counts(arguments.workers, arguments.routers, arguments.tokenizers)
-    if not counts.workers and not (config.store.url or config.router.workers):
+    if arguments.store and config.store.url:
+        raise CommandError("--store starts a server of its own, and store.url names another one; leave one of them out")
+    store = server_program() if arguments.store else ""
+    if not counts.workers and not (store or config.store.url or config.router.workers):
         raise CommandError("--workers 0 leaves nobody to answer: set store.url, where workers announce themselves")
     if sum(counts) > _MOST_PROCESSES:
         raise CommandError(f"that would be {sum(counts)} processes; at most {_MOST_PROCESSES} are started")
     deployment = state.deployment(arguments.name or name_from(config.model_name.rsplit("/", 1)[-1]))
     with deployment.lock():  # only to find out early that it runs already
         pass
-    addresses = _addresses(config, counts, _left_behind(deployment), state)
+    addresses = _addresses(config, counts, _left_behind(deployment), state, store=bool(store))
     model = prepare_model(config, output)
     plan = make_plan(
         config,
@@ -77,7 +82,13 @@ def prepare(arguments: argparse.Namespace, state: StateDirectory, output: Output
         counts=counts,
         addresses=addresses,
         config_file=file,
-        overrides={**overrides, **_absolute(config, model), **_token(config, deployment)},
+        overrides={
+            **overrides,
+            **_absolute(config, model),
+            **_token(config, deployment),
+            **_own_store(config, deployment, addresses.store),
+        },
+        store_command=(store, str(deployment.store_settings)),
     )
     return Prepared(plan, deployment, model.note)
 
@@ -91,6 +102,18 @@ def _token(config: Config, deployment: Deployment) -> dict[str, str]:
     if config.cluster.token or config.store.url:
         return {}
     return {"cluster.token": deployment.token()}
+
+
+def _own_store(config: Config, deployment: Deployment, endpoint: Endpoint | None) -> dict[str, str]:
+    """Writes how the deployment's own store is configured, and returns the settings by which processes find it."""
+    if endpoint is None:
+        return {}
+    password = deployment.token("store-password")
+    replace_text(
+        deployment.store_settings,
+        server_settings(endpoint, password=password, max_bytes=config.store.memory_bytes),
+    )
+    return {"store.url": f"redis://{endpoint}", "store.password": password}
 
 
 def run_foreground(prepared: Prepared, output: Output, *, ask: str | None = None) -> int:
@@ -256,7 +279,9 @@ def _left_behind(deployment: Deployment) -> DeploymentRecord | None:
     return record
 
 
-def _addresses(config: Config, counts: Counts, left: DeploymentRecord | None, state: StateDirectory) -> Addresses:
+def _addresses(
+    config: Config, counts: Counts, left: DeploymentRecord | None, state: StateDirectory, *, store: bool
+) -> Addresses:
     def endpoint(host: str, port: int, setting: str, before: str) -> Endpoint:
         if before and port in (0, port_of(before)):
             return Endpoint(host, port_of(before))  # the process that listens there is adopted, or drained first
@@ -276,6 +301,7 @@ def _addresses(config: Config, counts: Counts, left: DeploymentRecord | None, st
         grpc=endpoint(config.router.host, config.router.port, "router.port", left.grpc if left is not None else ""),
         workers=endpoints(config.worker.host, "worker", counts.workers),
         tokenizers=endpoints(config.tokenizer.host, "tokenizer", counts.tokenizers),
+        store=endpoints(_LOOPBACK, "store", 1)[0] if store else None,
     )
 
 

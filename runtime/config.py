@@ -378,7 +378,9 @@ class StoreConfig(Section):
         default=10.0, ge=0.5, le=3600, description="How long a process counts as there after its last word."
     )
     memory_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=0, description="Most bytes of values kept in a process, where there is no URL."
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Most bytes of values kept in a process, where there is no URL; with `up --store`, in its server.",
     )
     encryption_key: Secret = Field(
         default=Secret(),

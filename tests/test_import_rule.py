@@ -41,7 +41,7 @@ RULES = (
     # Conversations are taken as they arrive; nothing else of the contracts is known to the text library.
     Rule("text", ("text",), stubs=("chat.v1.message_pb2",)),
     Rule("runtime", ("runtime",)),
-    Rule("tokenizer_svc", ("tokenizer_svc", "text", "runtime")),
+    Rule("tokenizer_svc", ("tokenizer_svc", "text", "runtime", "store")),
     Rule("store", ("store", "runtime"), stubs=()),
     Rule("router", ("router", "text", "runtime", "store")),
     Rule("worker", ("worker", "runtime", "store")),

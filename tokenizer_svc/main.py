@@ -17,6 +17,7 @@ from qwenserve.runtime.process import run_tier
 from qwenserve.runtime.trust import Trust
 from qwenserve.text.assets import AssetError, load_assets
 from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
+from qwenserve.tokenizer_svc.announce import announced
 from qwenserve.tokenizer_svc.metrics import TokenizerMetrics
 from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptServicer
 from qwenserve.tokenizer_svc.tokenizer_servicer import SERVICE, TokenizerServicer
@@ -65,9 +66,11 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             await stack.enter_async_context(metrics_port(config.metrics, metrics.registry, share_port=share_ports))
             stack.push_async_callback(server.stop, None)
             await server.start()
+            changed = await stack.enter_async_context(announced(config, port, shutdown.drain.is_set))
             await health.set(True)
             _log.info("ready", host=config.tokenizer.host, port=port, model=config.model_name)
             await shutdown.drain.wait()
+            changed()
             await health.set(False)
             await shutdown.notice(config.drain_notice_s)
             stopping = asyncio.ensure_future(server.stop(config.drain_timeout_s))

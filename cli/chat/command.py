@@ -117,7 +117,7 @@ def _model_named(name: str | None, state: StateDirectory) -> str | None:
 def _prepare_own(arguments: argparse.Namespace, state: StateDirectory, output: Output) -> Prepared:
     arguments.what = None
     arguments.name = f"chat-{os.getpid()}"
-    arguments.workers, arguments.routers, arguments.tokenizers = 1, 1, 0
+    arguments.workers, arguments.routers, arguments.tokenizers, arguments.store = 1, 1, 0, False
     arguments.grpc_port = arguments.grpc_port or "0"
     arguments.set = [*arguments.set, "http.enabled=false"]
     return prepare(arguments, state, output)

@@ -15,6 +15,7 @@ import aiohttp
 from qwenserve.cli.drill.load import PROMPTS, Failure, Target, client_session, read_answer
 from qwenserve.cli.drill.ranks import ranks_of
 from qwenserve.cli.errors import CommandError
+from qwenserve.cli.local_store import command
 from qwenserve.cli.output import Output
 from qwenserve.cli.plan import Tier
 from qwenserve.cli.processes import ProcessIdentity
@@ -26,6 +27,17 @@ _POLL_S = 0.1
 _WHOLE_S = 300.0
 # A worker that has this share of its time is slow, and alive.
 _SLOW_RUN_S, _SLOW_STOP_S = 0.02, 0.08
+# Ten times as long as requests wait for a store by default.
+_LATE_S = 0.5
+# Every kept value becomes one of two lies: no value at all, and one that begins as ours do.
+_LIE = """
+for n, key in ipairs(redis.call('KEYS', '*')) do
+  if redis.call('TYPE', key).ok == 'string' then
+    redis.call('SET', key, n % 2 == 0 and 'lies' or 'qsv\\1' .. string.rep('\\0', 60))
+  end
+end
+return 1
+"""
 _GARBAGE_BYTES = 4096
 _GARBAGE_S = 10.0
 
@@ -48,6 +60,11 @@ class Bench(NamedTuple):
     def of_tier(self, tier: Tier) -> list[ProcessRecord]:
         """The processes of a tier that are ready."""
         return [p for p in self.record().processes if p.tier == tier and p.state == "ready" and p.running]
+
+    async def tell_store(self, *words: str) -> None:
+        """Sends a command to the deployment's own store. Raises CommandError."""
+        password = self.state.deployment(self.name).token("store-password")
+        await command(self.of_tier("store")[0].address, password, *words)
 
     async def until_whole(self, gone: ProcessRecord | None = None) -> None:
         """Waits until every process is ready, and `gone` has been replaced by another process."""
@@ -95,19 +112,45 @@ def ranks_of_record(process: ProcessRecord) -> list[ProcessIdentity]:
     return ranks_of(process.identity.pid) if process.identity is not None else []
 
 
-async def _slow_worker(bench: Bench) -> None:
-    """Lets one worker run a fifth of the time."""
-    identity = bench.of_tier("worker")[0].identity
-    assert identity is not None
-    deadline = time.monotonic() + bench.seconds
-    try:
-        while time.monotonic() < deadline and identity.send(signal.SIGSTOP):
-            await asyncio.sleep(_SLOW_STOP_S)
+def _slow(tier: Tier, stop_s: float, run_s: float) -> Fault:
+    async def run(bench: Bench) -> None:
+        identity = bench.of_tier(tier)[0].identity
+        assert identity is not None
+        deadline = time.monotonic() + bench.seconds
+        try:
+            while time.monotonic() < deadline and identity.send(signal.SIGSTOP):
+                await asyncio.sleep(stop_s)
+                identity.send(signal.SIGCONT)
+                await asyncio.sleep(run_s)
+        finally:
             identity.send(signal.SIGCONT)
-            await asyncio.sleep(_SLOW_RUN_S)
-    finally:
-        identity.send(signal.SIGCONT)
-    await bench.until_whole()
+        await bench.until_whole()
+
+    return run
+
+
+async def _full_store(bench: Bench) -> None:
+    """Gives the store no room, first without eviction and then with it."""
+    for policy in ("noeviction", "allkeys-lru"):
+        await bench.tell_store("CONFIG", "SET", "maxmemory-policy", policy)
+        await bench.tell_store("CONFIG", "SET", "maxmemory", "1")
+        await asyncio.sleep(bench.seconds / 2)
+    # What it was started with holds again in its next process.
+    await _signal("store", signal.SIGTERM)(bench._replace(times=1))
+
+
+def _telling_store(*words: str) -> Fault:
+    """Sends a command to the store again and again."""
+
+    async def run(bench: Bench) -> None:
+        deadline = time.monotonic() + bench.seconds
+        while time.monotonic() < deadline:
+            await bench.tell_store(*words)
+            await asyncio.sleep(_POLL_S)
+        await bench.tell_store("FLUSHALL")
+        await bench.until_whole()
+
+    return run
 
 
 async def _slow_reader(bench: Bench) -> None:
@@ -197,10 +240,15 @@ DRILLS: Mapping[str, Drill] = {
     "kill-worker": Drill(_signal("worker", signal.SIGKILL), "worker"),
     "stop-worker": Drill(_signal("worker", signal.SIGSTOP), "worker"),
     "kill-rank": Drill(_kill_rank, "worker", ranks=True),
-    "slow-worker": Drill(_slow_worker, "worker"),
+    "slow-worker": Drill(_slow("worker", _SLOW_STOP_S, _SLOW_RUN_S), "worker"),
     "kill-router": Drill(_signal("router", signal.SIGKILL), "router", least=2, loses_begun=True),
     "kill-tokenizer": Drill(_signal("tokenizer", signal.SIGKILL), "tokenizer"),
     "stop-tokenizer": Drill(_signal("tokenizer", signal.SIGSTOP), "tokenizer"),
+    "redis-down": Drill(_signal("store", signal.SIGKILL), "store"),
+    "redis-slow": Drill(_slow("store", _LATE_S, _SLOW_RUN_S), "store"),
+    "redis-full": Drill(_full_store, "store"),
+    "redis-flush": Drill(_telling_store("FLUSHALL"), "store"),
+    "redis-lies": Drill(_telling_store("EVAL", _LIE, "0"), "store"),
     "slow-reader": Drill(_slow_reader),
     "overload": Drill(_overload),
     "rolling-restart": Drill(_rolling_restart),

@@ -34,6 +34,8 @@ class Target(NamedTuple):
     url: str
     api_key: str = ""
     max_tokens: int = 128
+    # What is done with kept answers; empty: what the deployment does.
+    cache: str = ""
 
     def headers(self) -> dict[str, str]:
         """The key, where there is one."""
@@ -46,6 +48,7 @@ class Target(NamedTuple):
             "temperature": 0,
             "stream": True,
             "max_tokens": self.max_tokens,
+            **({"cache": self.cache} if self.cache else {}),
         }
 
 

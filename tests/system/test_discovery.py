@@ -17,6 +17,7 @@ from qwenserve.router.main import Router
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.tokenizer_svc.announce import announced as announced_tokenizer
 from tests.store.servers import Proxy, RedisServer, running_redis, why_none
 from tests.system.requests import chat
 from tests.system.stack import TINY, RunningWorker, stack_config, start_worker, until
@@ -221,11 +222,15 @@ async def test_ps_shows_the_cluster(server: RedisServer, capsys: pytest.CaptureF
     worker = await worker_named(config, "w7")
     settings = ["--set", f"store.url={server.url}", "--set", "store.prefix=t"]
     try:
-        async with routed(config) as router:
+        async with routed(config) as router, announced_tokenizer(config, 7000, lambda: False):
             await until_ready(router, 1)
-            assert await asyncio.to_thread(main, ["ps", "--cluster", *settings]) == 0
-            shown = capsys.readouterr().out
-            [first, second] = [line.split() for line in shown.splitlines() if "127.0.0.1" in line]
+            rows: list[list[str]] = []
+            while len(rows) < 3:  # each announces itself at a time of its own
+                assert await asyncio.to_thread(main, ["ps", "--cluster", *settings]) == 0
+                shown = capsys.readouterr().out
+                rows = [line.split() for line in shown.splitlines() if "127.0.0.1" in line]
+            [tokenizer, first, second] = rows
+            assert tokenizer[:3] == ["127.0.0.1:7000", "-", "tokenizer"]
             assert (first[:3], second[0]) == (
                 [f"127.0.0.1:{router.grpc_port}", f"127.0.0.1:{router.http_port}", "router"],
                 f"127.0.0.1:{worker.port}",
