@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import prometheus_client
@@ -22,6 +23,13 @@ def process_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     build = Gauge("qwenserve_build_info", "1; the version is a label.", ["version"], registry=registry)
     build.labels(release()).set(1)
+    process = Gauge(
+        "qwenserve_process_id",
+        "Number of the process on its host. Processes that share a port, and may have started in the same hundredth of "
+        "a second, are told apart by it.",
+        registry=registry,
+    )
+    process.set(os.getpid())
     return registry
 
 

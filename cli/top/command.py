@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import aiohttp
 from rich.console import Group, RenderableType
@@ -30,6 +30,9 @@ _TRIES = 3
 # A process that was not met for so many looks is gone.
 _FORGET = 10
 
+# Its address, and what tells it from others that listen there.
+_Process: TypeAlias = "tuple[str, tuple[float, float]]"
+
 
 class Source(NamedTuple):
     """Where to ask: a base URL, and how many processes listen there."""
@@ -39,22 +42,22 @@ class Source(NamedTuple):
 
 
 class Watch:
-    """Looks at routers again and again. Processes behind one address are told apart by when they were started."""
+    """Looks at routers again and again. Processes behind one address are told apart by their numbers."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._spans: dict[tuple[str, float], Span] = {}
-        self._missed: dict[tuple[str, float], int] = {}
+        self._spans: dict[_Process, Span] = {}
+        self._missed: dict[_Process, int] = {}
 
     async def look(self) -> View:
         """Asks all routers; returns what there is to see."""
         unreachable = []
-        met: dict[tuple[str, float], Look] = {}
+        met: dict[_Process, Look] = {}
         for source in self._sources:
             looks = await asyncio.gather(
                 *(_ask(source.url) for _ in range(source.processes * _TRIES if source.processes > 1 else 1))
             )
-            found = {(source.url, look.began): look for look in looks if look is not None}
+            found = {(source.url, look.process): look for look in looks if look is not None}
             met |= found
             if not found:
                 unreachable.append(source.url)

@@ -13,15 +13,22 @@ Samples: TypeAlias = "Mapping[tuple[str, Labels], float]"
 
 
 class Look(NamedTuple):
-    """What one process told at a time, in seconds of any clock. Processes are told apart by `began`."""
+    """What one process told at a time, in seconds of any clock. Processes are told apart by `process`."""
 
     at: float
     samples: Samples
 
     @property
-    def began(self) -> float:
-        """Start of the process, in seconds since the epoch; 0 where it does not tell."""
-        return self.samples.get(("process_start_time_seconds", frozenset()), 0.0)
+    def process(self) -> tuple[float, float]:
+        """Number and start of the process, in seconds since the epoch; 0 where it does not tell.
+
+        The start alone would not do: it is rounded to hundredths of a second, and a supervisor starts several at once.
+        """
+        number, began = (
+            self.samples.get((name, frozenset()), 0.0)
+            for name in ("qwenserve_process_id", "process_start_time_seconds")
+        )
+        return number, began
 
 
 def read_metrics(text: str, at: float) -> Look:

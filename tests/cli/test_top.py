@@ -14,6 +14,7 @@ from tests.system.processes import free_port
 
 PAGE = """
 process_start_time_seconds 1000.0
+qwenserve_process_id {pid}
 qwenserve_ready 1.0
 qwenserve_requests_total{{kind="chat",outcome="ok"}} {ok}
 qwenserve_requests_total{{kind="chat",outcome="worker_lost"}} {lost}
@@ -29,8 +30,8 @@ qwenserve_time_to_first_token_seconds_bucket{{le="+Inf"}} {ok}
 """
 
 
-def look(at: float, *, ok: int, lost: int = 0, fast: int = 0, b: int = 1) -> Look:
-    return read_metrics(PAGE.format(ok=ok, lost=lost, fast=fast, b=b), at)
+def look(at: float, *, ok: int, lost: int = 0, fast: int = 0, b: int = 1, pid: int = 7) -> Look:
+    return read_metrics(PAGE.format(ok=ok, lost=lost, fast=fast, b=b, pid=pid), at)
 
 
 def test_rates_are_of_the_time_between_two_looks():
@@ -69,15 +70,20 @@ def test_the_screen_tells_of_routers_errors_and_workers():
     assert (rows["b"]["STATE"], rows["b"]["KV USED"]) == ("not ready", "-")
 
 
-@pytest.mark.timeout(120)
+def test_processes_that_started_in_the_same_moment_are_two():
+    assert look(0.0, ok=0).process == look(1.0, ok=5).process
+    assert look(0.0, ok=0).process != look(0.0, ok=0, pid=8).process
+
+
+@pytest.mark.timeout(240)
 def test_a_deployment_with_two_routers_is_seen_whole(qwenserve: CommandLine):
     """Both routers behind one port, both workers, by name and by address; on a terminal it goes on until ctrl-C."""
     qwenserve("up", "--name", "seen", "--detach", *FAST, "--workers", "2", "--routers", "2")
     address = StateDirectory(qwenserve.state).find("seen").http
     try:
-        whole = ""
-        while "2 seen, 2 ready" not in whole:  # which router answers is the kernel's choice
-            whole = qwenserve("top", "seen", "--once", "--interval", "0.5")
+        # Which router answers is the kernel's choice; each run asks a dozen times.
+        seen = (qwenserve("top", "seen", "--once", "--interval", "0.1") for _ in range(5))
+        whole = next(text for text in seen if "2 seen, 2 ready" in text)
         by_address = qwenserve("top", "--address", address, "--once", "--interval", "0.1")
         terminal = Terminal(qwenserve.command("top", "seen"), qwenserve.environment)
         try:
