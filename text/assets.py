@@ -67,6 +67,23 @@ def load_assets(path: Path, *, cache_bytes: int = CACHE_BYTES) -> ModelAssets:
     raise AssetError(f"{path} does not exist; give a Hugging Face model directory or a .gguf file")
 
 
+def tokenizer_facts(assets: ModelAssets) -> dict[str, Any]:
+    """Returns what `tokenizer.v1.TokenizerInfo` says of a model's files, by the message's fields."""
+    tokenizer, template = assets.tokenizer, assets.template
+    added = sorted(tokenizer.added_text.items())
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "chat_template": template.source,
+        "tool_chat_template": template.tool_source or "",
+        "special_tokens": template.special_tokens,
+        "eos_token_ids": sorted(assets.eos_token_ids),
+        "added_tokens": [
+            {"id": token_id, "content": content, "special": token_id in tokenizer.special_ids}
+            for token_id, content in added
+        ],
+    }
+
+
 def _from_directory(path: Path, cache_bytes: int) -> ModelAssets:
     file = path / "tokenizer.json"
     serialized = _read_bytes(file)

@@ -8,6 +8,7 @@ types is needed here; each tier turns the error into what its callers are told.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,6 +41,9 @@ MAX_TOOL_CALLS = 1 << 14
 MAX_TOOLS = 1024
 MAX_TOOL_CHARACTERS = 1 << 20
 
+# Longer ones are no numbers that anything could compute with.
+_MAX_DIGITS = 1000
+
 # Up to so many messages, calls and tools, and so many characters of tools, a conversation is converted and rendered
 # within a few milliseconds.
 _SMALL_PARTS = 512
@@ -50,8 +54,22 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
-# Python's reader takes NaN and Infinity, which are no JSON and which a template would print.
-_loads = json.JSONDecoder(parse_constant=_no_number).decode
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is beyond what numbers can hold")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"{digits[:20]}… has {len(digits):,} digits; at most {_MAX_DIGITS} are read")
+    return int(digits)
+
+
+# Python's reader takes NaN and Infinity, which are no JSON and which a template would print, makes Infinity of what is
+# too large, and has an error of its own for numbers of very many digits.
+_loads = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, parse_int=_whole).decode
 
 # Agents send the same tools with every request. Of the newest ones the parsed form is kept, unless they are long: at
 # worst, of nothing but brackets, 12 MB.
@@ -179,7 +197,7 @@ def _arguments(text: str) -> dict[str, Any] | str:
     if not text.strip():
         return {}
     try:
-        parsed = _without_surrogates(text, json.loads(text))
+        parsed = _without_surrogates(text, _loads(text))
     except (ValueError, RecursionError):
         return text
     return parsed if isinstance(parsed, dict) else text

@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import tokenizers
 
-from qwenserve.text.bpe import Encoder, ReferenceEncoder, encoder_for
+from qwenserve.text.bpe import BYTE_OF, Encoder, ReferenceEncoder, encoder_for
 from qwenserve.text.tokenizers_parts import Parts
 
 # The library spreads a batch over a pool of threads unless told otherwise. The batches here are the segments of one
@@ -36,6 +36,8 @@ INLINE_CHARACTERS = 8_000
 
 # What cached segments may occupy. A cached character costs at most 4 bytes and its id 4 more.
 CACHE_BYTES = 32 << 20
+
+_SPELLING = {byte: character for character, byte in BYTE_OF.items()}
 
 # Objects around one cache entry: two containers, the key's and the value's headers.
 _ENTRY_BYTES = 320
@@ -143,6 +145,13 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """Text of one token; a part of a character shows U+FFFD."""
         return self._bytes[token_id].decode("utf-8", "replace")
+
+    def token_piece(self, token_id: int) -> str:
+        """The vocabulary's own spelling of one token, `Ġcapital`: byte by byte, so that parts of characters differ from
+        each other. Added tokens are spelled as they are; an id outside the vocabulary has the empty text.
+        """
+        added = self.added_text.get(token_id)
+        return "".join(map(_SPELLING.__getitem__, self._bytes[token_id])) if added is None else added
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; empty for an id outside the vocabulary."""

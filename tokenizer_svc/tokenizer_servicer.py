@@ -15,7 +15,7 @@ import grpc
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
-from qwenserve.text.assets import ModelAssets
+from qwenserve.text.assets import ModelAssets, tokenizer_facts
 from qwenserve.text.content_guard import Prompt
 from qwenserve.text.conversation import is_large
 from qwenserve.text.markers import starts_in_reasoning
@@ -42,7 +42,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     def __init__(self, assets: ModelAssets, config: Config) -> None:
         self._renderer = Renderer(assets, config)
         self._tokenizer = assets.tokenizer
+        self._assets = assets
         self._model = config.model_name
+        self._names = {name.lower() for name in config.model_names}
         limits = (config.model.max_model_len, assets.max_model_len)
         self._max_model_len = min((limit for limit in limits if limit), default=0)
 
@@ -53,7 +55,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         self._check(request.model, "texts", len(request.texts), MAX_TEXTS)
         response = tokenizer_pb2.TokenizeResponse(max_model_len=self._max_model_len)
         for ids in await self._tokenizer.encode_batch_async(request.texts):
-            response.results.append(self._token_ids(ids, request.return_tokens))
+            response.results.append(await self._token_ids(ids, request.return_tokens))
             await asyncio.sleep(0)  # the calls beside this one have their turns
         return response
 
@@ -71,7 +73,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
                 prompt = self._render(conversation, path)
             ids = await self._tokenizer.encode_async(prompt.text, prompt.mark)
             response.results.add(
-                token_ids=self._token_ids(ids, request.return_tokens),
+                token_ids=await self._token_ids(ids, request.return_tokens),
                 prompt=prompt.shown if request.return_prompt else "",
                 starts_in_reasoning=starts_in_reasoning(self._tokenizer, ids),
             )
@@ -93,13 +95,25 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             await asyncio.sleep(0)
         return response
 
-    def _check(self, model: str, field: str, size: int, limit: int) -> None:
-        if model and model.lower() != self._model.lower():
+    async def GetTokenizerInfo(  # noqa: N802
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, context: Context
+    ) -> tokenizer_pb2.TokenizerInfo:
+        """What tokenizer and chat template are."""
+        self._check_model(request.model)
+        return tokenizer_pb2.TokenizerInfo(
+            model=self._model, max_model_len=self._max_model_len, **tokenizer_facts(self._assets)
+        )
+
+    def _check_model(self, model: str) -> None:
+        if model and model.lower() not in self._names:
             raise ModelNotFound(
                 f"model {model!r} does not exist; this deployment serves {self._model!r}",
                 param="model",
                 metadata={"served": self._model},
             )
+
+    def _check(self, model: str, field: str, size: int, limit: int) -> None:
+        self._check_model(model)
         if not 1 <= size <= limit:
             raise InvalidRequest(f"{field}: send 1 to {limit:,} in one call, not {size:,}", param=field)
 
@@ -121,6 +135,15 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             return self._tokenizer.decode(ids, skip_special_tokens)
         return await asyncio.to_thread(self._tokenizer.decode, list(ids), skip_special_tokens)
 
-    def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
-        tokens = map(self._tokenizer.token_text, ids) if with_tokens else ()
-        return tokenizer_pb2.TokenIds(ids=ids, tokens=tokens)
+    async def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
+        if not with_tokens:
+            return tokenizer_pb2.TokenIds(ids=ids)
+        if len(ids) > _MAX_IDS:
+            raise InvalidRequest(
+                f"return_tokens: {len(ids):,} tokens; at most {_MAX_IDS:,} in one request", param="return_tokens"
+            )
+        made = tokenizer_pb2.TokenIds(ids=ids)
+        for begin in range(0, len(ids), _INLINE_IDS):
+            made.tokens.extend(map(self._tokenizer.token_piece, ids[begin : begin + _INLINE_IDS]))
+            await asyncio.sleep(0)
+        return made

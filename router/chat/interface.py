@@ -63,6 +63,9 @@ class Backend(Protocol):
     async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
         """Ids to texts."""
 
+    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+        """What tokenizer and chat template are. Raises ModelNotFound."""
+
     def list_models(self) -> chat_pb2.ListModelsResponse:
         """The model that this router serves, once for each name that requests may use; first the name in answers."""
 

@@ -40,6 +40,7 @@ from qwenserve.runtime.drain_rate import DrainRate
 from qwenserve.runtime.errors import Draining, InvalidRequest, QueueFull, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.text.assets import tokenizer_facts
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
@@ -200,6 +201,14 @@ class ChatCore:
         if len(ids) <= _INLINE_IDS:
             return self._tokenizer.decode(ids, skip_special_tokens)
         return await asyncio.to_thread(self._tokenizer.decode, ids, skip_special_tokens)
+
+    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+        """What tokenizer and chat template are. Raises ModelNotFound."""
+        return tokenizer_pb2.TokenizerInfo(
+            model=self._model.check_name(request.model),
+            max_model_len=self._prepare.max_model_len,
+            **tokenizer_facts(self._model.assets),
+        )
 
     def list_models(self) -> chat_pb2.ListModelsResponse:
         """The model that this router serves, once for each name that requests may use."""
@@ -458,7 +467,7 @@ class ChatCore:
         check_ids_in_all([ids], "return_tokens")
         made = tokenizer_pb2.TokenIds(ids=ids)
         for begin in range(0, len(ids), _INLINE_IDS):
-            made.tokens.extend(map(self._tokenizer.token_text, ids[begin : begin + _INLINE_IDS]))
+            made.tokens.extend(map(self._tokenizer.token_piece, ids[begin : begin + _INLINE_IDS]))
             await asyncio.sleep(0)
         return made
 

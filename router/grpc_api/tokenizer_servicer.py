@@ -38,6 +38,12 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         _check_count(len(request.batches), _MAX_TEXTS, "batches")
         return await self._core.detokenize(request)
 
+    async def GetTokenizerInfo(  # noqa: N802
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, context: Context
+    ) -> tokenizer_pb2.TokenizerInfo:
+        """What tokenizer and chat template are."""
+        return self._core.tokenizer_info(request)
+
 
 def _check_count(count: int, most: int, param: str) -> None:
     if not 1 <= count <= most:

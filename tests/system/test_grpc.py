@@ -430,7 +430,8 @@ async def test_an_answer_is_logged_with_its_callers_key_whichever_face_it_came_t
             ) as reply:
                 assert reply.status == 200
 
-    keys = [record.__dict__["fields"].get("key") for record in caplog.records]
+    answers = [record for record in caplog.records if record.name == "qwenserve.answer"]
+    keys = [record.__dict__["fields"].get("key") for record in answers]
     assert keys == [KeyRing(["secret-1"]).check(key)] * 3
 
 
@@ -518,10 +519,13 @@ async def test_the_router_tokenizes_too(stack: Stack) -> None:
         tokenizer_pb2.DetokenizeRequest(batches=[tokenizer_pb2.TokenIds(ids=ids[0].ids), rendered.token_ids])
     )
     explained = await chats(stack).Explain(chat_pb2.ExplainRequest(chat=chat(text)))
+    asked = await tokenizer.GetTokenizerInfo(tokenizer_pb2.GetTokenizerInfoRequest())
     code, info, _ = await error_of(tokenizer.Tokenize(tokenizer_pb2.TokenizeRequest()))
 
     assert len(ids) == 2
     assert len(ids[0].tokens) == len(ids[0].ids)
+    assert ids[0].tokens[:2] == ["Hello", "Ġthere"]
+    assert "<|im_start|>" in asked.chat_template
     assert list(back.texts) == [text, rendered.prompt]
     assert list(rendered.token_ids.ids) == list(explained.token_ids)
     assert (code, info.metadata["param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "texts")

@@ -165,6 +165,16 @@ def test_single_tokens(tiny):
     assert tokenizer.decode([tokenizer.vocab_size + 5, end]) == "<|im_end|>"
 
 
+def test_pieces_are_the_vocabularys_own(tiny):
+    """Each is the entry that the library has for the id, so no two ids share one."""
+    tokenizer = tiny.tokenizer
+    ids = range(BACKEND.get_vocab_size(with_added_tokens=True))
+
+    assert [tokenizer.token_piece(i) for i in ids] == [BACKEND.id_to_token(i) for i in ids]
+    assert [tokenizer.token_piece(i) for i in tokenizer.encode("a é")] == ["a", "Ġ", "Ã", "©"]
+    assert tokenizer.token_piece(tokenizer.vocab_size + 5) == ""
+
+
 def test_plain_text_leaves_out_what_needs_care(tiny):
     """Added tokens, parts of characters, unknown ids and unwanted endings are None."""
     tokenizer = tiny.tokenizer

@@ -53,14 +53,30 @@ async def test_texts_become_ids_in_order(stub, assets):
     assert all(not result.tokens for result in response.results)
 
 
-async def test_tokens_join_to_the_text(stub):
-    """On request each id comes with its text."""
-    request = pb.TokenizeRequest(model="QWEN3-tiny", texts=["three short words"], return_tokens=True)
+async def test_tokens_come_as_the_vocabulary_spells_them(stub):
+    """On request each id comes with its own entry, parts of characters too."""
+    request = pb.TokenizeRequest(model="QWEN3-tiny", texts=["three short é"], return_tokens=True)
 
     result = (await stub.Tokenize(request)).results[0]
 
     assert len(result.ids) == len(result.tokens)
-    assert "".join(result.tokens) == "three short words"
+    assert "".join(result.tokens) == "threeĠshortĠÃ©"
+
+
+async def test_what_tokenizer_and_template_are(stub, assets):
+    """Everything that a client needs to do the same elsewhere; another model's is not found."""
+    info = await stub.GetTokenizerInfo(pb.GetTokenizerInfoRequest())
+
+    added = {token.content: (token.id, token.special) for token in info.added_tokens}
+    assert (info.model, info.vocab_size) == (CONFIG.model_name, assets.tokenizer.vocab_size)
+    assert (info.chat_template, info.tool_chat_template) == (assets.template.source, "")
+    assert set(info.eos_token_ids) == assets.eos_token_ids
+    assert info.max_model_len == assets.max_model_len
+    assert added[info.special_tokens["eos_token"]][1]
+    assert added["<think>"] == (assets.tokenizer.added_ids["<think>"], False)
+    with pytest.raises(grpc.RpcError) as refusal:
+        await stub.GetTokenizerInfo(pb.GetTokenizerInfoRequest(model="other"))
+    assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_detokenize_reverses_tokenize(stub, assets):

@@ -77,6 +77,7 @@ class TextEndpoints:
             Endpoint("GET", f"/v1/models/{NAME}", "models", self.get_model, OPENAI_ERRORS),
             Endpoint("POST", "/tokenize", "tokenize", self.tokenize, OPENAI_ERRORS, body=tokenize),
             Endpoint("POST", "/detokenize", "detokenize", self.detokenize, OPENAI_ERRORS, body=detokenize),
+            Endpoint("GET", "/tokenizer_info", "tokenize", self.tokenizer_info, OPENAI_ERRORS),
             Endpoint("POST", "/explain", "explain", self.explain, OPENAI_ERRORS, body=chat),
         )
 
@@ -102,6 +103,12 @@ class TextEndpoints:
         exchange.ignore(ignored)
         reply = await self._backend.detokenize(request)
         return exchange.reply(to_json({"prompt": reply.texts[0]}))
+
+    async def tokenizer_info(self, exchange: Exchange) -> Reply:
+        """The tokenizer's tokens with names and ids of their own, and the chat template, by the names of
+        `tokenizer_config.json`."""
+        info = self._backend.tokenizer_info(tokenizer_pb2.GetTokenizerInfoRequest())
+        return exchange.reply(to_json(_tokenizer_info(info)))
 
     async def explain(self, exchange: Exchange) -> Reply:
         """What would be done with a chat or completion request; generates nothing."""
@@ -187,6 +194,32 @@ def _token_ids(tokens: tokenizer_pb2.TokenIds, max_model_len: int, with_tokens: 
     if with_tokens:
         body["token_strs"] = list(tokens.tokens)
     return body
+
+
+def _tokenizer_info(info: tokenizer_pb2.TokenizerInfo) -> dict[str, Any]:
+    template: Any = info.chat_template
+    if info.tool_chat_template:  # the form that files with two templates have
+        template = [
+            {"name": "default", "template": info.chat_template},
+            {"name": "tool_use", "template": info.tool_chat_template},
+        ]
+    return {
+        # Clients take these three without asking whether they are there.
+        "bos_token": None,
+        "eos_token": None,
+        "pad_token": None,
+        **info.special_tokens,
+        "model": info.model,
+        # The class that reads the files of the whole family.
+        "tokenizer_class": "Qwen2Tokenizer",
+        "vocab_size": info.vocab_size,
+        "model_max_length": info.max_model_len,
+        "eos_token_ids": list(info.eos_token_ids),
+        "added_tokens_decoder": {
+            str(token.id): {"content": token.content, "special": token.special} for token in info.added_tokens
+        },
+        "chat_template": template,
+    }
 
 
 async def _json(body: dict[str, Any], numbers: int) -> bytes:

@@ -105,6 +105,7 @@ class FakeBackend:
         self.waiting = asyncio.Event()
         self.ignored: list[str] = []
         self.not_ready = ""
+        self.tool_template = ""
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> FakeAnswer:
         messages = request.conversation.messages
@@ -154,6 +155,20 @@ class FakeBackend:
             raise InvalidRequest("ids go from 0 to 255", param="tokens")
         texts = [bytes(batch.ids).decode("utf-8", "replace") for batch in request.batches]
         return tokenizer_pb2.DetokenizeResponse(texts=texts)
+
+    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+        self._check_model(request.model)
+        end = tokenizer_pb2.AddedToken(id=0, content="<end>", special=True)
+        return tokenizer_pb2.TokenizerInfo(
+            model=MODEL,
+            vocab_size=256,
+            max_model_len=MAX_MODEL_LEN,
+            chat_template="{{ messages }}",
+            tool_chat_template=self.tool_template,
+            special_tokens={"eos_token": "<end>"},
+            eos_token_ids=[0],
+            added_tokens=[end],
+        )
 
     def list_models(self) -> chat_pb2.ListModelsResponse:
         return chat_pb2.ListModelsResponse(models=[self.get_model(MODEL)])
@@ -259,7 +274,11 @@ def _words(text: str) -> list[str]:
 
 def _token_ids(text: str, *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
     ids = list(text.encode())
-    return tokenizer_pb2.TokenIds(ids=ids, tokens=[_token(i) for i in ids] if with_tokens else [])
+    return tokenizer_pb2.TokenIds(ids=ids, tokens=[_piece(i) for i in ids] if with_tokens else [])
+
+
+def _piece(byte: int) -> str:
+    return chr(byte) if byte < 128 else hex(byte)
 
 
 def _token(byte: int) -> str:

@@ -42,9 +42,35 @@ async def test_text_to_tokens_and_back(served: Served, http: aiohttp.ClientSessi
         "count": 3,
         "max_model_len": MAX_MODEL_LEN,
         "tokens": [104, 195, 169],
-        "token_strs": ["h", "\ufffd", "\ufffd"],
+        "token_strs": ["h", "0xc3", "0xa9"],
     }
     assert text == {"prompt": "hé"}
+
+
+async def test_what_clients_that_tokenize_here_ask_first(served: Served, http: aiohttp.ClientSession) -> None:
+    """lm-eval's remote tokenizer takes the tokens by these names, null where there are none, and the template."""
+    async with http.get(served.url + "/tokenizer_info") as reply:
+        info = await reply.json()
+    served.backend.tool_template = "{{ tools }}"
+    async with http.get(served.url + "/tokenizer_info") as reply:
+        with_two = await reply.json()
+
+    assert info == {
+        "bos_token": None,
+        "eos_token": "<end>",
+        "pad_token": None,
+        "model": "fake-model",
+        "tokenizer_class": "Qwen2Tokenizer",
+        "vocab_size": 256,
+        "model_max_length": MAX_MODEL_LEN,
+        "eos_token_ids": [0],
+        "added_tokens_decoder": {"0": {"content": "<end>", "special": True}},
+        "chat_template": "{{ messages }}",
+    }
+    assert with_two["chat_template"] == [
+        {"name": "default", "template": "{{ messages }}"},
+        {"name": "tool_use", "template": "{{ tools }}"},
+    ]
 
 
 async def test_conversations_to_tokens(served: Served, http: aiohttp.ClientSession) -> None:

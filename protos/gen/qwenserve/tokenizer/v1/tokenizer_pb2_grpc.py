@@ -50,6 +50,11 @@ class TokenizerServiceStub(object):
                 request_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.GetTokenizerInfo = channel.unary_unary(
+                '/qwenserve.tokenizer.v1.TokenizerService/GetTokenizerInfo',
+                request_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.GetTokenizerInfoRequest.SerializeToString,
+                response_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.TokenizerInfo.FromString,
+                _registered_method=True)
 
 
 class TokenizerServiceServicer(object):
@@ -83,6 +88,15 @@ class TokenizerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTokenizerInfo(self, request, context):
+        """Tells what the model's tokenizer and chat template are.
+
+        Errors: NOT_FOUND for an unknown model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenizerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +114,11 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.FromString,
                     response_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'GetTokenizerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokenizerInfo,
+                    request_deserializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.GetTokenizerInfoRequest.FromString,
+                    response_serializer=qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.TokenizerInfo.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +203,33 @@ class TokenizerService(object):
             '/qwenserve.tokenizer.v1.TokenizerService/Detokenize',
             qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeRequest.SerializeToString,
             qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokenizerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qwenserve.tokenizer.v1.TokenizerService/GetTokenizerInfo',
+            qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.GetTokenizerInfoRequest.SerializeToString,
+            qwenserve_dot_tokenizer_dot_v1_dot_tokenizer__pb2.TokenizerInfo.FromString,
             options,
             channel_credentials,
             insecure,
