@@ -25,6 +25,7 @@ from qwenserve.worker.progress import Progress
 
 ENGINES = {
     "llamacpp": "qwenserve.worker.engines.llamacpp",
+    "sglang": "qwenserve.worker.engines.sglang",
     "simulated": "qwenserve.worker.engines.simulated",
     "transformers": "qwenserve.worker.engines.transformers",
     "trtllm": "qwenserve.worker.engines.trtllm",
