@@ -132,7 +132,7 @@ def configured(**overrides: Any) -> Config:
 
 
 def test_an_engine_that_is_not_in_the_table_is_named():
-    with pytest.raises(EngineError, match=r"worker\.engine: 'magic' is not one of llamacpp, simulated"):
+    with pytest.raises(EngineError, match=r"worker\.engine: 'magic' is not one of llamacpp, sglang, simulated"):
         build_engine(configured(**{"worker.engine": "magic"}))
 
 
