@@ -247,13 +247,20 @@ class Router:
                 await shutdown.notice(_ARRIVING_S)
             if self._http is not None:
                 self._http.close_idle()
-            self.core.drain()
-            if not await shutdown.drained(self.core.wait_idle(), self._config.drain_timeout_s):
+            if not await shutdown.drained(self._all_answered(), self._config.drain_timeout_s):
                 _log.warning("drain_cut_short")
+                self.core.drain()
                 self.core.cancel_all()
         finally:
             stopping.cancel()
             await asyncio.gather(stopping, return_exceptions=True)
+
+    async def _all_answered(self) -> None:
+        """Returns when every request that had come is answered; refuses new ones once no more of those are arriving."""
+        if self._http is not None:
+            await self._http.all_received()
+        self.core.drain()
+        await self.core.wait_idle()
 
 
 async def serve(config: Config, model_path: Path, *, share_ports: bool = False) -> int:

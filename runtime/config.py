@@ -203,7 +203,7 @@ class RouterConfig(Section):
         default=30.0,
         ge=0,
         description="How long new requests wait for a worker to come back when the last one is lost; later ones are "
-        "refused at once.",
+        "refused at once. Also the most that they wait while a router that has just started connects.",
     )
     continuation_legs: int = Field(
         default=32, ge=0, description="How often one answer goes on with another worker at most. 0: a loss is an error."

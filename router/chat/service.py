@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
 from qwenserve.chat.v1 import chat_pb2
@@ -47,6 +47,8 @@ from qwenserve.type.v1 import sampling_pb2
 
 # Ids that are decoded on the event loop in one go, about 5 ms.
 _INLINE_IDS = 16_384
+
+_SHUT_DOWN = "the router is shutting down; try another one"
 
 # Answers that are there already, or on their way.
 _WITHOUT_WORKER = (chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED)
@@ -86,8 +88,9 @@ class ChatCore:
         metrics.waiting.set_function(lambda: self._continuations.waiting)
         self._draining = False
         self._leaving = False
-        # Requests that are not answers yet: a drain waits for them too.
+        self._cut_short = False
         self._system_fingerprint = f"fp_{hashlib.sha256(str(model.fingerprint).encode()).hexdigest()[:10]}"
+        # Requests that are not answers yet: a drain waits for them too.
         self._preparing = 0
         self._drain_rate = DrainRate()
         self._running: set[Answer] = set()
@@ -166,8 +169,9 @@ class ChatCore:
     async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._model.check_name(request.model)
-        batch = await self._text.tokenize_batch(request.texts)
-        results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
+        with self._under_way():
+            batch = await self._text.tokenize_batch(request.texts)
+            results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
     async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
@@ -175,8 +179,9 @@ class ChatCore:
         self._model.check_name(request.model)
         results = []
         for conversation in request.conversations:
-            given = await self._prepare.template_input(conversation)
-            rendered = await self._text.render_chat(conversation, given, need_prompt=request.return_prompt)
+            with self._under_way():
+                given = await self._prepare.template_input(conversation)
+                rendered = await self._text.render_chat(conversation, given, need_prompt=request.return_prompt)
             results.append(
                 tokenizer_pb2.TokenizedChat(
                     token_ids=await self._token_ids(rendered.token_ids, with_tokens=request.return_tokens),
@@ -244,12 +249,14 @@ class ChatCore:
         await self._idle.wait()
 
     def cancel_all(self) -> None:
-        """Ends what still runs: its callers get DRAINING."""
+        """Ends what still runs or waits for a worker: its callers get DRAINING."""
+        self._cut_short = True
+        self._workers.expect_none()
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
     async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
-        self._check_open()
+        await self._enter(call)
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.chat(request, call), call)
         async with self._admitted(call, prepared) as (call, prepared):
@@ -261,7 +268,7 @@ class ChatCore:
     async def _completion(
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
     ) -> Answer:
-        self._check_open()
+        await self._enter(call)
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.completion(request, call), call)
         async with self._admitted(call, prepared) as (call, prepared):
@@ -290,9 +297,14 @@ class ChatCore:
             return call
         return call._replace(trace=self._tracing.begin(call.traceparent))
 
+    async def _enter(self, call: Call) -> None:
+        """Takes a request, once the router has met its workers. Raises Draining or QueueFull."""
+        self._check_open()
+        await self._workers.until_met(call.remaining_s())
+
     def _check_open(self) -> None:
         if self._draining:
-            raise Draining("the router is shutting down; try another one", retry_after_s=1.0)
+            raise Draining(_SHUT_DOWN, retry_after_s=1.0)
         open_requests = len(self._running) + self._preparing
         if open_requests > self._config.max_open_requests:
             raise QueueFull(
@@ -363,9 +375,11 @@ class ChatCore:
                 trace=call.trace,
             )
             plans, start.cache = await self._reuse.plans(use, request, call, prepared, plans, placement)
-            self._check_open()
-        if start.cache not in _WITHOUT_WORKER and await self._workers.until_ready(call.remaining_s()):
-            self._check_open()
+        if start.cache not in _WITHOUT_WORKER:
+            await self._workers.until_ready(call.remaining_s())
+        # One that was taken is answered, though the router drains meanwhile; but not once its time to drain is over.
+        if self._cut_short:
+            raise Draining(_SHUT_DOWN, retry_after_s=1.0)
         return plans
 
     def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
@@ -441,16 +455,23 @@ class ChatCore:
 
     async def _recorded(self, kind: str, call: Call, began: float, work: Awaitable[Answer]) -> Answer:
         """Awaits the work that leads to an answer. A request that fails in it is recorded as an outcome, too."""
+        with self._under_way():
+            try:
+                return await work
+            except ServiceError as error:
+                self._on_outcome(refused(kind, call, error, began))
+                raise
+            except asyncio.CancelledError:
+                self._on_outcome(refused(kind, call, None, began))
+                raise
+
+    @contextlib.contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Lets a drain wait for the block."""
         self._preparing += 1
         self._idle.clear()
         try:
-            return await work
-        except ServiceError as error:
-            self._on_outcome(refused(kind, call, error, began))
-            raise
-        except asyncio.CancelledError:
-            self._on_outcome(refused(kind, call, None, began))
-            raise
+            yield
         finally:
             self._preparing -= 1
             self._note_idle()

@@ -87,6 +87,8 @@ class WorkerDirectory:
         # Set unless a worker is expected back.
         self._not_expecting = asyncio.Event()
         self._not_expecting.set()
+        # Set once a worker has been ready, or every first attempt to connect has failed.
+        self._met = asyncio.Event()
         self._source = source
         self._config = config
         self._trust = trust
@@ -107,6 +109,7 @@ class WorkerDirectory:
         """Begins to connect, and to follow who comes and goes."""
         for address in self._source.known():
             self.join(address)
+        self._note_met()
         self._tasks.start(self._source.follow(self), name="worker source")
 
     async def close(self) -> None:
@@ -152,6 +155,23 @@ class WorkerDirectory:
         """Returns at the next time that a worker comes, drains or goes. For one waiter."""
         await self._changed.wait()
         self._changed.clear()
+
+    def expect_none(self) -> None:
+        """Lets nobody wait for a worker any longer: the router ends."""
+        self._return_wait_s = 0.0
+        self._met.set()
+        self._not_expecting.set()
+
+    async def until_met(self, limit_s: float | None) -> None:
+        """Waits, after `start`, until a worker takes requests or every first attempt to connect has failed: whoever
+        comes to a router that has just begun to listen must not be told that there is no worker. `limit_s` at most, and
+        no longer than for one that was lost.
+        """
+        if self._met.is_set():
+            return
+        left = self._return_wait_s if limit_s is None else min(limit_s, self._return_wait_s)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(left, self._met.wait())
 
     async def until_ready(self, limit_s: float | None) -> bool:
         """Waits where no worker takes requests and one is expected back: until it does, or no longer is, `limit_s` at
@@ -284,7 +304,12 @@ class WorkerDirectory:
                     self._policy.forget(session.address)
                 self._pids[session.address] = session.info.pid
         self._note_loss()
+        self._note_met()
         self._changed.set()
+
+    def _note_met(self) -> None:
+        if self._had_ready or all(session.tried for session in self.sessions):
+            self._met.set()
 
     def _note_loss(self) -> None:
         if any(session.ready for session in self.sessions):

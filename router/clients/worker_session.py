@@ -110,6 +110,8 @@ class WorkerSession:
         self.draining = False
         # Set when no more requests are to come: `run` returns after the last one here has ended.
         self.leaving = False
+        # Whether an attempt to connect has succeeded or failed.
+        self.tried = False
         # Why it takes no requests, where it is not connected.
         self._error = "not connected yet"
         self._stall_timeout_s = stall_timeout_s
@@ -255,6 +257,7 @@ class WorkerSession:
         """Serves one connection until it breaks. Returns how many attempts there were since one that held."""
         began = time.monotonic()
         error = await self._serve_until_broken(stub)
+        self.tried = True
         self._error = error.message
         if time.monotonic() - began > _RETRY_S[-1]:
             attempt = 0
@@ -304,7 +307,7 @@ class WorkerSession:
             self.info = info
             self.capabilities = _capabilities(info)
             self.draining = info.draining
-            self._connected = True
+            self._connected = self.tried = True
             self._connections += 1
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)

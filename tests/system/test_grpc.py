@@ -342,7 +342,8 @@ async def test_another_worker_answers_when_one_is_full() -> None:
 
 
 async def test_a_worker_that_dies_ends_its_answers_with_a_reason() -> None:
-    async with running_stack(stack_config(worker__simulated__step_ms=20, router__worker_wait_s=0)) as stack:
+    settings = {"worker__simulated__step_ms": 20, "router__worker_wait_s": 0, "router__continuation_wait_s": 0.2}
+    async with running_stack(stack_config(**settings)) as stack:
         call = chats(stack).StreamChatCompletion(chat(max_tokens=4000, ignore_eos=True))
         await call.read()
 

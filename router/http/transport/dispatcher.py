@@ -51,7 +51,7 @@ class Dispatcher:
             ["kind", "status", "reason"],
         )
         self._draining = False
-        self._busy: set[web.RequestHandler] = set()
+        self._busy: dict[web.RequestHandler, tuple[Endpoint, Exchange]] = {}
         self._by_path = {(verb, e.path): e for e in self.endpoints if NAME not in e.path for verb in e.verbs}
         self._by_stem = [(verb, e) for e in self.endpoints if NAME in e.path for verb in e.verbs]
 
@@ -69,6 +69,11 @@ class Dispatcher:
         """Whether a request of this connection is under way."""
         return connection in self._busy
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a request for an answer has begun to arrive, and the router does not have it yet."""
+        return any(endpoint.generates and not exchange.handed_over for endpoint, exchange in self._busy.values())
+
     async def __call__(self, request: web.BaseRequest) -> Reply:
         """Answers one request. Raises ConnectionError where the client has gone."""
         endpoint, name = self._find(request.method, request.path)
@@ -78,13 +83,13 @@ class Dispatcher:
             exchange.limits = self._limits
         status = 499  # the client went away, unless something better is known
         connection = request.protocol
-        self._busy.add(connection)
+        self._busy[connection] = (endpoint, exchange)
         try:
             reply = await self._answer(endpoint, exchange)
             status = reply.status
             return reply
         finally:
-            self._busy.discard(connection)
+            self._busy.pop(connection, None)
             self._record(endpoint, exchange, status)
 
     def _find(self, verb: str, path: str) -> tuple[Endpoint, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import ssl
@@ -17,6 +18,7 @@ from qwenserve.runtime.config import HttpConfig
 _LINGER_S = 2.0
 _CLOSE_S = 2.0
 _BACKLOG = 1024
+_LOOK_S = 0.02
 
 
 class HttpServer:
@@ -102,6 +104,16 @@ class HttpServer:
             for connection in self._server.connections:
                 if not self._dispatcher.is_busy(connection):
                     connection.force_close()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a request for an answer has begun to arrive, and the router does not have it yet."""
+        return self._dispatcher.receiving
+
+    async def all_received(self) -> None:
+        """Returns when no request for an answer is arriving any more. The caller bounds the wait."""
+        while self.receiving:  # noqa: ASYNC110 - requests end in many ways; this is asked in drains only
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """Lets replies leave for a moment, ends what still runs, and frees the port."""

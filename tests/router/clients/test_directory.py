@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import Unavailable
 from qwenserve.runtime.model_fingerprint import ModelFingerprint
 from qwenserve.type.v1 import guide_pb2
+from qwenserve.worker.v1 import worker_pb2
 from tests.router.clients.odd_worker import OddWorker, serving
 from tests.router.clients.test_worker_session import SLOW, Stream, submit
 from tests.system.stack import until
@@ -281,3 +283,27 @@ async def test_workers_with_other_weights_than_those_in_use_wait_until_these_are
 
         await left.aclose()
         await until(lambda: [s.address for s in workers.ready_sessions] == [other])
+
+
+async def test_a_router_that_has_just_started_waits_until_it_has_met_its_workers() -> None:
+    """Whether it met one is known once one takes requests, or each of them failed once; not before."""
+
+    class Silent(OddWorker):
+        async def GetWorkerInfo(self, request: Any, context: Any) -> worker_pb2.WorkerInfo:  # noqa: N802  # the proto's
+            await asyncio.Event().wait()
+            return self.info
+
+    async with serving(Silent()) as never, directory(never, "127.0.0.1:1", return_wait_s=300) as workers:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(workers.until_met(None), 0.05)
+        assert not workers.ready_sessions
+        await workers.until_met(0.01)
+        async with serving(OddWorker()) as good:
+            workers.join(good)
+            await asyncio.wait_for(workers.until_met(None), 30)
+            assert len(workers.ready_sessions) == 1
+
+    async with directory("127.0.0.1:1", return_wait_s=300) as workers:
+        await asyncio.wait_for(workers.until_met(None), 30)
+    async with directory(return_wait_s=300) as workers:
+        await asyncio.wait_for(workers.until_met(None), 30)

@@ -247,7 +247,13 @@ async def test_another_process_of_the_tier_answers_where_one_is_silent() -> None
         assert stuck.streams > 0
 
 
-async def test_a_tier_that_is_silent_altogether_is_unavailable() -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tier that is not there is given up soon, and not only after the time that a process takes to restart."""
+    monkeypatch.setattr("qwenserve.router.clients.text_service._TURNS", 3)
+
+
+async def test_a_tier_that_is_silent_altogether_is_unavailable(impatient: None) -> None:
     stuck = CountingServicer()
     stuck.gate.clear()
     async with tier(stuck) as silent, remote(silent, silence_limit_s=0.4) as text:
@@ -318,7 +324,7 @@ async def test_a_tier_for_another_model_is_told_apart() -> None:
             await render(service, good("x"))
 
 
-async def test_a_stream_that_ends_without_the_answer_is_opened_again() -> None:
+async def test_a_stream_that_ends_without_the_answer_is_opened_again(impatient: None) -> None:
     servicer = CountingServicer()
     servicer.hangs_up = True
     async with tier(servicer) as address, remote(address) as service:
@@ -329,7 +335,7 @@ async def test_a_stream_that_ends_without_the_answer_is_opened_again() -> None:
         assert (await render(service, good("x"))).token_ids
 
 
-async def test_a_draining_process_finishes_what_it_has_and_takes_no_more() -> None:
+async def test_a_draining_process_finishes_what_it_has_and_takes_no_more(impatient: None) -> None:
     servicer = CountingServicer()
     with threads_taken() as set_free:
         async with tier(servicer) as address, remote(address) as service:
