@@ -15,7 +15,9 @@
     ├── RateLimited           the caller's key has used up what it may
     ├── SlowReader            the peer did not read its stream
     ├── Unavailable           no worker, or draining
-    │   └── WorkerLost        the worker died with the request
+    │   ├── WorkerLost        the worker died with the request
+    │   ├── NoRouter          a shim has no router to ask
+    │   └── RouterLost        the router died with the request; said by a shim
     ├── DeadlineExceeded      the caller's own deadline passed
     ├── Unsupported           understood, and not possible here
     └── InternalError         a defect of ours
@@ -165,6 +167,14 @@ class Unavailable(ServiceError):
 
 class WorkerLost(Unavailable):
     reason = "WORKER_LOST"
+
+
+class NoRouter(Unavailable):
+    reason = "NO_ROUTER"
+
+
+class RouterLost(Unavailable):
+    reason = "ROUTER_LOST"
 
 
 class Draining(Unavailable):

@@ -93,9 +93,15 @@ def listen(server: grpc.aio.Server, address: str, certificate: Certificate | Non
 
 
 def make_channel(
-    address: str, config: GrpcConfig, *, receive_window: int | None = None, trust: Trust = OPEN
+    address: str,
+    config: GrpcConfig,
+    *,
+    receive_window: int | None = None,
+    trust: Trust = OPEN,
+    authority: bytes = b"",
 ) -> grpc.aio.Channel:
-    """Returns a channel to another tier of this deployment.
+    """Returns a channel to another tier of this deployment, as `trust` says; or to a public port, whose certificate
+    must come from `authority` (PEM) where there is one.
 
     `receive_window`: bytes that the other side may send ahead of what was read here. None lets gRPC grow it.
     """
@@ -103,6 +109,8 @@ def make_channel(
     if receive_window is not None:
         options += [("grpc.http2.lookahead_bytes", receive_window), ("grpc.http2.bdp_probe", 0)]
     with setting_up():
+        if authority:
+            return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority), options=options)
         if trust.certificate is None:
             return grpc.aio.insecure_channel(address, options=options)
         named = [("grpc.ssl_target_name_override", trust.name)] if trust.name else []
@@ -228,14 +236,17 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
 
 def from_rich_status(status: status_pb2.Status) -> ServiceError | None:
     """Returns the error that a status of ours stands for; None for one without ErrorInfo, which is none of ours."""
-    info = error_details_pb2.ErrorInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    known, retry_after_s = False, None
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            detail.Unpack(info)
-            metadata = dict(info.metadata)
-            param = metadata.pop("param", None)
-            return by_reason(info.reason)(status.message, param=param, metadata=metadata)
-    return None
+        known = detail.Unpack(info) or known
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    if not known:
+        return None
+    metadata = dict(info.metadata)
+    param = metadata.pop("param", None)
+    return by_reason(info.reason)(status.message, param=param, metadata=metadata, retry_after_s=retry_after_s)
 
 
 _BY_STATUS: Mapping[grpc.StatusCode, type[ServiceError]] = {

@@ -13,11 +13,14 @@ from typing import NamedTuple, Protocol
 from qwenserve.router.tracing.request_trace import RequestTrace
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.ids import new_id
+from qwenserve.runtime.secret import Secret
 
 # Ids end up in log lines and headers: only characters that can break neither.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[0-9a-zA-Z\-]{0,64}\Z")
 
+
+_NO_KEY = Secret()
 
 # The limits of OpenAI's API.
 _MAX_LABELS, _MAX_LABEL, _MAX_VALUE = 16, 64, 512
@@ -34,7 +37,8 @@ class Call(NamedTuple):
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
     without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
     leaves it to the deployment. `user` and `labels` are the caller's own, for the log event. `trace` is there where the
-    request is traced, `admission` where its key has limits.
+    request is traced, `admission` where its key has limits. `authorization` is the caller's key as it was sent, for
+    whoever passes the call on.
     """
 
     request_id: str
@@ -46,6 +50,7 @@ class Call(NamedTuple):
     labels: Mapping[str, str] = {}
     trace: RequestTrace | None = None
     admission: Admission | None = None
+    authorization: Secret = _NO_KEY
 
     def labelled(self, user: str, labels: Mapping[str, str]) -> Call:
         """Returns this call with what its caller wants in the log; without it where there is too much."""

@@ -1,7 +1,7 @@
 """The use case as its faces see it: the public API, without the network in between.
 
-Implemented by `router.chat.service.ChatCore`. Messages are those of `protos/qwenserve/chat/v1`, so that a face could as
-well sit in front of a gRPC channel.
+Implemented by `router.chat.service.ChatCore`, and by `router.shim.backend.RemoteBackend` for faces that run apart.
+Messages are those of `protos/qwenserve/chat/v1`.
 """
 
 from __future__ import annotations
@@ -54,23 +54,29 @@ class Backend(Protocol):
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         """What would be done with a request; generates nothing."""
 
-    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest, call: Call) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
 
-    async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
+    async def tokenize_chat(
+        self, request: tokenizer_pb2.TokenizeChatRequest, call: Call
+    ) -> tokenizer_pb2.TokenizeChatResponse:
         """Conversations to rendered prompts and ids."""
 
-    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+    async def detokenize(
+        self, request: tokenizer_pb2.DetokenizeRequest, call: Call
+    ) -> tokenizer_pb2.DetokenizeResponse:
         """Ids to texts."""
 
-    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+    async def tokenizer_info(
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, call: Call
+    ) -> tokenizer_pb2.TokenizerInfo:
         """What tokenizer and chat template are. Raises ModelNotFound."""
 
-    def list_models(self) -> chat_pb2.ListModelsResponse:
-        """The model that this router serves, once for each name that requests may use; first the name in answers."""
+    async def list_models(self, call: Call) -> chat_pb2.ListModelsResponse:
+        """The model that is served, once for each name that requests may use; first the name in answers."""
 
-    def get_model(self, name: str) -> chat_pb2.Model:
+    async def get_model(self, name: str, call: Call) -> chat_pb2.Model:
         """One model, by name, in any case. Raises ModelNotFound."""
 
     def ready(self) -> str:
-        """Empty when a worker can answer now and the router does not drain; else the reason why not."""
+        """Empty when a request would be answered now; else the reason why not."""

@@ -166,7 +166,7 @@ class ChatCore:
             max_model_len=self._prepare.max_model_len,
         )
 
-    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest, call: Call) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._model.check_name(request.model)
         with self._under_way():
@@ -174,7 +174,9 @@ class ChatCore:
             results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
-    async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
+    async def tokenize_chat(
+        self, request: tokenizer_pb2.TokenizeChatRequest, call: Call
+    ) -> tokenizer_pb2.TokenizeChatResponse:
         """Conversations to rendered prompts and ids."""
         self._model.check_name(request.model)
         results = []
@@ -191,7 +193,9 @@ class ChatCore:
             )
         return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=self._prepare.max_model_len)
 
-    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+    async def detokenize(
+        self, request: tokenizer_pb2.DetokenizeRequest, call: Call
+    ) -> tokenizer_pb2.DetokenizeResponse:
         """Ids to texts."""
         self._model.check_name(request.model)
         check_ids_in_all([batch.ids for batch in request.batches], "batches")
@@ -207,7 +211,9 @@ class ChatCore:
             return self._tokenizer.decode(ids, skip_special_tokens)
         return await asyncio.to_thread(self._tokenizer.decode, ids, skip_special_tokens)
 
-    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+    async def tokenizer_info(
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, call: Call
+    ) -> tokenizer_pb2.TokenizerInfo:
         """What tokenizer and chat template are. Raises ModelNotFound."""
         return tokenizer_pb2.TokenizerInfo(
             model=self._model.check_name(request.model),
@@ -215,12 +221,15 @@ class ChatCore:
             **tokenizer_facts(self._model.assets),
         )
 
-    def list_models(self) -> chat_pb2.ListModelsResponse:
+    async def list_models(self, call: Call) -> chat_pb2.ListModelsResponse:
         """The model that this router serves, once for each name that requests may use."""
-        return chat_pb2.ListModelsResponse(models=[self.get_model(name) for name in self._model.names])
+        return chat_pb2.ListModelsResponse(models=[self._described(name) for name in self._model.names])
 
-    def get_model(self, name: str) -> chat_pb2.Model:
+    async def get_model(self, name: str, call: Call) -> chat_pb2.Model:
         """One model by any of its names, in any case. Raises ModelNotFound."""
+        return self._described(name)
+
+    def _described(self, name: str) -> chat_pb2.Model:
         known = self._model.check_name(name)
         ready = self._workers.ready_sessions
         return self._model.describe(
@@ -260,7 +269,7 @@ class ChatCore:
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.chat(request, call), call)
         async with self._admitted(call, prepared) as (call, prepared):
-            start = self._start("chatcmpl", prepared, request.return_token_ids)
+            start = self._start("chatcmpl", prepared, request.return_token_ids, call)
             plans = await self._plans(use, request, call, prepared, start)
             answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
             return self._begin(answer, prepared, plans)
@@ -272,7 +281,7 @@ class ChatCore:
         use = self._reuse.use(request)
         prepared = await self._prepared(self._prepare.completion(request, call), call)
         async with self._admitted(call, prepared) as (call, prepared):
-            start = self._start("cmpl", prepared, request.return_token_ids)
+            start = self._start("cmpl", prepared, request.return_token_ids, call)
             leads = self._echoed(request, prepared) if request.echo else None
             plans = await self._plans(use, request, call, prepared, start, leads)
             if request.HasField("prompt_logprobs"):
@@ -324,7 +333,7 @@ class ChatCore:
         trace.attributes.update(request_attributes(prepared.sampling, prepared.choices))
         return prepared
 
-    def _start(self, prefix: str, prepared: Prepared, return_ids: bool) -> chat_pb2.StreamStart:
+    def _start(self, prefix: str, prepared: Prepared, return_ids: bool, call: Call) -> chat_pb2.StreamStart:
         start = chat_pb2.StreamStart(
             id=f"{prefix}-{new_id()}",
             created=int(time.time()),
@@ -336,6 +345,8 @@ class ChatCore:
         if return_ids:
             for prompt in prepared.prompts:
                 start.prompt_token_ids.add(ids=prompt)
+        if self._limiter is not None and call.key_id:
+            start.key_limits.update(self._limiter.headers(call.key_id))
         return start
 
     def _answer(

@@ -13,6 +13,7 @@ from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.answer import Answer
 from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.chat.events import text_event
+from qwenserve.router.chat.interface import Backend
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.grpc_api.chat_session import ChatSessionWriter
 from qwenserve.router.grpc_api.unread import Unread
@@ -24,6 +25,9 @@ from qwenserve.type.v1 import sampling_pb2
 # Memory that each waiting event takes besides its own bytes.
 _EVENT_BYTES = 150
 _TEXT_BYTES = 60
+
+# Of a call that generates nothing, all has been looked at when it comes here.
+_ANYBODY = Call("")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -102,20 +106,20 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 class ModelServicer(chat_pb2_grpc.ModelServiceServicer):
     """The public list of models."""
 
-    def __init__(self, core: ChatCore) -> None:
+    def __init__(self, core: Backend) -> None:
         self._core = core
 
     async def ListModels(  # noqa: N802
         self, request: chat_pb2.ListModelsRequest, context: Context
     ) -> chat_pb2.ListModelsResponse:
         """Lists the models."""
-        return self._core.list_models()
+        return await self._core.list_models(_ANYBODY)
 
     async def GetModel(  # noqa: N802
         self, request: chat_pb2.GetModelRequest, context: Context
     ) -> chat_pb2.Model:
         """Returns one model."""
-        return self._core.get_model(request.name)
+        return await self._core.get_model(request.name, _ANYBODY)
 
 
 class EventQueue:

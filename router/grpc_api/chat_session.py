@@ -6,6 +6,7 @@ A message per token per chat costs tens of microseconds on each side; an entry o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.answer import Answer
-from qwenserve.router.chat.call import Call, request_id
+from qwenserve.router.chat.call import Call, request_id, traceparent
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.service import ChatCore
 from qwenserve.router.grpc_api.unread import Unread
@@ -213,8 +214,20 @@ class ChatSessionWriter:
             self._report(submit.handle, QueueFull(f"{_MAX_CHATS} chats of this session are open; let some of them end"))
             return
         chat = self._chats[submit.handle] = _Chat(self, submit.handle)
-        call = self._call._replace(request_id=request_id(submit.request.request_id))
-        chat.beginning = self._tasks.start(chat.begin(self._core, submit.request, call), name=f"chat {call.request_id}")
+        call = self._call_of(submit)
+        chat.beginning = self._tasks.start(chat.begin(self._core, submit, call), name=f"chat {call.request_id}")
+
+    def _call_of(self, submit: chat_pb2.ChatSubmit) -> Call:
+        request = submit.completion if submit.HasField("completion") else submit.request
+        call = self._call._replace(request_id=request_id(request.request_id))
+        if submit.timeout_ms > 0:
+            until = time.monotonic() + submit.timeout_ms / 1000
+            call = call._replace(deadline=until if call.deadline is None else min(until, call.deadline))
+        if submit.traceparent:
+            call = call._replace(traceparent=traceparent(submit.traceparent))
+        if submit.HasField("strict"):
+            call = call._replace(strict=submit.strict)
+        return call
 
 
 class _Chat:
@@ -230,10 +243,15 @@ class _Chat:
         # The task of `begin`.
         self.beginning: asyncio.Task[None] | None = None
 
-    async def begin(self, core: ChatCore, request: chat_pb2.ChatCompletionRequest, call: Call) -> None:
+    async def begin(self, core: ChatCore, submit: chat_pb2.ChatSubmit, call: Call) -> None:
         """Starts the chat; its failure is an event of the session."""
         try:
-            self._answer = await core.stream_chat(request, call, self)
+            if not submit.HasField("completion"):
+                self._answer = await core.stream_chat(submit.request, call, self)
+            elif submit.HasField("request"):
+                raise InvalidRequest("submits: set request or completion, not both", param="submits.completion")
+            else:
+                self._answer = await core.stream_completion(submit.completion, call, self)
             if self._cancelled:
                 self._answer.cancel()  # the chat had begun in the same turn in which its task was cancelled
         except ServiceError as error:

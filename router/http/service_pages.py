@@ -89,11 +89,11 @@ class ServicePages:
     async def openapi(self, exchange: Exchange) -> Reply:
         """The OpenAPI document."""
         # Made once, when it is first asked for: start-up need not wait for it.
-        self._document = self._document or to_json(document((*self._faces, *self.endpoints()), self._vocab_size()))
+        if not self._document:
+            listed = await self._backend.list_models(exchange.call())
+            vocab_size = max((model.vocab_size for model in listed.models), default=0)
+            self._document = to_json(document((*self._faces, *self.endpoints()), vocab_size))
         return exchange.reply(self._document)
-
-    def _vocab_size(self) -> int:
-        return max((model.vocab_size for model in self._backend.list_models().models), default=0)
 
     async def docs(self, exchange: Exchange) -> Reply:
         """The OpenAPI document as a page that loads nothing from elsewhere."""

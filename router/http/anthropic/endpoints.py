@@ -81,7 +81,8 @@ class MessagesEndpoints:
         draft = await read_request(exchange.request, self._config, _read)
         exchange.ignore(draft.ignored)
         reply = await self._backend.tokenize_chat(
-            tokenizer_pb2.TokenizeChatRequest(model=draft.request.model, conversations=[draft.conversation])
+            tokenizer_pb2.TokenizeChatRequest(model=draft.request.model, conversations=[draft.conversation]),
+            exchange.call(),
         )
         return exchange.reply(to_json({"input_tokens": len(reply.results[0].token_ids.ids)}))
 

@@ -86,14 +86,14 @@ class TextEndpoints:
         given = await read_request(exchange.request, self._config, _tokenize_request)
         exchange.ignore(given.ignored)
         if given.chat is not None:
-            chats = await self._backend.tokenize_chat(given.chat)
+            chats = await self._backend.tokenize_chat(given.chat, exchange.call())
             chat = chats.results[0]
             body = _token_ids(chat.token_ids, chats.max_model_len, given.chat.return_tokens)
             body["starts_in_reasoning"] = chat.starts_in_reasoning
             if given.chat.return_prompt:
                 body["prompt"] = chat.prompt
         else:
-            reply = await self._backend.tokenize(given.texts)
+            reply = await self._backend.tokenize(given.texts, exchange.call())
             body = _token_ids(reply.results[0], reply.max_model_len, given.texts.return_tokens)
         return exchange.reply(await _json(body, len(body["tokens"])))
 
@@ -101,13 +101,13 @@ class TextEndpoints:
         """Text of token ids (`tokens`)."""
         request, ignored = await read_request(exchange.request, self._config, _detokenize_request)
         exchange.ignore(ignored)
-        reply = await self._backend.detokenize(request)
+        reply = await self._backend.detokenize(request, exchange.call())
         return exchange.reply(to_json({"prompt": reply.texts[0]}))
 
     async def tokenizer_info(self, exchange: Exchange) -> Reply:
         """The tokenizer's tokens with names and ids of their own, and the chat template, by the names of
         `tokenizer_config.json`."""
-        info = self._backend.tokenizer_info(tokenizer_pb2.GetTokenizerInfoRequest())
+        info = await self._backend.tokenizer_info(tokenizer_pb2.GetTokenizerInfoRequest(), exchange.call())
         return exchange.reply(to_json(_tokenizer_info(info)))
 
     async def explain(self, exchange: Exchange) -> Reply:
@@ -121,12 +121,13 @@ class TextEndpoints:
 
     async def list_models(self, exchange: Exchange) -> Reply:
         """The model that this router serves, once for each name that requests may use."""
-        models = [_model(model) for model in self._backend.list_models().models]
+        listed = await self._backend.list_models(exchange.call())
+        models = [_model(model) for model in listed.models]
         return exchange.reply(to_json({"object": "list", "data": models}))
 
     async def get_model(self, exchange: Exchange) -> Reply:
         """One model and its limits."""
-        model = self._backend.get_model(exchange.name)
+        model = await self._backend.get_model(exchange.name, exchange.call())
         return exchange.reply(to_json(_model(model)))
 
 

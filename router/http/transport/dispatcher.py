@@ -20,6 +20,7 @@ from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.errors import ForbiddenOrigin, MethodNotAllowed, NotFound, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.runtime.secret import Secret
 
 _log = EventLog("http")
 
@@ -118,7 +119,10 @@ class Dispatcher:
                 if exchange.request.method == "OPTIONS" and (told := self._origins.preflight(headers)):
                     return Reply(204, {**exchange.headers(), **told})
             if endpoint.guarded:
-                exchange.key_id = self._keys.check(_authorization(exchange.request))
+                authorization = _authorization(exchange.request)
+                exchange.key_id = self._keys.check(authorization)
+                if authorization:
+                    exchange.authorization = Secret(authorization)
             exchange.read_headers()
             reply = await endpoint.answer(exchange)
         except ServiceError as error:

@@ -14,6 +14,7 @@ from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.http.transport.errors import ErrorFormat, error_headers
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.errors import InvalidRequest, ServiceError
+from qwenserve.runtime.secret import Secret
 from qwenserve.type.v1 import sampling_pb2
 
 _JSON = "application/json"
@@ -42,6 +43,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "authorization",
         "began",
         "cache",
         "cors",
@@ -51,6 +53,7 @@ class Exchange:
         "id_header",
         "ignored",
         "key_id",
+        "key_limits",
         "kind",
         "limits",
         "model",
@@ -76,6 +79,10 @@ class Exchange:
         self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
         self.key_id = ""
+        # The caller's key as it was sent.
+        self.authorization = Secret()
+        # What a router told of the key's limits, where this process knows none itself.
+        self.key_limits: Mapping[str, str] = {}
         self.limits: LimitHeaders = no_limits
         self.id_header = ""
         self.stream = False
@@ -99,7 +106,14 @@ class Exchange:
         """Returns what travels with the call. Raises InvalidRequest for an unreadable deadline."""
         given = self.request.headers.get("x-request-timeout")
         deadline = None if given is None else self.began + _seconds(given)
-        return Call(self.request_id, deadline, self.traceparent, self.key_id, self.strict)
+        return Call(
+            self.request_id,
+            deadline,
+            self.traceparent,
+            self.key_id,
+            self.strict,
+            authorization=self.authorization,
+        )
 
     def ignore(self, names: Sequence[str]) -> None:
         """Notes fields without effect. Raises InvalidRequest where the caller wants none."""
@@ -116,6 +130,8 @@ class Exchange:
     def note_start(self, start: chat_pb2.StreamStart) -> None:
         """Notes what the beginning of an answer says for the reply's head."""
         self.note_ignored(start.ignored_params)
+        if start.key_limits and self.limits is no_limits:
+            self.key_limits = dict(start.key_limits)
         self.cache = _CACHE_NAMES.get(start.cache, "")
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
@@ -125,6 +141,8 @@ class Exchange:
             headers |= self.cors
         if self.key_id:
             headers |= self.limits(self.key_id)
+        if self.key_limits:
+            headers |= self.key_limits
         if self.id_header:
             headers[self.id_header] = self.request_id
         if self.traceparent:

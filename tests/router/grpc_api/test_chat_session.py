@@ -48,9 +48,15 @@ class Core:
         self.holds_on = False
         self._refuses = refuses
         self.begun = 0
+        self.calls: list[Call] = []
+
+    async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: Any) -> Told:
+        assert isinstance(request, chat_pb2.CompletionRequest)
+        return await self.stream_chat(chat_pb2.ChatCompletionRequest(), call, sink)
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: Any) -> Told:
         self.begun += 1
+        self.calls.append(call)
         while True:
             try:
                 await self.gate.wait()
@@ -103,10 +109,13 @@ class Client:
         while (request := await self._requests.get()) is not None:
             yield request
 
+    def put(self, request: chat_pb2.ChatSessionRequest) -> None:
+        self._requests.put_nowait(request)
+
     def send(self, *handles: int, cancels: tuple[int, ...] = (), ids: tuple[str, ...] = ()) -> None:
         named = [chat_pb2.ChatCompletionRequest(request_id=name) for name in ids or [""] * len(handles)]
         submits = [chat_pb2.ChatSubmit(handle=h, request=r) for h, r in zip(handles, named, strict=True)]
-        self._requests.put_nowait(chat_pb2.ChatSessionRequest(submits=submits, cancels=cancels))
+        self.put(chat_pb2.ChatSessionRequest(submits=submits, cancels=cancels))
 
     def close(self) -> None:
         self._requests.put_nowait(None)
@@ -370,3 +379,30 @@ async def test_leaving_a_stream_early_cancels_its_answer() -> None:
     await asyncio.wait({writing})
     assert answer.cancelled
     assert context.metadata == (("x-ignored-params", "x"),)
+
+
+async def test_a_completion_and_what_belongs_to_one_chat_alone() -> None:
+    """Completions travel as chats do; time limit, trace and strictness are those of the submit."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    core = Core()
+    client = Client(core)
+    completion = chat_pb2.CompletionRequest(request_id="text")
+    submits = [
+        chat_pb2.ChatSubmit(handle=1, completion=completion, timeout_ms=50_000, traceparent=trace, strict=True),
+        chat_pb2.ChatSubmit(handle=2, completion=completion, request=chat_pb2.ChatCompletionRequest()),
+        chat_pb2.ChatSubmit(handle=3, request=chat_pb2.ChatCompletionRequest(request_id="chat")),
+    ]
+    client.put(chat_pb2.ChatSessionRequest(submits=submits))
+    await until(lambda: core.begun == 2)
+    message = await anext(client.responses)
+    (refused,) = message.events
+    error = from_rich_status(refused.error)
+    await client.responses.aclose()
+
+    assert (refused.handle, getattr(error, "param", None)) == (2, "submits.completion")
+    text, chat = core.calls
+    assert (text.request_id, text.traceparent, text.strict) == ("text", trace, True)
+    remaining = text.remaining_s()
+    assert remaining is not None
+    assert 0 < remaining <= 50
+    assert (chat.request_id, chat.traceparent, chat.strict, chat.deadline) == ("chat", "", None, None)

@@ -106,6 +106,7 @@ class FakeBackend:
         self.ignored: list[str] = []
         self.not_ready = ""
         self.tool_template = ""
+        self.key_limits: dict[str, str] = {}
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> FakeAnswer:
         messages = request.conversation.messages
@@ -135,12 +136,14 @@ class FakeBackend:
             max_model_len=MAX_MODEL_LEN,
         )
 
-    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest, call: Call) -> tokenizer_pb2.TokenizeResponse:
         self._check_model(request.model)
         results = [_token_ids(text, with_tokens=request.return_tokens) for text in request.texts]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=MAX_MODEL_LEN)
 
-    async def tokenize_chat(self, request: tokenizer_pb2.TokenizeChatRequest) -> tokenizer_pb2.TokenizeChatResponse:
+    async def tokenize_chat(
+        self, request: tokenizer_pb2.TokenizeChatRequest, call: Call
+    ) -> tokenizer_pb2.TokenizeChatResponse:
         self._check_model(request.model)
         results = []
         for conversation in request.conversations:
@@ -149,14 +152,18 @@ class FakeBackend:
             results.append(tokenizer_pb2.TokenizedChat(token_ids=ids, prompt=prompt if request.return_prompt else ""))
         return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=MAX_MODEL_LEN)
 
-    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+    async def detokenize(
+        self, request: tokenizer_pb2.DetokenizeRequest, call: Call
+    ) -> tokenizer_pb2.DetokenizeResponse:
         self._check_model(request.model)
         if any(token_id > 255 for batch in request.batches for token_id in batch.ids):
             raise InvalidRequest("ids go from 0 to 255", param="tokens")
         texts = [bytes(batch.ids).decode("utf-8", "replace") for batch in request.batches]
         return tokenizer_pb2.DetokenizeResponse(texts=texts)
 
-    def tokenizer_info(self, request: tokenizer_pb2.GetTokenizerInfoRequest) -> tokenizer_pb2.TokenizerInfo:
+    async def tokenizer_info(
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, call: Call
+    ) -> tokenizer_pb2.TokenizerInfo:
         self._check_model(request.model)
         end = tokenizer_pb2.AddedToken(id=0, content="<end>", special=True)
         return tokenizer_pb2.TokenizerInfo(
@@ -170,10 +177,10 @@ class FakeBackend:
             added_tokens=[end],
         )
 
-    def list_models(self) -> chat_pb2.ListModelsResponse:
-        return chat_pb2.ListModelsResponse(models=[self.get_model(MODEL)])
+    async def list_models(self, call: Call) -> chat_pb2.ListModelsResponse:
+        return chat_pb2.ListModelsResponse(models=[await self.get_model(MODEL, call)])
 
-    def get_model(self, name: str) -> chat_pb2.Model:
+    async def get_model(self, name: str, call: Call) -> chat_pb2.Model:
         self._check_model(name)
         defaults = sampling_pb2.SamplingParams(temperature=0.7, top_p=0.8)
         return chat_pb2.Model(
@@ -217,6 +224,7 @@ class FakeBackend:
             model=MODEL,
             prompt_token_ids=ids,
             ignored_params=self.ignored,
+            key_limits=self.key_limits,
             prompt_tokens=sum(map(len, prompts)),
         )
         first = [chat_pb2.ChatEvent(start=start)]

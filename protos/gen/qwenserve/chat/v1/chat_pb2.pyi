@@ -186,7 +186,14 @@ class ChatEvent(_message.Message):
     def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
-    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "system_fingerprint")
+    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "system_fingerprint", "key_limits")
+    class KeyLimitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +203,7 @@ class StreamStart(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -205,7 +213,8 @@ class StreamStart(_message.Message):
     prompt_tokens: int
     cache: CacheStatus
     system_fingerprint: str
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., system_fingerprint: _Optional[str] = ...) -> None: ...
+    key_limits: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., system_fingerprint: _Optional[str] = ..., key_limits: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ToolCallStart(_message.Message):
     __slots__ = ("index", "id", "name")
@@ -314,12 +323,20 @@ class ChatSessionRequest(_message.Message):
     def __init__(self, submits: _Optional[_Iterable[_Union[ChatSubmit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChatSubmit(_message.Message):
-    __slots__ = ("handle", "request")
+    __slots__ = ("handle", "request", "completion", "timeout_ms", "traceparent", "strict")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
     handle: int
     request: ChatCompletionRequest
-    def __init__(self, handle: _Optional[int] = ..., request: _Optional[_Union[ChatCompletionRequest, _Mapping]] = ...) -> None: ...
+    completion: CompletionRequest
+    timeout_ms: int
+    traceparent: str
+    strict: bool
+    def __init__(self, handle: _Optional[int] = ..., request: _Optional[_Union[ChatCompletionRequest, _Mapping]] = ..., completion: _Optional[_Union[CompletionRequest, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., strict: bool = ...) -> None: ...
 
 class ChatSessionResponse(_message.Message):
     __slots__ = ("handles", "choice_indexes", "texts", "reasoning_positions", "events")

@@ -116,8 +116,8 @@ class ChatServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChatSession(self, request_iterator, context):
-        """Carries many streamed chats on one call, packed, for clients with many at a time. The end of the call
-        cancels all of them.
+        """Carries many streamed chats and completions on one call, packed, for clients with many at a time. The end of the
+        call cancels all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
