@@ -23,7 +23,7 @@ DRILL_NAMES = (
     "disconnects", "bad-bytes",
 )  # fmt: skip
 # Commands that are one process each, in the foreground.
-TIERS = ("worker", "router", "tokenizer")
+TIERS = ("worker", "router", "tokenizer", "shim")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

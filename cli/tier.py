@@ -1,4 +1,4 @@
-"""`qwenserve worker|router|tokenizer`: one process of a tier, in the foreground.
+"""`qwenserve worker|router|tokenizer|shim`: one process of a tier, in the foreground.
 
 What containers, MPI and service managers run. It becomes the very process that `qwenserve up` starts, with the same
 flags; only the model is found first, as `up` finds it: the one that comes with Qwenserve from any directory, and one
@@ -25,6 +25,10 @@ from qwenserve.worker.engine_interface import EngineError
 
 def run_tier_process(tier: str, argv: Sequence[str]) -> int:
     """Runs until told to stop; returns the exit code."""
+    if tier == "shim":  # it has no model
+        from qwenserve.router.shim.main import main as shim
+
+        return shim(argv)
     try:
         found = _found_model(argv)
     except (ConfigError, EngineError) as error:

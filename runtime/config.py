@@ -12,10 +12,10 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qwenserve.runtime.sampling_ranges import RANGES
 from qwenserve.runtime.secret import Secret
@@ -62,6 +62,10 @@ class SamplingDefaults(Section):
     repetition_penalty: float | None = Field(
         default=None, description="1 is off.", **RANGES["repetition_penalty"].limits()
     )
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class ModelConfig(Section):
@@ -221,6 +225,21 @@ class RouterConfig(Section):
     )
     token_cache_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory for token ids of text seen before (repeated prompts)."
+    )
+
+
+class ShimConfig(Section):
+    """The HTTP faces in a process of their own, `qwenserve shim`. It listens where `http` says."""
+
+    routers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        default=("127.0.0.1:50051",), description="Addresses of the gRPC API of routers, as a list or with commas."
+    )
+    ca_file: str = Field(
+        default="",
+        description="Certificates to trust for TLS to the routers, which need tls.cert_file then. Empty: plain text.",
+    )
+    router_wait_s: float = Field(
+        default=5.0, ge=0, description="How long a request waits for a router where none is ready."
     )
 
 
@@ -454,6 +473,7 @@ class Config(Section):
     http: HttpConfig = Field(default_factory=HttpConfig, description="HTTP shim.")
     grpc: GrpcConfig = Field(default_factory=GrpcConfig, description="gRPC in all tiers.")
     router: RouterConfig = Field(default_factory=RouterConfig, description="Router tier.")
+    shim: ShimConfig = Field(default_factory=ShimConfig, description="HTTP in a process of its own.")
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="Worker tier.")
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="Tokenizer tier.")
     auth: AuthConfig = Field(default_factory=AuthConfig, description="API keys.")

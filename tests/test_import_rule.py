@@ -55,6 +55,8 @@ RULES = (
         ("router.http.responses", "router.http.openai.errors", "router.http.transport", *USE_CASE, "runtime"),
     ),
     Rule("router.http.openai", ("router.http.openai", "router.http.transport", *USE_CASE, "runtime")),
+    # Nothing of a model, its text or its workers: only what faces ask for, over gRPC.
+    Rule("router.shim", ("router.shim", "router.http", *USE_CASE, "runtime")),
     Rule(
         "router.generation",
         ("router.generation", "router.clients.worker_session", "router.tracing.request_trace", "runtime"),

@@ -19,6 +19,7 @@ LISTENS = {
     "worker": {50061: "QWENSERVE_WORKER__PORT", 9464: "QWENSERVE_METRICS__PORT"},
     "tokenizer": {50071: "QWENSERVE_TOKENIZER__PORT", 9464: "QWENSERVE_METRICS__PORT"},
     "router": {50051: "QWENSERVE_ROUTER__PORT", 8000: "QWENSERVE_HTTP__PORT"},
+    "shim": {8000: "QWENSERVE_HTTP__PORT"},
 }
 Ports = Mapping[tuple[str, int], int]
 
@@ -49,7 +50,12 @@ async def running(
     environment |= {"QWENSERVE_CACHE_DIR": str(cache), "QWENSERVE_LOG__LEVEL": "warning", "OMP_WAIT_POLICY": "passive"}
     environment |= more or {}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "qwenserve.cli", *service.command, cwd=ROOT, env=environment
+        sys.executable,
+        "-m",
+        "qwenserve.cli",
+        *(local(part, ports, service.name) for part in service.command),
+        cwd=ROOT,
+        env=environment,
     )
     try:
         yield process

@@ -25,8 +25,8 @@ def services() -> dict[str, Service]:
 
 
 def test_the_cluster_is_complete(services: dict[str, Service]):
-    """Two routers, two workers and a tokenizer, and routers name workers and tokenizers that exist."""
-    assert sorted(services) == ["router-1", "router-2", "tokenizer", "worker-1", "worker-2"]
+    """Two routers, two workers, a tokenizer and a shim, and routers name workers and tokenizers that exist."""
+    assert sorted(services) == ["router-1", "router-2", "shim", "tokenizer", "worker-1", "worker-2"]
     for name in ("router-1", "router-2"):
         named = re.findall(r"([a-z0-9-]+):\d+", str(services[name].environment))
         assert set(named) == {"worker-1", "worker-2", "tokenizer"}
@@ -42,18 +42,18 @@ def test_every_published_port_is_listened_on(services: dict[str, Service]):
 
 @pytest.mark.timeout(300)
 async def test_the_file_starts_and_answers(services: dict[str, Service], tmp_path: Path):
-    """Every service comes up by its own health check, both routers answer, and SIGTERM ends each with code 0."""
+    """Every service comes up by its own health check, all that speak HTTP answer, and SIGTERM ends each with code 0."""
     ports = free_ports(services)
     async with contextlib.AsyncExitStack() as stack:
         processes = {
             name: await stack.enter_async_context(running(service, ports, tmp_path / "cache"))
             for name, service in services.items()
         }
-        for name in ("worker-1", "worker-2", "tokenizer", "router-1", "router-2"):
+        for name in ("worker-1", "worker-2", "tokenizer", "router-1", "router-2", "shim"):
             await healthy(services[name], ports, processes[name])
         question = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
         async with aiohttp.ClientSession() as session:
-            for name in ("router-1", "router-2"):
+            for name in ("router-1", "router-2", "shim"):
                 url = f"http://127.0.0.1:{ports[name, 8000]}/v1/chat/completions"
                 async with session.post(url, json=question) as reply:
                     assert "Paris" in (await reply.json())["choices"][0]["message"]["content"]

@@ -13,7 +13,8 @@ import grpc
 
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.main import Router
-from qwenserve.runtime.config import Config, load_config
+from qwenserve.router.shim.main import Shim
+from qwenserve.runtime.config import Config, ShimConfig, load_config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.worker.engine_choice import BuiltEngine, build_engine
@@ -49,11 +50,12 @@ class Stack:
     router: Router
     channel: grpc.aio.Channel
     workers: list[RunningWorker] = field(default_factory=list)
+    shim: Shim | None = None
 
     @property
     def url(self) -> str:
-        """Base of the HTTP API."""
-        return f"http://127.0.0.1:{self.router.http_port}"
+        """Base of the HTTP API: the shim's, where there is one."""
+        return f"http://127.0.0.1:{(self.shim or self.router).http_port}"
 
     def running(self) -> int:
         """Requests that the engines themselves say they compute."""
@@ -107,10 +109,23 @@ async def start_worker(config: Config, built: BuiltEngine | None = None) -> Runn
 
 
 @contextlib.asynccontextmanager
+async def _shim(config: Config, grpc_port: int) -> AsyncIterator[Shim | None]:
+    if not grpc_port:
+        yield None
+        return
+    shim = Shim(config.model_copy(update={"shim": ShimConfig(routers=(f"127.0.0.1:{grpc_port}",))}))
+    async with shim.serving(Shutdown()):
+        await until(lambda: shim.routers.ready, START_S)
+        yield shim
+
+
+@contextlib.asynccontextmanager
 async def running_stack(
-    config: Config, *, workers: int = 1, model_path: Path = TINY, built: BuiltEngine | None = None
+    config: Config, *, workers: int = 1, model_path: Path = TINY, built: BuiltEngine | None = None, apart: bool = False
 ) -> AsyncIterator[Stack]:
-    """Runs `workers` workers and one router inside the block. `built` is the engine of a single worker."""
+    """Runs `workers` workers and one router inside the block. `built` is the engine of a single worker. `apart`: with a
+    shim in front of the router.
+    """
     started: list[RunningWorker] = []
     try:
         for index in range(workers):
@@ -121,8 +136,11 @@ async def running_stack(
         router = Router(config, ServedModel.load(model_path, config))
         async with router.serving(Shutdown()):
             await until(lambda: all(session.ready for session in router.sessions), START_S)
-            async with make_channel(f"127.0.0.1:{router.grpc_port}", config.grpc) as channel:
-                yield Stack(config, router, channel, started)
+            async with (
+                make_channel(f"127.0.0.1:{router.grpc_port}", config.grpc) as channel,
+                _shim(config, router.grpc_port if apart else 0) as shim,
+            ):
+                yield Stack(config, router, channel, started, shim)
     finally:
         for worker in started:
             if not worker.task.done():

@@ -7,10 +7,11 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from qwenserve.text.assets import load_assets
 from qwenserve.worker.engine_choice import BuiltEngine
@@ -21,14 +22,37 @@ CHAT = {"messages": [{"role": "user", "content": "你好，你是谁？"}]}
 ENDLESS = {**CHAT, "max_tokens": 4000, "ignore_eos": True}
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Face(NamedTuple):
+    """The HTTP API in one of its two forms, and the deployment behind it."""
+
+    url: str
+    stack: Stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_stack() -> AsyncIterator[Stack]:
+    """For requests that leave nothing behind; a shim stands in front of its router."""
+    async with running_stack(stack_config(), apart=True) as running:
+        yield running
+
+
+@pytest.fixture(params=["router", "shim"])
+def face(request: pytest.FixtureRequest, shared_stack: Stack) -> Face:
+    router = f"http://127.0.0.1:{shared_stack.router.http_port}"
+    return Face(shared_stack.url if request.param == "shim" else router, shared_stack)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def slow_stack() -> AsyncIterator[Stack]:
     """One token every 20 ms: slow enough that a test can act in the middle of an answer."""
     async with running_stack(stack_config(worker__simulated__step_ms=20)) as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
@@ -56,7 +80,13 @@ async def first_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
     raise AssertionError("the stream ended without an event")
 
 
-async def test_a_client_that_leaves_a_stream_stops_the_engine(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["router", "shim"])
+async def test_a_client_that_leaves_a_stream_stops_the_engine(apart: bool, client: aiohttp.ClientSession) -> None:
+    async with running_stack(stack_config(worker__simulated__step_ms=20), apart=apart) as slow_stack:
+        await _leave_a_stream(slow_stack, client)
+
+
+async def _leave_a_stream(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
     response = await client.post(f"{slow_stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True, "n": 2})
     await first_event(response)
     assert slow_stack.running() == 2
@@ -87,7 +117,9 @@ async def test_a_deadline_in_the_header_stops_the_engine(slow_stack: Stack, clie
 
 
 async def test_a_worker_that_dies_becomes_one_error_event(client: aiohttp.ClientSession) -> None:
-    async with running_stack(stack_config(worker__simulated__step_ms=20, router__worker_wait_s=0)) as stack:
+    async with running_stack(
+        stack_config(worker__simulated__step_ms=20, router__worker_wait_s=0, router__continuation_wait_s=0)
+    ) as stack:
         response = await client.post(f"{stack.url}/v1/chat/completions", json={**ENDLESS, "stream": True})
         await first_event(response)
 
@@ -217,11 +249,11 @@ async def test_a_client_that_does_not_read_loses_its_answer_and_nobody_elses() -
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_echo_with_logprobs_has_those_of_the_prompt_first(
-    stream: bool, slow_stack: Stack, client: aiohttp.ClientSession
+    stream: bool, face: Face, client: aiohttp.ClientSession
 ) -> None:
     """What evaluation harnesses slice: without the prompt's, they would take the answer's for them."""
     body = {"prompt": [[100 + n for n in range(8)]], "temperature": 0, "max_tokens": 3, "logprobs": 2, "echo": True}
-    async with client.post(slow_stack.url + "/v1/completions", json={**body, "stream": stream}) as reply:
+    async with client.post(face.url + "/v1/completions", json={**body, "stream": stream}) as reply:
         assert reply.status == 200, await reply.text()
         if stream:
             lines = [line.removeprefix("data: ") for line in (await reply.text()).split("\n\n") if line]
@@ -244,13 +276,11 @@ async def test_an_echo_with_logprobs_has_those_of_the_prompt_first(
 
 
 @pytest.mark.parametrize("echo", [False, True])
-async def test_prompt_logprobs_are_a_member_of_their_own(
-    echo: bool, slow_stack: Stack, client: aiohttp.ClientSession
-) -> None:
+async def test_prompt_logprobs_are_a_member_of_their_own(echo: bool, face: Face, client: aiohttp.ClientSession) -> None:
     """In vLLM's form, with alternatives of their own number, and none of them among those of the answer."""
     ids = [100 + n for n in range(8)]
     body = {"prompt": ids, "temperature": 0, "max_tokens": 3, "prompt_logprobs": 3, "echo": echo, "logprobs": 1}
-    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+    async with client.post(face.url + "/v1/completions", json=body) as reply:
         assert reply.status == 200, await reply.text()
         (choice,) = (await reply.json())["choices"]
 
@@ -264,11 +294,11 @@ async def test_prompt_logprobs_are_a_member_of_their_own(
     assert all(len(top) <= 2 for top in choice["logprobs"]["top_logprobs"] if top is not None)
 
 
-async def test_prompt_logprobs_alone(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+async def test_prompt_logprobs_alone(face: Face, client: aiohttp.ClientSession) -> None:
     body = {"prompt": ["one two", "three"], "n": 2, "max_tokens": 2, "prompt_logprobs": 0}
-    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+    async with client.post(face.url + "/v1/completions", json=body) as reply:
         choices = (await reply.json())["choices"]
-    async with client.post(slow_stack.url + "/v1/completions", json={**body, "stream": True}) as reply:
+    async with client.post(face.url + "/v1/completions", json={**body, "stream": True}) as reply:
         streamed = await reply.json()
 
     assert [choice["logprobs"] for choice in choices] == [None] * 4
@@ -279,13 +309,11 @@ async def test_prompt_logprobs_alone(slow_stack: Stack, client: aiohttp.ClientSe
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_no_tokens_and_an_echo_score_a_prompt(
-    stream: bool, slow_stack: Stack, client: aiohttp.ClientSession
-) -> None:
+async def test_no_tokens_and_an_echo_score_a_prompt(stream: bool, face: Face, client: aiohttp.ClientSession) -> None:
     """What evaluation harnesses ask for to score a text: nothing is generated, and nothing is charged for."""
     body = {"prompt": "one two three", "max_tokens": 0, "logprobs": 1, "echo": True, "n": 2}
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-    async with client.post(slow_stack.url + "/v1/completions", json={**body, **options}) as reply:
+    async with client.post(face.url + "/v1/completions", json={**body, **options}) as reply:
         assert reply.status == 200, await reply.text()
         lines = (await reply.text()).split("\n\n") if stream else [await reply.text()]
     parts = [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
@@ -307,16 +335,16 @@ async def test_no_tokens_and_an_echo_score_a_prompt(
     ],
 )
 async def test_no_tokens_and_nothing_to_answer_is_refused(
-    path: str, body: dict[str, Any], slow_stack: Stack, client: aiohttp.ClientSession
+    path: str, body: dict[str, Any], face: Face, client: aiohttp.ClientSession
 ) -> None:
-    async with client.post(slow_stack.url + path, json={**body, "max_tokens": 0}) as reply:
+    async with client.post(face.url + path, json={**body, "max_tokens": 0}) as reply:
         assert (reply.status, (await reply.json())["error"]["param"]) == (400, "max_tokens")
-    await slow_stack.until_idle()
+    await face.stack.until_idle()
 
 
-async def test_each_choice_of_each_prompt_has_its_own(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+async def test_each_choice_of_each_prompt_has_its_own(face: Face, client: aiohttp.ClientSession) -> None:
     body = {"prompt": ["one two", "three"], "n": 2, "max_tokens": 2, "logprobs": 0, "echo": True}
-    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+    async with client.post(face.url + "/v1/completions", json=body) as reply:
         choices = (await reply.json())["choices"]
 
     for choice in choices:
@@ -325,11 +353,11 @@ async def test_each_choice_of_each_prompt_has_its_own(slow_stack: Stack, client:
         assert [value is None for value in logprobs["token_logprobs"]].count(True) == 1
 
 
-async def test_the_fingerprint_is_the_same_whole_and_streamed(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+async def test_the_fingerprint_is_the_same_whole_and_streamed(face: Face, client: aiohttp.ClientSession) -> None:
     body = {**CHAT, "max_tokens": 2}
-    async with client.post(f"{slow_stack.url}/v1/chat/completions", json=body) as reply:
+    async with client.post(f"{face.url}/v1/chat/completions", json=body) as reply:
         whole = (await reply.json())["system_fingerprint"]
-    async with client.post(f"{slow_stack.url}/v1/chat/completions", json={**body, "stream": True}) as reply:
+    async with client.post(f"{face.url}/v1/chat/completions", json={**body, "stream": True}) as reply:
         streamed = (await first_event(reply))["system_fingerprint"]
 
     assert whole == streamed

@@ -22,23 +22,24 @@ else:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_official_client(check: Callable[[Target], Awaitable[None]], served: Served) -> None:
-    await check(target(served))
+async def test_official_client(check: Callable[[Target], Awaitable[None]], either: Served) -> None:
+    await check(target(either))
 
-    assert [call.request_id for call in served.backend.calls] or check.__name__ == "check_models"
+    assert [call.request_id for call in either.backend.calls] or check.__name__ == "check_models"
 
 
 # llama-index reads pydantic's model fields in a way that pydantic will drop.
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
-async def test_llama_index_function_agent(served: Served) -> None:
-    await check_agent(target(served))
+async def test_llama_index_function_agent(either: Served) -> None:
+    await check_agent(target(either))
 
 
-async def test_official_client_with_a_key() -> None:
-    async with serve(keys=("right",)) as served:
+@pytest.mark.parametrize("apart", [False, True], ids=["router", "shim"])
+async def test_official_client_with_a_key(apart: bool) -> None:
+    async with serve(keys=("right",), apart=apart) as either:
         with pytest.raises(openai.AuthenticationError) as wrong:
-            await check_chat_whole(target(served)._replace(api_key="wrong"))
-        await check_chat_whole(target(served)._replace(api_key="right"))
+            await check_chat_whole(target(either)._replace(api_key="wrong"))
+        await check_chat_whole(target(either)._replace(api_key="right"))
     assert wrong.value.code == "invalid_api_key"
 
 
@@ -52,10 +53,10 @@ async def test_official_client_with_a_key() -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_are_typed(
-    error: ServiceError, expected: type[openai.APIStatusError], stream: bool, served: Served
+    error: ServiceError, expected: type[openai.APIStatusError], stream: bool, either: Served
 ) -> None:
-    served.backend.refusal = error
-    async with target(served).client() as client:
+    either.backend.refusal = error
+    async with target(either).client() as client:
         with pytest.raises(expected) as refused:
             await client.chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=stream
@@ -63,10 +64,10 @@ async def test_refusals_are_typed(
     assert refused.value.code == error.code
 
 
-async def test_an_error_in_a_stream_is_raised_by_the_client(served: Served) -> None:
-    aimed = target(served)
-    served.backend.fail_at_step = 2
-    served.backend.failure = InternalError("the engine broke")
+async def test_an_error_in_a_stream_is_raised_by_the_client(either: Served) -> None:
+    aimed = target(either)
+    either.backend.fail_at_step = 2
+    either.backend.failure = InternalError("the engine broke")
     async with aimed.client() as client:
         stream = await client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True
@@ -76,12 +77,12 @@ async def test_an_error_in_a_stream_is_raised_by_the_client(served: Served) -> N
                 pass
 
 
-async def test_the_client_retries_when_told_so(served: Served) -> None:
-    aimed = target(served)
-    served.backend.refusal = QueueFull("full", retry_after_s=0.01)
+async def test_the_client_retries_when_told_so(either: Served) -> None:
+    aimed = target(either)
+    either.backend.refusal = QueueFull("full", retry_after_s=0.01)
     async with aimed.client() as client:
         with pytest.raises(openai.RateLimitError):
             await client.with_options(max_retries=2).chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "hi"}]
             )
-    assert len(served.backend.requests) == 3
+    assert len(either.backend.requests) == 3

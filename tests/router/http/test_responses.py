@@ -23,54 +23,54 @@ from tests.router.http.target import Target
 ASK: dict[str, Any] = {"model": "fake-model", "input": "hi"}
 
 
-async def post(served: Served, http: aiohttp.ClientSession, **fields: Any) -> tuple[int, Any, Any]:
-    async with http.post(f"{served.url}/v1/responses", json={**ASK, **fields}) as reply:
+async def post(either: Served, http: aiohttp.ClientSession, **fields: Any) -> tuple[int, Any, Any]:
+    async with http.post(f"{either.url}/v1/responses", json={**ASK, **fields}) as reply:
         return reply.status, await reply.json(), reply.headers
 
 
-def sent(served: Served) -> chat_pb2.ChatCompletionRequest:
-    request = served.backend.requests[-1]
+def sent(either: Served) -> chat_pb2.ChatCompletionRequest:
+    request = either.backend.requests[-1]
     assert isinstance(request, chat_pb2.ChatCompletionRequest)
     return request
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_official_client(check: Callable[[Target], Awaitable[None]], served: Served) -> None:
-    await check(target(served))
+async def test_official_client(check: Callable[[Target], Awaitable[None]], either: Served) -> None:
+    await check(target(either))
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.effect is Effect.APPLIED], ids=lambda row: row.name)
-async def test_an_applied_field_has_an_effect(row: Field, served: Served, http: aiohttp.ClientSession) -> None:
+async def test_an_applied_field_has_an_effect(row: Field, either: Served, http: aiohttp.ClientSession) -> None:
     beside = {"include": ["message.output_text.logprobs"]} if row.name == "top_logprobs" else {}
-    await post(served, http)
-    status, body, headers = await post(served, http, **{row.name: row.example}, **beside)
+    await post(either, http)
+    status, body, headers = await post(either, http, **{row.name: row.example}, **beside)
 
     assert (status, headers.get("x-ignored-params")) == (200, None), body
-    plain, changed = served.backend.requests
+    plain, changed = either.backend.requests
     plain.request_id = changed.request_id = ""
     assert (plain != changed) is not (row.name in ASK or row.target.startswith("shim."))
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.effect is Effect.REFUSED], ids=lambda row: row.name)
 async def test_a_refused_field_is_named_with_its_reason(
-    row: Field, served: Served, http: aiohttp.ClientSession
+    row: Field, either: Served, http: aiohttp.ClientSession
 ) -> None:
-    status, body, _ = await post(served, http, **{row.name: row.example})
+    status, body, _ = await post(either, http, **{row.name: row.example})
 
     assert (status, body["error"]["param"], body["error"]["code"]) == (400, row.name, "unsupported")
     assert row.note in body["error"]["message"]
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.effect is Effect.IGNORED], ids=lambda row: row.name)
-async def test_an_ignored_field_is_listed(row: Field, served: Served, http: aiohttp.ClientSession) -> None:
-    status, _, headers = await post(served, http, **{row.name: row.example})
+async def test_an_ignored_field_is_listed(row: Field, either: Served, http: aiohttp.ClientSession) -> None:
+    status, _, headers = await post(either, http, **{row.name: row.example})
     assert (status, headers["x-ignored-params"]) == (200, row.name)
     for value in (None, *row.harmless):
-        _, _, headers = await post(served, http, **{row.name: value})
+        _, _, headers = await post(either, http, **{row.name: value})
         assert "x-ignored-params" not in headers
 
 
-async def test_items_of_one_turn_become_one_message(served: Served, http: aiohttp.ClientSession) -> None:
+async def test_items_of_one_turn_become_one_message(either: Served, http: aiohttp.ClientSession) -> None:
     def call(name: str) -> dict[str, Any]:
         return {"type": "function_call", "call_id": name, "name": name, "arguments": "{}"}
 
@@ -90,10 +90,10 @@ async def test_items_of_one_turn_become_one_message(served: Served, http: aiohtt
         text("assistant", "e", "output_text"),
         text("user", "f"),
     ]
-    status, body, _ = await post(served, http, input=items, instructions="i")
+    status, body, _ = await post(either, http, input=items, instructions="i")
 
     assert status == 200, body
-    seen = sent(served).conversation.messages
+    seen = sent(either).conversation.messages
     assert [(m.role, m.content, [c.id for c in m.tool_calls]) for m in seen] == [
         (1, "i", []),
         (1, "d", []),
@@ -129,9 +129,9 @@ async def test_items_of_one_turn_become_one_message(served: Served, http: aiohtt
     ],
 )
 async def test_wrong_fields_are_named(
-    fields: dict[str, Any], param: str, served: Served, http: aiohttp.ClientSession
+    fields: dict[str, Any], param: str, either: Served, http: aiohttp.ClientSession
 ) -> None:
-    status, body, _ = await post(served, http, **fields)
+    status, body, _ = await post(either, http, **fields)
 
     assert (status, body["error"]["param"]) == (400, param)
 
@@ -145,24 +145,24 @@ async def test_wrong_fields_are_named(
     ],
 )
 async def test_every_tool_choice_reaches_the_router(
-    choice: Any, mode: str, names: list[str], served: Served, http: aiohttp.ClientSession
+    choice: Any, mode: str, names: list[str], either: Served, http: aiohttp.ClientSession
 ) -> None:
-    _, body, _ = await post(served, http, tool_choice=choice)
-    given = sent(served).tool_choice
+    _, body, _ = await post(either, http, tool_choice=choice)
+    given = sent(either).tool_choice
     assert (chat_pb2.ToolChoice.Mode.Name(given.mode), list(given.names)) == (mode, names)
     assert body["tool_choice"] == choice
 
 
-async def test_effort_reaches_the_router(served: Served, http: aiohttp.ClientSession) -> None:
-    _, _, headers = await post(served, http, reasoning={"effort": "high", "summary": "auto"})
+async def test_effort_reaches_the_router(either: Served, http: aiohttp.ClientSession) -> None:
+    _, _, headers = await post(either, http, reasoning={"effort": "high", "summary": "auto"})
     assert headers["x-ignored-params"] == "reasoning.summary"
-    assert sent(served).reasoning_effort == "high"
+    assert sent(either).reasoning_effort == "high"
 
 
-async def test_log_probabilities_are_included_where_asked_for(served: Served, http: aiohttp.ClientSession) -> None:
+async def test_log_probabilities_are_included_where_asked_for(either: Served, http: aiohttp.ClientSession) -> None:
     asked = {"include": ["message.output_text.logprobs", "x"], "top_logprobs": 2}
-    _, body, headers = await post(served, http, **asked)
-    seen = await events(served, http, **asked)
+    _, body, headers = await post(either, http, **asked)
+    seen = await events(either, http, **asked)
 
     [text] = body["output"][0]["content"]
     assert "".join(entry["token"] for entry in text["logprobs"]) == text["text"]
@@ -173,8 +173,8 @@ async def test_log_probabilities_are_included_where_asked_for(served: Served, ht
     assert deltas == text["logprobs"]
 
 
-async def events(served: Served, http: aiohttp.ClientSession, **fields: Any) -> list[Any]:
-    async with http.post(f"{served.url}/v1/responses", json={**ASK, "stream": True, **fields}) as reply:
+async def events(either: Served, http: aiohttp.ClientSession, **fields: Any) -> list[Any]:
+    async with http.post(f"{either.url}/v1/responses", json={**ASK, "stream": True, **fields}) as reply:
         text = await reply.text()
     found = [one.partition("\n") for one in text.split("\n\n") if one]
     told = [json.loads(data.removeprefix("data: ")) for _, _, data in found]
@@ -182,13 +182,13 @@ async def events(served: Served, http: aiohttp.ClientSession, **fields: Any) -> 
     return told
 
 
-async def test_every_item_of_a_stream_is_added_filled_and_done(served: Served, http: aiohttp.ClientSession) -> None:
+async def test_every_item_of_a_stream_is_added_filled_and_done(either: Served, http: aiohttp.ClientSession) -> None:
     def script(_: Request) -> Script:
         return Script("He said", "so", (("f", '{"a": 1}'), ("g", "{}")))
 
-    served.backend.script = script
-    seen = await events(served, http)
-    _, whole, _ = await post(served, http)
+    either.backend.script = script
+    seen = await events(either, http)
+    _, whole, _ = await post(either, http)
 
     assert [(e["type"].removeprefix("response."), e.get("output_index")) for e in seen] == [
         ("created", None),
@@ -221,9 +221,9 @@ async def test_every_item_of_a_stream_is_added_filled_and_done(served: Served, h
     assert seen[-1]["response"] == whole
 
 
-async def test_a_response_that_was_cut_off_is_incomplete(served: Served, http: aiohttp.ClientSession) -> None:
-    _, whole, _ = await post(served, http, max_output_tokens=3)
-    seen = await events(served, http, max_output_tokens=3)
+async def test_a_response_that_was_cut_off_is_incomplete(either: Served, http: aiohttp.ClientSession) -> None:
+    _, whole, _ = await post(either, http, max_output_tokens=3)
+    seen = await events(either, http, max_output_tokens=3)
 
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert whole["output"][0]["status"] == "incomplete"
@@ -242,10 +242,10 @@ def test_a_stream_that_fails_before_it_has_begun_is_one_error() -> None:
     ("error", "code"), [(QueueFull("full"), "rate_limit_exceeded"), (InternalError("bad"), "server_error")]
 )
 async def test_a_stream_that_fails_says_so_in_its_own_events(
-    error: ServiceError, code: str, served: Served, http: aiohttp.ClientSession
+    error: ServiceError, code: str, either: Served, http: aiohttp.ClientSession
 ) -> None:
-    served.backend.failure, served.backend.fail_at_step = error, 2
-    seen = await events(served, http)
+    either.backend.failure, either.backend.fail_at_step = error, 2
+    seen = await events(either, http)
 
     assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
     assert (seen[-2]["type"], seen[-2]["code"]) == ("error", error.code)
