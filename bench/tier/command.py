@@ -15,7 +15,20 @@ from qwenserve.bench.clients.endpoint import EndpointError
 from qwenserve.bench.document import preamble, write_json
 from qwenserve.bench.findings import Finding, slow_interpreter
 from qwenserve.bench.meter import describe_machine
-from qwenserve.bench.tier import latency, memory, peer, route, scaling, servicer, streamed, table, tokenizer, whole, wrk
+from qwenserve.bench.tier import (
+    apart,
+    latency,
+    memory,
+    peer,
+    route,
+    scaling,
+    servicer,
+    streamed,
+    table,
+    tokenizer,
+    whole,
+    wrk,
+)
 from qwenserve.bench.tier.burden import TierError
 from qwenserve.bench.tier.context import Context
 from qwenserve.bench.tier.cores import Cores, name_cores
@@ -38,6 +51,7 @@ ROWS: Mapping[str, _Rows] = {
     "tokenizer": tokenizer.tokenizer_rows,
     "memory": memory.memory_rows,
     "peer": peer.peer_rows,
+    "shim": apart.shim_rows,
 }
 
 _METHOD = (
