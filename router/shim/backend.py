@@ -70,6 +70,12 @@ class RemoteBackend:
         """Ids to texts."""
         return await self._ask(lambda link: link.tokenizer.Detokenize, request, call, tokenizer_pb2.DetokenizeResponse)
 
+    async def tokenizer_info(
+        self, request: tokenizer_pb2.GetTokenizerInfoRequest, call: Call
+    ) -> tokenizer_pb2.TokenizerInfo:
+        """What tokenizer and chat template are."""
+        return await self._ask(lambda link: link.tokenizer.GetTokenizerInfo, request, call, tokenizer_pb2.TokenizerInfo)
+
     async def list_models(self, call: Call) -> chat_pb2.ListModelsResponse:
         """The models of a router."""
         request = chat_pb2.ListModelsRequest()
