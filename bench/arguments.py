@@ -12,6 +12,7 @@ from qwenserve.bench.datasets.lengths import Lengths
 from qwenserve.bench.load import Load
 from qwenserve.bench.schedule import Arrivals
 from qwenserve.bench.serve import APIS, Dataset, Plan
+from qwenserve.runtime.client_tls import add_tls_options, tls_of
 
 _DEFAULT_CONCURRENCY = 16
 
@@ -19,7 +20,7 @@ _DEFAULT_CONCURRENCY = 16
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Which server, and how to call it."""
     group = parser.add_argument_group("server")
-    group.add_argument("--url", help="http://HOST:PORT, or HOST:PORT for gRPC (default: this machine's usual ports)")
+    group.add_argument("--url", help="http(s)://HOST:PORT, or HOST:PORT for gRPC (default: this machine's usual ports)")
     group.add_argument("--api", choices=APIS, default="chat", help="how to call it (default: chat)")
     group.add_argument("--model", default="", help="model name (default: the first that the server lists)")
     group.add_argument("--tokenize-url", default="", help="HTTP address with /tokenize, where the load goes over gRPC")
@@ -33,6 +34,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--natural-end", action="store_true", help="let answers end by themselves instead of at their limit"
     )
+    add_tls_options(parser)
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +131,7 @@ def plan_from(arguments: argparse.Namespace, load: Load | None) -> Plan:
         key=_key(arguments.api_key_env),
         timeout_s=arguments.timeout,
         tokenize_url=arguments.tokenize_url,
+        tls=tls_of(arguments, arguments.url or ""),
     )
 
 

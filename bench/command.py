@@ -251,7 +251,7 @@ async def _dataset(arguments: argparse.Namespace, console: Console) -> int:
 def _with_side(plan: Any) -> Any:
     from qwenserve.bench.clients.http import Target
 
-    return plan, Target.parse(plan.tokenize_url or plan.url)
+    return plan, Target.parse(plan.tokenize_url or plan.url, plan.tls)
 
 
 def _at_least_one(number: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import grpc
 from rich.console import Console
 
 from qwenserve.bench import calibration
@@ -25,6 +26,9 @@ from qwenserve.bench.measures import Slo, measure
 from qwenserve.bench.progress import live
 from qwenserve.bench.record import Record
 from qwenserve.bench.samples import Job, repeated_prompts
+from qwenserve.runtime.client_channel import router_channel
+from qwenserve.runtime.client_tls import ClientTls
+from qwenserve.runtime.config import ConfigError
 
 Api = Literal["chat", "completions", "grpc-chat", "grpc-completion", "grpc-session"]
 APIS: Sequence[Api] = ("chat", "completions", "grpc-chat", "grpc-completion", "grpc-session")
@@ -79,6 +83,8 @@ class Plan(NamedTuple):
     timeout_s: float = 600.0
     # Address of the HTTP shim that tells words and template where the load goes over gRPC; empty: none.
     tokenize_url: str = ""
+    # None: plain text, or https with the system's authorities.
+    tls: ClientTls | None = None
 
 
 class Results(NamedTuple):
@@ -152,17 +158,19 @@ async def open_endpoint(plan: Plan) -> AsyncIterator[Endpoint]:
     endpoint: Endpoint
     if plan.api in ("chat", "completions"):
         endpoint = HttpEndpoint(
-            Target.parse(plan.url),
+            Target.parse(plan.url, plan.tls),
             chat=plan.api == "chat",
             generation=plan.generation,
             key=plan.key,
             timeout_s=plan.timeout_s,
         )
     elif plan.api == "grpc-session":
-        endpoint = SessionEndpoint(plan.url, generation=plan.generation, key=plan.key, timeout_s=plan.timeout_s)
+        endpoint = SessionEndpoint(
+            await _channel(plan), generation=plan.generation, key=plan.key, timeout_s=plan.timeout_s
+        )
     else:
         endpoint = GrpcEndpoint(
-            plan.url,
+            await _channel(plan),
             completions=plan.api == "grpc-completion",
             generation=plan.generation,
             key=plan.key,
@@ -172,6 +180,13 @@ async def open_endpoint(plan: Plan) -> AsyncIterator[Endpoint]:
         yield endpoint
     finally:
         await asyncio.shield(endpoint.close())
+
+
+async def _channel(plan: Plan) -> grpc.aio.Channel:
+    try:
+        return await router_channel(plan.url.rpartition("://")[2], plan.tls)
+    except ConfigError as error:
+        raise EndpointError(str(error)) from None
 
 
 def make_jobs(dataset: Dataset, api: Api, vocabulary: Vocabulary) -> list[Job]:
@@ -203,8 +218,8 @@ async def find_vocabulary(plan: Plan, side: Target | None) -> tuple[Vocabulary, 
 
 def _tokenize_target(plan: Plan) -> Target | None:
     if plan.tokenize_url:
-        return Target.parse(plan.tokenize_url)
-    return Target.parse(plan.url) if plan.api in ("chat", "completions") else None
+        return Target.parse(plan.tokenize_url, plan.tls)
+    return Target.parse(plan.url, plan.tls) if plan.api in ("chat", "completions") else None
 
 
 def _method(plan: Plan, endpoint: Endpoint, exact: bool) -> str:

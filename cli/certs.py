@@ -63,7 +63,9 @@ def make_certificate(folder: Path, node: str, names: Sequence[str], days: int) -
         extensions = Path(made) / "extensions"
         extensions.write_text(
             f"subjectAltName={','.join(map(_alternative, names))}\n"
-            "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n",
+            "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n"
+            # Strict clients, such as those of Python 3.13, want to be told which key signed which.
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
             encoding="utf-8",
         )
         with _private(key):

@@ -28,9 +28,9 @@ def cluster_table(config: StoreConfig) -> tuple[Sequence[str], list[Sequence[str
 
 
 def router_addresses(config: StoreConfig) -> list[str]:
-    """Returns the HTTP address of every router that the store knows. Raises CommandError like `cluster_table`."""
+    """Returns the URL of every router that the store knows. Raises CommandError like `cluster_table`."""
     said = [one for one in map(_read, _announcements(config)) if one is not None]
-    return sorted({one.http_address for one in said if one.http_address})
+    return sorted({_url(one) for one in said if one.http_address})
 
 
 def rows_of(values: Sequence[bytes]) -> list[Sequence[str]]:
@@ -40,7 +40,7 @@ def rows_of(values: Sequence[bytes]) -> list[Sequence[str]]:
     return [
         (
             one.address,
-            one.http_address or "-",
+            (_url(one) if one.tls else one.http_address) or "-",
             announcement_pb2.Tier.Name(one.tier).removeprefix("TIER_").lower(),
             one.name,
             one.host,
@@ -51,6 +51,10 @@ def rows_of(values: Sequence[bytes]) -> list[Sequence[str]]:
         )
         for one in said
     ]
+
+
+def _url(router: announcement_pb2.Announcement) -> str:
+    return f"{'https' if router.tls else 'http'}://{router.http_address}"
 
 
 def _read(value: bytes) -> announcement_pb2.Announcement | None:

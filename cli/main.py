@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.options import add_setting_options, count
+from qwenserve.runtime.client_tls import add_tls_options
 from qwenserve.runtime.config import ConfigError
 from qwenserve.runtime.flags import FlagParser
 from qwenserve.runtime.release import release
@@ -129,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
     probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
     probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
+    add_tls_options(probe)
     _add_keys(commands.add_parser("keys", help="keys with limits: add, list, revoke"))
     certs = commands.add_parser("certs", help="make a private authority and certificates for a test cluster")
     certs.add_argument("folder", metavar="DIR", help="where to; an authority that is there already is used")
@@ -206,6 +208,7 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print once and end; so does a pipe")
     parser.add_argument("--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (2)")
     add_setting_options(parser)
+    add_tls_options(parser)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +219,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--address", nargs="+", default=[], metavar="HOST:PORT", help="HTTP addresses of further routers"
     )
     add_setting_options(parser)
+    add_tls_options(parser)
 
 
 def _seconds(text: str) -> float:
@@ -235,6 +239,7 @@ def _add_drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--times", type=count(1), default=3, metavar="N", help="how often a fault is repeated (3)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long a lasting fault lasts (5)")
     parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
+    add_tls_options(parser)
 
 
 _CHAT = "Chats with a running deployment. With --model it starts what it needs, and stops it at the end."
@@ -254,6 +259,7 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stats", action="store_true", help="show tokens and speed after each answer")
     parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
     add_setting_options(parser)
+    add_tls_options(parser)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from enum import Enum
+from typing import Literal
 
 import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from qwenserve.runtime.client_tls import ClientTls
 
 _ANSWER_S = 2.0
 
@@ -22,17 +26,17 @@ class Health(Enum):
     GONE = "gone"
 
 
-async def is_serving(address: str) -> bool:
-    """Whether the gRPC server at `address` says that it serves."""
-    return await ask_health(address) is Health.SERVING
+async def is_serving(address: str, tls: ClientTls | None = None) -> bool:
+    """Whether the gRPC server at `address` says that it serves; in plain text without `tls`. Raises ConfigError."""
+    return await ask_health(address, tls=tls) is Health.SERVING
 
 
-async def ask_health(address: str, service: str = "") -> Health:
+async def ask_health(address: str, service: str = "", *, tls: ClientTls | None = None) -> Health:
     """Asks the gRPC server at `address` about a service of it; SILENT if nothing answers within two seconds."""
     # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
     # reach the same process behind a shared port.
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with _channel(address, tls, options) as channel:
         try:
             response = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_S, wait_for_ready=False
@@ -43,16 +47,31 @@ async def ask_health(address: str, service: str = "") -> Health:
     return Health.SERVING if serving else Health.NOT_SERVING
 
 
-async def is_http_ready(address: str) -> bool:
-    """Whether the router at `address` answers /readyz with 200."""
+def _channel(address: str, tls: ClientTls | None, options: tuple[tuple[str, int], ...]) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    tls.context()  # names a file that cannot be used
+    return grpc.aio.secure_channel(
+        address, grpc.ssl_channel_credentials(tls.believed().encode() or None, *(tls.pair() or ())), options=options
+    )
+
+
+async def is_http_ready(address: str, tls: ClientTls | None = None) -> bool:
+    """Whether the router at `address` answers /readyz with 200, over HTTP or HTTPS. Raises ConfigError."""
+    if tls is not None:
+        context = tls.context()
+        if tls.own:
+            # Started by whoever asks. An expired certificate is no reason to take it for one that does not start.
+            context.verify_mode = ssl.CERT_NONE
+        return await _says_ready(f"https://{address}/readyz", context)
     # Whoever asks learns a yes or no and tells nothing, so the certificate may be for any name.
     return await _says_ready(f"http://{address}/readyz") or await _says_ready(f"https://{address}/readyz")
 
 
-async def _says_ready(url: str) -> bool:
+async def _says_ready(url: str, context: ssl.SSLContext | Literal[False] = False) -> bool:
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, ssl=False) as response:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, ssl=context) as response:
             return response.status == 200
     except (aiohttp.ClientError, asyncio.TimeoutError):
         return False

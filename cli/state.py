@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.processes import ProcessIdentity
 from qwenserve.cli.program import program
+from qwenserve.runtime.client_tls import ClientTls
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 
@@ -69,10 +70,17 @@ class DeploymentRecord(BaseModel):
     http: str
     grpc: str
     drain_timeout_s: float
+    # How to call both; None: in plain text.
+    tls: ClientTls | None = None
     state: DeploymentState = "starting"
     reason: str = ""
     supervisor: ProcessIdentity
     processes: tuple[ProcessRecord, ...] = ()
+
+    @property
+    def http_url(self) -> str:
+        """Where its HTTP API is; empty where it has none."""
+        return f"{'https' if self.tls is not None else 'http'}://{self.http}" if self.http else ""
 
     @property
     def shown_state(self) -> str:

@@ -24,6 +24,7 @@ from qwenserve.cli.processes import ProcessIdentity, alive, identify
 from qwenserve.cli.readiness import Health, ask_health, is_http_ready
 from qwenserve.cli.restarts import RestartPolicy
 from qwenserve.cli.state import Deployment, DeploymentRecord, DeploymentState, ProcessRecord, ProcessState
+from qwenserve.runtime.config import ConfigError
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner
 
@@ -89,12 +90,19 @@ class Supervisor:
             path=plan.path,
             http=plan.http,
             grpc=plan.grpc,
+            tls=plan.tls,
             drain_timeout_s=plan.drain_timeout_s + plan.drain_notice_s,
             state=self._state,
             reason=self._reason,
             supervisor=self._identity,
             processes=tuple(child.record() for child in self._children.values()),
         )
+
+    async def _answers_http(self) -> bool:
+        try:
+            return await is_http_ready(self._plan.http, self._plan.tls)
+        except ConfigError:  # certificates that are being replaced
+            return False
 
     def request_restart(self) -> None:
         """Asks for a new process in every place, one after the other; nothing that is under way is lost."""
@@ -180,7 +188,7 @@ class Supervisor:
 
     async def _until_ready(self) -> None:
         await asyncio.gather(*(child.ready.wait() for child in self._children.values()))
-        while self._plan.http and not await is_http_ready(self._plan.http):  # noqa: ASYNC110 - another process's state
+        while self._plan.http and not await self._answers_http():  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(_POLL_S)
 
     async def _keep(self, child: Child) -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from qwenserve.cli.ps import table_of
 from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory, name_from, replace_text
 from qwenserve.cli.supervisor import Event, Supervisor
 from qwenserve.runtime.auth import KeyRing
+from qwenserve.runtime.client_tls import ClientTls
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.runtime.process import PACKAGE_ROOT
@@ -154,14 +156,15 @@ async def _when_ready(supervisor: Supervisor, prepared: Prepared, output: Output
     await supervisor.ready.wait()
     show_ready(supervisor.record, prepared.note, output)
     if ask is not None:
-        await _ask(prepared.plan.grpc, ask, output)
+        await _ask(supervisor.record, ask, output)
     output.line("ctrl-C drains and stops; a second one forces")
 
 
-async def _ask(address: str, question: str, output: Output) -> None:
+async def _ask(record: DeploymentRecord, question: str, output: Output) -> None:
     from qwenserve.cli.ask import ask_once
 
-    await ask_once(address, question, output, api_key=os.environ.get("QWENSERVE_API_KEY", ""))
+    key = os.environ.get("QWENSERVE_API_KEY", "")
+    await ask_once(record.grpc, question, output, api_key=key, tls=record.tls)
 
 
 async def _tell_drain(shutdown: Shutdown, output: Output) -> None:
@@ -176,14 +179,29 @@ def show_ready(record: DeploymentRecord, note: str, output: Output) -> None:
     output.line()
     if note:
         output.line(f"note: {note}", "yellow")
-    output.line(f"gRPC:  {record.grpc}   (grpcurl -plaintext {record.grpc} list)")
+    output.line(f"gRPC:  {record.grpc}   (grpcurl {_grpcurl_flags(record.tls)} {record.grpc} list)")
     if record.http:
-        output.line(f"HTTP:  http://{record.http}/v1   (http://{record.http}/docs)")
+        output.line(f"HTTP:  {record.http_url}/v1   ({record.http_url}/docs)")
         output.line(
-            f"try:   curl http://{record.http}/v1/chat/completions -H 'Content-Type: application/json' "
+            f"try:   curl {_curl_flags(record.tls)}{record.http_url}/v1/chat/completions "
+            "-H 'Content-Type: application/json' "
             """-d '{"messages": [{"role": "user", "content": "Hello!"}]}'"""
         )
     output.line(f"       {program()} chat {record.name}")
+
+
+def _curl_flags(tls: ClientTls | None) -> str:
+    if tls is None:
+        return ""
+    shown = ("--cert", tls.cert_file, "--key", tls.key_file) if tls.cert_file else ()
+    return shlex.join(("--cacert", tls.ca_file, *shown)) + " "
+
+
+def _grpcurl_flags(tls: ClientTls | None) -> str:
+    if tls is None:
+        return "-plaintext"
+    shown = ("-cert", tls.cert_file, "-key", tls.key_file) if tls.cert_file else ()
+    return shlex.join(("-cacert", tls.ca_file, *shown))
 
 
 def _detach(prepared: Prepared, output: Output, ask: str | None) -> int:
@@ -215,7 +233,7 @@ def _detach(prepared: Prepared, output: Output, ask: str | None) -> int:
         raise CommandError(f"{plan.name} did not start")
     show_ready(record, note, output)
     if ask is not None:
-        asyncio.run(_ask(record.grpc, ask, output))
+        asyncio.run(_ask(record, ask, output))
     output.line(f"logs:  {program()} logs {plan.name} -f      stop: {program()} stop {plan.name}")
     return 0
 

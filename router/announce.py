@@ -36,6 +36,7 @@ async def announced(
             name=f"router-{pid}",
             address=reachable_address(config.router.host, grpc_port),
             http_address=reachable_address(config.http.host, http_port) if http_port else "",
+            tls=bool(config.tls.cert_file),
             model=config.model_name,
             state=announcement_pb2.STATE_DRAINING if reason == "draining" else state,
             host=host,

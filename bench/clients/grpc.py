@@ -13,8 +13,7 @@ from qwenserve.bench.clients.endpoint import EndpointError, Generation
 from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
-from qwenserve.runtime.config import GrpcConfig
-from qwenserve.runtime.grpc_setup import from_rich_status, from_rpc_error, make_channel
+from qwenserve.runtime.grpc_setup import from_rich_status, from_rpc_error
 from qwenserve.type.v1 import sampling_pb2
 
 _ROLES = {
@@ -109,9 +108,16 @@ class GrpcEndpoint:
     """One server-streaming call per request."""
 
     def __init__(
-        self, address: str, *, completions: bool, generation: Generation, key: str = "", timeout_s: float = 600.0
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        completions: bool,
+        generation: Generation,
+        key: str = "",
+        timeout_s: float = 600.0,
     ) -> None:
-        self._channel = make_channel(address, GrpcConfig())
+        """`channel` is closed with the endpoint."""
+        self._channel = channel
         stub = chat_pb2_grpc.ChatServiceStub(self._channel)
         self._method: Callable[..., Any] = stub.StreamCompletion if completions else stub.StreamChatCompletion
         self._make: Callable[..., Any] = completion_request if completions else chat_request
@@ -149,8 +155,11 @@ class GrpcEndpoint:
 class SessionEndpoint:
     """All requests on one `ChatSession`. Submits of one turn of the event loop share a message."""
 
-    def __init__(self, address: str, *, generation: Generation, key: str = "", timeout_s: float = 600.0) -> None:
-        self._channel = make_channel(address, GrpcConfig())
+    def __init__(
+        self, channel: grpc.aio.Channel, *, generation: Generation, key: str = "", timeout_s: float = 600.0
+    ) -> None:
+        """`channel` is closed with the endpoint."""
+        self._channel = channel
         self._stub: Any = chat_pb2_grpc.ChatServiceStub(self._channel)
         self._generation = generation
         self._metadata = (("authorization", f"Bearer {key}"),) if key else ()

@@ -14,6 +14,8 @@ from qwenserve.bench.clients.endpoint import EndpointError, Generation
 from qwenserve.bench.clients.http_reply import BadReply, Reply, unchunk
 from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
+from qwenserve.runtime.client_tls import ClientTls
+from qwenserve.runtime.config import ConfigError
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -23,18 +25,22 @@ class Target(NamedTuple):
 
     host: str
     port: int
-    tls: bool
+    # None: plain text.
+    tls: ssl.SSLContext | None
     prefix: str
 
     @classmethod
-    def parse(cls, url: str) -> Target:
-        """Reads `http://host:port/prefix`. Raises EndpointError."""
+    def parse(cls, url: str, tls: ClientTls | None = None) -> Target:
+        """Reads `http://host:port/prefix`; `tls` is for https. Raises EndpointError."""
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise EndpointError(f"{url!r} is no HTTP address; give http://HOST:PORT")
-        tls = parts.scheme == "https"
+        try:
+            context = (tls or ClientTls()).context() if parts.scheme == "https" else None
+        except ConfigError as error:
+            raise EndpointError(str(error)) from None
         path = parts.path.rstrip("/").removesuffix("/v1")
-        return cls(parts.hostname, parts.port or (443 if tls else 80), tls, path)
+        return cls(parts.hostname, parts.port or (443 if context is not None else 80), context, path)
 
 
 class _Connection(asyncio.Protocol):
@@ -157,8 +163,8 @@ class HttpEndpoint:
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
-        context = ssl.create_default_context() if self._target.tls else None
-        dial = loop.create_connection(_Connection, self._target.host, self._target.port, ssl=context)
+        target = self._target
+        dial = loop.create_connection(_Connection, target.host, target.port, ssl=target.tls)
         _, connection = await asyncio.wait_for(dial, _CONNECT_TIMEOUT_S)
         return connection
 
@@ -217,8 +223,7 @@ async def call_json(target: Target, method: str, path: str, body: Any = None, *,
     payload = b"" if body is None else json.dumps(body).encode()
     head = request_head(target, target.prefix + path, key).replace(b"POST", method.encode(), 1)
     try:
-        context = ssl.create_default_context() if target.tls else None
-        dial = asyncio.open_connection(target.host, target.port, ssl=context, limit=1 << 26)
+        dial = asyncio.open_connection(target.host, target.port, ssl=target.tls, limit=1 << 26)
         reader, writer = await asyncio.wait_for(dial, _CONNECT_TIMEOUT_S)
     except (OSError, asyncio.TimeoutError) as error:
         raise EndpointError(f"cannot reach {target.host}:{target.port}: {type(error).__name__}; is it up?") from None

@@ -15,6 +15,8 @@ from qwenserve.bench.tier.context import STREAMS, Context, chat_endpoint, words
 from qwenserve.bench.tier.processes import ProcessError
 from qwenserve.bench.tier.stack import Floor, Stack, StackSettings, deployment, protocol_floor, uvicorn_floor
 from qwenserve.bench.tier.table import Row, ratio_row
+from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.grpc_setup import make_channel
 
 PACED_STEP_MS = 10.0
 _FAST_ROUNDS_PER_S = 2.0
@@ -105,9 +107,16 @@ async def grpc_rows(context: Context) -> Found:
         generation = Generation(thinking=False)
         for number in range(context.repeats):
             context.say(f"grpc: repetition {number + 1} of {context.repeats}")
-            one = GrpcEndpoint(stack.grpc_address, completions=False, generation=generation, timeout_s=120.0)
+            one = GrpcEndpoint(
+                make_channel(stack.grpc_address, GrpcConfig()),
+                completions=False,
+                generation=generation,
+                timeout_s=120.0,
+            )
             calls.append(await _paced(context, one, vocabulary, rounds, stack))
-            many = SessionEndpoint(stack.grpc_address, generation=generation, timeout_s=120.0)
+            many = SessionEndpoint(
+                make_channel(stack.grpc_address, GrpcConfig()), generation=generation, timeout_s=120.0
+            )
             sessions.append(await _paced(context, many, vocabulary, rounds, stack))
     paced = f"paced {PACED_STEP_MS:g} ms, {STREAMS} chats"
     rows = [

@@ -19,14 +19,14 @@ from qwenserve.cli.errors import CommandError
 from qwenserve.cli.model import local_path
 from qwenserve.cli.options import overrides_of
 from qwenserve.cli.output import Output
-from qwenserve.cli.peer import grpc_address
+from qwenserve.cli.peer import find_router
 from qwenserve.cli.program import program
 from qwenserve.cli.state import StateDirectory
 from qwenserve.cli.supervisor import Event, Supervisor
 from qwenserve.cli.up import Prepared, prepare
-from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.client_channel import router_channel
+from qwenserve.runtime.client_tls import ClientTls, tls_of
 from qwenserve.runtime.deadlines import within
-from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown, on_signals
 
 _CONNECT_S = 10.0
@@ -37,11 +37,12 @@ def run_chat(arguments: argparse.Namespace) -> int:
     state = StateDirectory()
     output = Output()
     if arguments.address is not None:
-        return asyncio.run(_chat_at(arguments.address, arguments, state, output))
+        tls = tls_of(arguments, arguments.address)
+        return asyncio.run(_chat_at(arguments.address, tls, arguments, state, output))
     model = _model_named(arguments.name, state)
     if not overrides_of(arguments) and arguments.config is None and model is None:
         record = state.find(arguments.name)
-        return asyncio.run(_chat_at(record.grpc, arguments, state, output))
+        return asyncio.run(_chat_at(record.grpc, tls_of(arguments, known=record.tls), arguments, state, output))
     if model is not None and arguments.model is not None:
         raise CommandError(f"two models: {model} and {arguments.model}; give one")
     arguments.model = model or arguments.model
@@ -51,12 +52,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     return asyncio.run(_chat_alone(prepared, arguments, state, output, news))
 
 
-async def _chat_at(address: str, arguments: argparse.Namespace, state: StateDirectory, output: Output) -> int:
+async def _chat_at(
+    address: str, tls: ClientTls | None, arguments: argparse.Namespace, state: StateDirectory, output: Output
+) -> int:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     settings = _settings(arguments, terminal)
     questions: Questions = TerminalQuestions(state.history_file, list(COMMANDS)) if terminal else PipedQuestions()
     key = arguments.api_key or os.environ.get("QWENSERVE_API_KEY", "")
-    async with _connected(address, state) as channel:
+    async with _connected(address, tls, state) as channel:
         if terminal:
             output.line("/help shows commands; ctrl-C stops an answer; ctrl-D leaves", "dim")
         loop = ChatLoop(channel, settings, questions, output, api_key=key, interactive=terminal)
@@ -95,7 +98,8 @@ async def _chat_alone(
                 return running.result()
             if prepared.note:
                 news.line(f"note: {prepared.note}", "yellow")
-            return await _chat_at(prepared.plan.grpc, arguments, state, output)
+            plan = prepared.plan
+            return await _chat_at(plan.grpc, plan.tls, arguments, state, output)
         except asyncio.CancelledError:
             if not ended_by:
                 raise
@@ -132,9 +136,9 @@ def _settings(arguments: argparse.Namespace, terminal: bool) -> ChatSettings:
 
 
 @contextlib.asynccontextmanager
-async def _connected(given: str, state: StateDirectory) -> AsyncIterator[grpc.aio.Channel]:
-    address = await grpc_address(given, state.records())
-    async with make_channel(address, GrpcConfig()) as channel:
+async def _connected(given: str, tls: ClientTls | None, state: StateDirectory) -> AsyncIterator[grpc.aio.Channel]:
+    address, tls = await find_router(given, tls, state.records())
+    async with await router_channel(address, tls) as channel:
         try:
             await within(_CONNECT_S, channel.channel_ready())
         except asyncio.TimeoutError:

@@ -13,6 +13,7 @@ from qwenserve.cli.drill.load import Failure, Load, Seen, Target, undisturbed
 from qwenserve.cli.errors import CommandError
 from qwenserve.cli.output import Output
 from qwenserve.cli.state import StateDirectory
+from qwenserve.runtime.client_tls import tls_of
 
 _HEADER = ("DRILL", "RESULT", "ANSWERS", "FAILED", "DIFFERENT", "RETRIED", "REFUSED", "PAUSE P50", "P99", "WHY")
 
@@ -35,7 +36,7 @@ def run_drill(arguments: argparse.Namespace) -> int:
     if not record.http:
         raise CommandError(f"{record.name} has no HTTP API, over which drills ask; start it with http.enabled=true")
     key = arguments.api_key or os.environ.get("QWENSERVE_API_KEY", "")
-    target = Target(f"http://{record.http}", key, arguments.tokens)
+    target = Target(record.http_url, key, arguments.tokens, tls=tls_of(arguments, known=record.tls))
     bench = Bench(state, record.name, target, arguments.times, arguments.seconds, arguments.clients)
     output = Output()
     results = asyncio.run(_run(bench, arguments.drills or list(DRILLS), Output(to_stderr=True)))

@@ -155,7 +155,7 @@ def _telling_store(*words: str) -> Fault:
 
 async def _slow_reader(bench: Bench) -> None:
     """Opens streams and reads nothing of them."""
-    async with client_session() as http, contextlib.AsyncExitStack() as stack:
+    async with client_session(bench.target) as http, contextlib.AsyncExitStack() as stack:
         for number in range(bench.clients):
             body = bench.target.body(PROMPTS[number % len(PROMPTS)])
             with contextlib.suppress(aiohttp.ClientError):  # how these streams end is not part of the verdict
@@ -175,7 +175,7 @@ async def _overload(bench: Bench) -> None:
             if not failure.refused:
                 raise CommandError(f"a client beyond the limit saw {failure}") from None
 
-    async with client_session() as http:
+    async with client_session(bench.target) as http:
         await asyncio.gather(*(ask(http, number) for number in range(20 * bench.clients)))
 
 
@@ -196,7 +196,7 @@ async def _disconnects(bench: Bench) -> None:
                 await response.content.readany()
                 response.close()
 
-    async with client_session() as http:
+    async with client_session(bench.target) as http:
         for _ in range(5 * bench.times):
             await asyncio.gather(*(leave(http, number) for number in range(bench.clients)))
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from qwenserve.runtime.client_tls import ClientTls
+
 # Longer than any pause that a deployment may make: a wait for a worker's restart, or for a hung one to be noticed.
 _READ_S = 180.0
 # How long a client keeps following `Retry-After`.
@@ -36,6 +38,7 @@ class Target(NamedTuple):
     max_tokens: int = 128
     # What is done with kept answers; empty: what the deployment does.
     cache: str = ""
+    tls: ClientTls | None = None
 
     def headers(self) -> dict[str, str]:
         """The key, where there is one."""
@@ -142,7 +145,7 @@ class Load:
     async def running(self, clients: int) -> AsyncIterator[Seen]:
         """Asks from `clients` at a time inside the block; at its end every answer under way is read to its end."""
         stop = asyncio.Event()
-        async with client_session() as http:
+        async with client_session(self._target) as http:
             tasks = [asyncio.ensure_future(self._ask_on(http, number, stop)) for number in range(clients)]
             try:
                 yield self.seen
@@ -189,7 +192,7 @@ class Load:
 
 async def undisturbed(target: Target, clients: int) -> dict[str, str]:
     """Returns the answer to each prompt; empty if answers vary under load though nothing is wrong. Raises Failure."""
-    async with client_session() as http:
+    async with client_session(target) as http:
         rounds = [
             await asyncio.gather(*(read_answer(http, target, prompt) for prompt in itertools.islice(source, clients)))
             for source in (prompts_from(0), prompts_from(0))
@@ -207,7 +210,9 @@ def prompts_from(number: int) -> Iterator[str]:
     return itertools.islice(itertools.cycle(PROMPTS), number % len(PROMPTS), None)
 
 
-def client_session() -> aiohttp.ClientSession:
+def client_session(target: Target) -> aiohttp.ClientSession:
     """A session whose connections are not limited, and which waits longer than a deployment may pause."""
+    context = target.tls.context() if target.tls is not None else True
+    connector = aiohttp.TCPConnector(limit=0, ssl=context)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_READ_S)
-    return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+    return aiohttp.ClientSession(timeout=timeout, connector=connector)

@@ -26,6 +26,7 @@ from qwenserve.cli.processes import last_lines
 from qwenserve.cli.ps import process_table_of
 from qwenserve.cli.report.redact import Scrubber, safe_line, safe_settings
 from qwenserve.cli.state import Deployment, DeploymentRecord, StateDirectory
+from qwenserve.runtime.client_tls import ClientTls, tls_of
 from qwenserve.runtime.config import SECRETS, ConfigError, LoadedConfig, load_config
 from qwenserve.runtime.process import parse_setting
 from qwenserve.runtime.secret import Secret
@@ -60,14 +61,14 @@ def run_report(arguments: argparse.Namespace) -> int:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     target = arguments.output or Path(f"qwenserve-report-{name}-{stamp}.tar.gz")
     logs = {file.stem: file for file in (*_logs_of(deployment), *arguments.log)}
-    urls = [f"http://{record.http}"] if record is not None and record.http else []
-    urls += [address if "://" in address else f"http://{address}" for address in arguments.address]
+    routers = [(record.http_url, tls_of(arguments, known=record.tls))] if record is not None and record.http else []
+    routers += [(_url(address, arguments), tls_of(arguments, address)) for address in arguments.address]
     members = {
         "README.txt": _README,
         "about.json": json.dumps(_about(), indent=1),
         **{f"settings/{process}.txt": _settings_text(loaded) for process, loaded in configs.items()},
         **({"processes.txt": _processes_text(record)} if record is not None else {}),
-        **{f"metrics/{number}.txt": _metrics_of(url) for number, url in enumerate(urls)},
+        **{f"metrics/{number}.txt": _metrics_of(url, tls) for number, (url, tls) in enumerate(routers)},
         **{f"logs/{process}.log": _log_text(file) for process, file in logs.items()},
     }
     folder = f"qwenserve-report-{name}"
@@ -165,11 +166,18 @@ def _processes_text(record: DeploymentRecord) -> str:
     return f"{record.name}: {record.shown_state} {record.reason}\n" + "".join(f"{line}\n" for line in lines)
 
 
-def _metrics_of(url: str) -> str:
+def _url(address: str, arguments: argparse.Namespace) -> str:
+    if "://" in address:
+        return address.rstrip("/")
+    return f"{'https' if tls_of(arguments, address) is not None else 'http'}://{address}"
+
+
+def _metrics_of(url: str, tls: ClientTls | None) -> str:
     try:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT_S) as reply:
+        context = tls.context() if tls is not None else None
+        with urllib.request.urlopen(f"{url}/metrics", timeout=_TIMEOUT_S, context=context) as reply:
             return str(reply.read(_MOST_METRICS).decode("utf-8", "replace"))
-    except (OSError, ValueError) as error:
+    except (ConfigError, OSError, ValueError) as error:
         return f"not reached: {type(error).__name__}\n"
 
 

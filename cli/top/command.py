@@ -22,6 +22,7 @@ from qwenserve.cli.output import Output
 from qwenserve.cli.state import StateDirectory
 from qwenserve.cli.top.metrics import Look, Span, read_metrics
 from qwenserve.cli.top.view import View, view_of
+from qwenserve.runtime.client_tls import ClientTls, tls_of
 from qwenserve.runtime.config import load_config
 
 _TIMEOUT_S = 5.0
@@ -39,6 +40,7 @@ class Source(NamedTuple):
 
     url: str
     processes: int = 1
+    tls: ClientTls | None = None
 
 
 class Watch:
@@ -55,7 +57,7 @@ class Watch:
         met: dict[_Process, Look] = {}
         for source in self._sources:
             looks = await asyncio.gather(
-                *(_ask(source.url) for _ in range(source.processes * _TRIES if source.processes > 1 else 1))
+                *(_ask(source) for _ in range(source.processes * _TRIES if source.processes > 1 else 1))
             )
             found = {(source.url, look.process): look for look in looks if look is not None}
             met |= found
@@ -86,31 +88,35 @@ def run_top(arguments: argparse.Namespace) -> int:
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
     if arguments.address:
-        return [Source(_url(address)) for address in arguments.address]
+        return [_source(address, arguments) for address in arguments.address]
     if arguments.cluster:
         config = load_config(config_file(arguments.config), overrides=overrides_of(arguments)).config
         found = router_addresses(config.store)
         if not found:
             raise CommandError("the store knows no router with an HTTP address")
-        return [Source(_url(address)) for address in found]
+        return [_source(address, arguments) for address in found]
     record = StateDirectory().find(arguments.name)
     if not record.http:
         raise CommandError(f"{record.name} has no HTTP API, whose /metrics is what is shown; see http.enabled")
-    return [Source(_url(record.http), max(1, sum(process.tier == "router" for process in record.processes)))]
+    processes = max(1, sum(process.tier == "router" for process in record.processes))
+    return [Source(record.http_url, processes, tls_of(arguments, known=record.tls))]
 
 
-def _url(address: str) -> str:
-    return address.rstrip("/") if "://" in address else f"http://{address}"
+def _source(address: str, arguments: argparse.Namespace) -> Source:
+    tls = tls_of(arguments, address)
+    scheme = "https" if tls is not None else "http"
+    return Source(address.rstrip("/") if "://" in address else f"{scheme}://{address}", tls=tls)
 
 
-async def _ask(url: str) -> Look | None:
+async def _ask(source: Source) -> Look | None:
     # A connection of its own each time: the kernel gives it to any of the processes that share the port.
-    connector = aiohttp.TCPConnector(force_close=True)
+    context = source.tls.context() if source.tls is not None else True
+    connector = aiohttp.TCPConnector(force_close=True, ssl=context)
     limit = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=limit) as session,
-            session.get(f"{url}/metrics") as reply,
+            session.get(f"{source.url}/metrics") as reply,
         ):
             if reply.status != 200:
                 return None

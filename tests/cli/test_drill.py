@@ -55,7 +55,7 @@ WHOLE = [delta("a"), delta("b", "stop"), "[DONE]"]
 
 async def test_an_answer_is_read_to_its_end():
     """All text, in order."""
-    async with server(WHOLE) as target, client_session() as http:
+    async with server(WHOLE) as target, client_session(target) as http:
         assert (await read_answer(http, target, "x")).text == "ab"
 
 
@@ -74,7 +74,7 @@ async def test_an_answer_is_read_to_its_end():
 )
 async def test_whatever_is_no_whole_answer_is_a_failure(reply, begun, refused):
     """A stream without its end, an error event, a status: each says whether some of it had been read."""
-    async with server(reply) as target, client_session() as http:
+    async with server(reply) as target, client_session(target) as http:
         with pytest.raises(Failure) as caught:
             await read_answer(http, target, "x")
 
@@ -84,9 +84,10 @@ async def test_whatever_is_no_whole_answer_is_a_failure(reply, begun, refused):
 
 async def test_nothing_listening_is_a_failure_that_had_not_begun():
     """A refused connection may be tried again."""
-    async with client_session() as http:
+    nowhere = Target("http://127.0.0.1:1")
+    async with client_session(nowhere) as http:
         with pytest.raises(Failure) as caught:
-            await read_answer(http, Target("http://127.0.0.1:1"), "x")
+            await read_answer(http, nowhere, "x")
 
     assert not caught.value.begun
 

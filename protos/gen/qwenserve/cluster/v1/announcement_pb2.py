@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from qwenserve.worker.v1 import worker_pb2 as qwenserve_dot_worker_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qwenserve/cluster/v1/announcement.proto\x12\x14qwenserve.cluster.v1\x1a qwenserve/worker/v1/worker.proto\"\x88\x02\n\x0c\x41nnouncement\x12(\n\x04tier\x18\x01 \x01(\x0e\x32\x1a.qwenserve.cluster.v1.Tier\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x14\n\x0chttp_address\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.qwenserve.cluster.v1.State\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\x05\x12\x12\n\nstarted_ms\x18\t \x01(\x03\x12/\n\x06worker\x18\n \x01(\x0b\x32\x1f.qwenserve.worker.v1.WorkerInfo*R\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_WORKER\x10\x01\x12\x0f\n\x0bTIER_ROUTER\x10\x02\x12\x12\n\x0eTIER_TOKENIZER\x10\x03*X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_NOT_READY\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x42\x38\n\x14qwenserve.cluster.v1P\x01Z\x1eqwenserve/cluster/v1;clusterv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qwenserve/cluster/v1/announcement.proto\x12\x14qwenserve.cluster.v1\x1a qwenserve/worker/v1/worker.proto\"\x95\x02\n\x0c\x41nnouncement\x12(\n\x04tier\x18\x01 \x01(\x0e\x32\x1a.qwenserve.cluster.v1.Tier\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x14\n\x0chttp_address\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.qwenserve.cluster.v1.State\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\x05\x12\x12\n\nstarted_ms\x18\t \x01(\x03\x12/\n\x06worker\x18\n \x01(\x0b\x32\x1f.qwenserve.worker.v1.WorkerInfo\x12\x0b\n\x03tls\x18\x0b \x01(\x08*R\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_WORKER\x10\x01\x12\x0f\n\x0bTIER_ROUTER\x10\x02\x12\x12\n\x0eTIER_TOKENIZER\x10\x03*X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_NOT_READY\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x42\x38\n\x14qwenserve.cluster.v1P\x01Z\x1eqwenserve/cluster/v1;clusterv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwenserve.cluster.v1.announ
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024qwenserve.cluster.v1P\001Z\036qwenserve/cluster/v1;clusterv1'
-  _globals['_TIER']._serialized_start=366
-  _globals['_TIER']._serialized_end=448
-  _globals['_STATE']._serialized_start=450
-  _globals['_STATE']._serialized_end=538
+  _globals['_TIER']._serialized_start=379
+  _globals['_TIER']._serialized_end=461
+  _globals['_STATE']._serialized_start=463
+  _globals['_STATE']._serialized_end=551
   _globals['_ANNOUNCEMENT']._serialized_start=100
-  _globals['_ANNOUNCEMENT']._serialized_end=364
+  _globals['_ANNOUNCEMENT']._serialized_end=377
 # @@protoc_insertion_point(module_scope)

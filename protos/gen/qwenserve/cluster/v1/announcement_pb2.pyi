@@ -30,7 +30,7 @@ STATE_READY: State
 STATE_DRAINING: State
 
 class Announcement(_message.Message):
-    __slots__ = ("tier", "name", "address", "http_address", "model", "state", "host", "pid", "started_ms", "worker")
+    __slots__ = ("tier", "name", "address", "http_address", "model", "state", "host", "pid", "started_ms", "worker", "tls")
     TIER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Announcement(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     tier: Tier
     name: str
     address: str
@@ -51,4 +52,5 @@ class Announcement(_message.Message):
     pid: int
     started_ms: int
     worker: _worker_pb2.WorkerInfo
-    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., http_address: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker: _Optional[_Union[_worker_pb2.WorkerInfo, _Mapping]] = ...) -> None: ...
+    tls: bool
+    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., http_address: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker: _Optional[_Union[_worker_pb2.WorkerInfo, _Mapping]] = ..., tls: bool = ...) -> None: ...

@@ -1,0 +1,141 @@
+"""The commands that call a deployment, where its public ports speak TLS and ask for certificates."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from qwenserve.cli.certs import make_certificates
+from qwenserve.cli.main import main
+from qwenserve.cli.peer import find_router
+from qwenserve.cli.state import DeploymentRecord, StateDirectory
+from qwenserve.runtime.client_tls import ClientTls
+from qwenserve.runtime.config import ConfigError
+from tests.cli.conftest import CommandLine
+from tests.cli.test_deployment import FAST
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    make_certificates(folder / "stranger")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def started(qwenserve: CommandLine, files: Path) -> str:
+    """A deployment with certificates on every hop; what `up` printed."""
+    tls = {
+        "cert_file": "router.pem",
+        "key_file": "router.key",
+        "client_ca_file": "ca.pem",
+        "cluster_ca_file": "ca.pem",
+    }
+    settings = [part for name, file in tls.items() for part in ("--set", f"tls.{name}={files / file}")]
+    return qwenserve("up", "--name", "secure", "--detach", "--ask", "hello", *FAST, *settings)
+
+
+@pytest.fixture
+def record(started: str, qwenserve: CommandLine, monkeypatch: pytest.MonkeyPatch) -> DeploymentRecord:
+    """The deployment, which commands of this process find too."""
+    monkeypatch.setenv("QWENSERVE_STATE_DIR", str(qwenserve.state))
+    return StateDirectory(qwenserve.state).find("secure")
+
+
+def shown(files: Path) -> list[str]:
+    """What a caller elsewhere gives."""
+    pair = ["--cert", str(files / "tokenizer.pem"), "--key", str(files / "tokenizer.key")]
+    return ["--cacert", str(files / "ca.pem"), *pair]
+
+
+def test_up_asks_and_prints_lines_that_work(started: str, files: Path, record: DeploymentRecord):
+    """`--ask` is answered, and the hints name https and the files."""
+    assert "> hello" in started
+    assert "no answer" not in started
+    curl = f"curl --cacert {files / 'router.pem'} --cert {files / 'router.pem'} --key {files / 'router.key'} "
+    assert f"{curl}https://{record.http}/v1/chat/completions" in started
+    assert f"grpcurl -cacert {files / 'router.pem'} -cert " in started
+
+
+def test_chat_by_name_and_by_address(
+    record: DeploymentRecord, files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """By name nothing has to be said; by address the options of curl."""
+    questions = tmp_path / "questions"
+    questions.write_text("/params max_tokens=3\nhello\n")
+    for arguments in (["secure"], ["--address", f"https://{record.grpc}", *shown(files)]):
+        if "--address" in arguments:
+            monkeypatch.setenv("QWENSERVE_STATE_DIR", str(tmp_path))  # another machine knows of no deployment here
+        with questions.open(encoding="utf-8") as file:
+            monkeypatch.setattr("sys.stdin", file)
+            assert main(["chat", *arguments]) == 0
+
+
+@pytest.mark.parametrize(
+    ("tls", "said"),
+    [
+        (None, "speaks TLS: give --address https://"),
+        (ClientTls("stranger/ca.pem"), "--cacert"),
+        (ClientTls("worker.key"), "cannot use"),
+    ],
+)
+async def test_what_is_missing_is_said(record: DeploymentRecord, files: Path, tls: ClientTls | None, said: str):
+    """Plain text, another authority, and a file that holds no certificate."""
+    if tls is not None:
+        tls = tls._replace(ca_file=str(files / tls.ca_file))
+    with pytest.raises(Exception, match=said) as refused:
+        await find_router(record.grpc, tls, [])
+    assert type(refused.value).__name__ in ("CommandError", ConfigError.__name__)
+
+
+async def test_an_http_port_is_known_over_tls(record: DeploymentRecord, files: Path):
+    """By the protocol that it offers."""
+    tls = ClientTls(str(files / "ca.pem"), str(files / "worker.pem"), str(files / "worker.key"))
+    with pytest.raises(Exception, match="is an HTTP server"):
+        await find_router(record.http, tls, [])
+
+
+def test_probe(record: DeploymentRecord, files: Path, capsys: pytest.CaptureFixture[str]):
+    """Both faces; without a certificate nobody is told anything."""
+    for address in ([record.grpc], [record.http, "--http"]):
+        assert main(["probe", *address, *shown(files)]) == 0
+        assert main(["probe", *address]) == 1
+    assert main(["probe", record.grpc, "--cacert", "/no/such/file"]) == 2
+    assert "/no/such/file" in capsys.readouterr().err
+
+
+def test_top_and_report(record: DeploymentRecord, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Metrics are read, by name and by address."""
+    for source in (["secure"], ["--address", record.http, *shown(files)]):
+        assert main(["top", *source, "--once", "--interval", "0.1"]) == 0
+    assert "1 seen, 1 ready" in capsys.readouterr().out
+    archive = tmp_path / "report.tar.gz"
+    assert main(["report", "secure", "-o", str(archive), "--address", record.http, *shown(files)]) == 0
+    with tarfile.open(archive) as tar:
+        metrics = [tar.extractfile(member) for member in tar.getmembers() if "/metrics/" in member.name]
+        texts = [file.read().decode() for file in metrics if file is not None]
+    assert [text.startswith("# HELP") for text in texts] == [True, True]
+
+
+def test_drill(record: DeploymentRecord, capsys: pytest.CaptureFixture[str]):
+    """Its clients and its faults."""
+    quick = ["--clients", "2", "--tokens", "4", "--times", "1", "--seconds", "0.1"]
+    assert main(["drill", "secure", "--drills", "slow-reader", "disconnects", *quick]) == 0
+    assert capsys.readouterr().out.count(" pass ") == 2
+
+
+@pytest.mark.parametrize("api", ["completions", "grpc-completion"])
+def test_bench_serve(record: DeploymentRecord, files: Path, tmp_path: Path, api: str):
+    """Over HTTP, and over gRPC with the HTTP API beside it."""
+    url = record.grpc if api.startswith("grpc") else record.http
+    document = tmp_path / "figures.json"
+    load = ["--requests", "4", "--prompt", "8", "--output", "4", "--concurrency", "2", "--json", str(document)]
+    side = ["--tokenize-url", f"https://{record.http}", "--token-range", "100:200"]
+    assert main(["bench", "serve", "--url", f"https://{url}", "--api", api, *side, *load, *shown(files)]) == 0
+    assert json.loads(document.read_text())["runs"]
