@@ -87,8 +87,11 @@ class Router:
             stall_timeout_s=config.router.stall_timeout_s,
             return_wait_s=config.router.worker_wait_s,
             trust=trust,
+            index_blocks=config.router.prefix_index_blocks,
         )
         self.metrics.registry.register(WorkerCollector(self._workers))
+        for counters in (self._workers.reuse.tokens, self._workers.reuse.requests):
+            self.metrics.registry.register(counters)
         self._text: TextService = (
             RemoteTextService(
                 config.router.tokenizers,

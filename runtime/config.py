@@ -173,6 +173,12 @@ class RouterConfig(Section):
         description="How a worker is chosen: cached prefix and load, load alone, the less loaded of two drawn ones, in "
         "turn, or a session's own worker.",
     )
+    prefix_index_blocks: int = Field(
+        default=500_000,
+        ge=1000,
+        description="Of so many KV blocks a router remembers which worker has them cached, all workers together; "
+        "beyond, the oldest are forgotten. A block takes about 100 bytes.",
+    )
     strict: bool = Field(default=False, description="Refuse request fields that are unknown or cannot be applied.")
     strict_tools: bool = Field(
         default=False,

@@ -27,6 +27,7 @@ from qwenserve.runtime.errors import (
 )
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.admission import Admission, Ticket, Verdict
+from qwenserve.worker.cache_teller import CacheTeller
 from qwenserve.worker.convert import Limits, failure_to_wire, finish_to_wire, request_from
 from qwenserve.worker.engine_interface import (
     Chunk,
@@ -80,6 +81,7 @@ class Dispatcher:
         self._request_limits: Limits | None = None
         self._flights: dict[int, Flight] = {}
         self._sessions: dict[int, Session] = {}
+        self.cache = CacheTeller(engine, self._sessions.values)
         self._numbers = itertools.count(1)
         self._closed: ServiceError | None = None
         # The reason why no requests are accepted for now, if there is one.
@@ -93,6 +95,7 @@ class Dispatcher:
     def started(self, info: EngineInfo) -> None:
         """Takes requests from now on, within the engine's limits."""
         self._request_limits = Limits.of(info)
+        self.cache.started(info)
         self._admission.max_running = min(self._limits.max_running, info.max_running)
 
     @property
@@ -183,6 +186,7 @@ class Dispatcher:
     def deliver(self, chunks: Sequence[Chunk]) -> None:
         """Takes one engine step's chunks: the hot path, once per token."""
         self.load.deliveries += 1
+        self.cache.stepped()
         flights = self._flights
         touched: set[Session] = set()
         ended = False
@@ -198,6 +202,8 @@ class Dispatcher:
                 if token_ids:
                     if flight.prefilling:
                         self._prefill_done(flight)
+                        if self.cache.guesses:
+                            self.cache.computed(flight.request)
                         session.packer.first(flight.handle)
                     session.packer.tokens(flight.handle, token_ids, logprobs)
             if finish is not None:
@@ -285,6 +291,8 @@ class Dispatcher:
     def take(self, session: Session) -> worker_pb2.SessionResponse | None:
         """Returns the session's next message, with the load of this moment, or None."""
         message = session.packer.take()
+        if session.cache_due:
+            message = self.cache.add_to(session, message)
         if message is None:
             return None
         session.steps = 0

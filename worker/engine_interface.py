@@ -180,6 +180,7 @@ class EngineInfo:
 
     `max_running` is the most requests it computes at once: the worker's admission never goes beyond. The names in
     `unsupported_fields` and `approximate_fields` (to what is different) are those of `Sampling` and of `EngineRequest`.
+    `tells_kv_events`: `kv_events` tells all that comes into the prefix cache and goes, in blocks of `kv_block_tokens`.
     """
 
     name: str
@@ -189,6 +190,7 @@ class EngineInfo:
     eos_token_ids: frozenset[int]
     max_running: int
     kv_block_tokens: int = 0
+    tells_kv_events: bool = False
     unsupported_fields: frozenset[str] = frozenset()
     approximate_fields: Mapping[str, str] = field(default_factory=dict)
     guide_kinds: frozenset[GuideKind] = frozenset()
@@ -197,7 +199,9 @@ class EngineInfo:
 
 
 class KvEvent(NamedTuple):
-    """A change of the prefix cache. `stored` and `removed` are block hashes as `runtime.block_hash` defines them."""
+    """A change of the prefix cache. `stored` and `removed` are block hashes as `runtime.block_hash` defines them; what
+    is removed goes first, and a block is stored after those before it in its prompt.
+    """
 
     sequence: int
     stored: Sequence[int]

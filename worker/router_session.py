@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from qwenserve.runtime.errors import ServiceError
+from qwenserve.worker.cache_ledger import CacheReader
 from qwenserve.worker.engine_interface import EngineRequest
 from qwenserve.worker.packing import Packer
 
@@ -44,6 +45,9 @@ class Session:
         # By handle.
         self.flights: dict[int, Flight] = {}
         self.packer = Packer(request_bytes)
+        # Its place in what the prefix cache holds, where it asked; and whether it is to be told now.
+        self.cache: CacheReader | None = None
+        self.cache_due = False
         self._on_cut_off: Callable[[], object] = _nothing
 
     def when_cut_off(self, callback: Callable[[], object]) -> None:

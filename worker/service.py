@@ -68,6 +68,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             pid=os.getpid(),
             check=identity.check,
             approximate_fields=info.approximate_fields,
+            exact_cache_news=info.tells_kv_events,
             guide_kinds=[int(kind) for kind in sorted(info.guide_kinds)],  # type: ignore[misc]  # equal numbers by contract
         )
 

@@ -102,6 +102,8 @@ async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> N
                 await asyncio.sleep(0)
         for handle in message.aborts:
             dispatcher.abort(session, handle)
+        if message.cache_news:
+            dispatcher.cache.subscribe(session)
         if message.ping:
             session.packer.ping()
             session.changed.set()

@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qwenserve.router.clients.reuse_counts import ReuseCounts
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.clients.worker_source import WorkerSource
 from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy
+from qwenserve.router.routing.prefix_index import MAX_BLOCKS
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 from qwenserve.runtime.config import GrpcConfig
@@ -78,8 +80,11 @@ class WorkerDirectory:
         stall_timeout_s: float = 20.0,
         return_wait_s: float = 0.0,
         trust: Trust = OPEN,
+        index_blocks: int = MAX_BLOCKS,
     ) -> None:
-        """`return_wait_s`: for so long after its loss the last worker is expected back."""
+        """`return_wait_s`: for so long after its loss the last worker is expected back. `index_blocks`: of so many KV
+        blocks it remembers who has them.
+        """
         self._return_wait_s = return_wait_s
         # When the last worker went that took requests; None while one does, or none ever did.
         self._lost_at: float | None = None
@@ -101,7 +106,9 @@ class WorkerDirectory:
         # Process ids by address: another one means an empty cache.
         self._pids: dict[str, int] = {}
         # Routers begin at different workers, so that they do not all give their first request to the same one.
-        self._policy: Policy = make_policy(policy, start=random.getrandbits(16))
+        self._policy: Policy = make_policy(policy, random.getrandbits(16), index_blocks)
+        # What was expected of the workers' caches, and what turned out.
+        self.reuse = ReuseCounts()
         self._tasks = TaskOwner()
         self._capabilities: Sequence[Capabilities] | None = None
 
@@ -129,6 +136,8 @@ class WorkerDirectory:
                 why_not=self._why_not,
                 stall_timeout_s=self._stall_timeout_s,
                 trust=self._trust,
+                on_cache_news=self._on_cache_news if self._policy.index is not None else None,
+                reuse=self.reuse,
             )
             task = self._tasks.start(session.run(), name=f"session {address}")
             member = _Member(session, task)
@@ -279,7 +288,10 @@ class WorkerDirectory:
         prompt = RoutedPrompt(PromptBlocks(prompt_token_ids, cache_salt), session)
         best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
         self._policy.chosen(best, prompt)
-        return next(one for one in usable if one.address == best.address)
+        session_of_best = next(one for one in usable if one.address == best.address)
+        if self._policy.index is not None:
+            session_of_best.expect(best.expected_cached_tokens)
+        return session_of_best
 
     def _why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can.
@@ -296,8 +308,20 @@ class WorkerDirectory:
                 return f"its {' and '.join(different)} differ from those of worker {session.name}, which is in use"
         return ""
 
+    def _on_cache_news(self, address: str, news: worker_pb2.CacheNews) -> None:
+        index = self._policy.index
+        if index is None or address not in self._members:
+            return
+        if news.number == 0:
+            index.start_over(address)
+        index.tell(address, list(news.removed), list(news.stored))
+
     def _on_change(self) -> None:
         self._capabilities = None
+        if len(self._members) > 1:
+            # One alone is chosen whatever it has cached.
+            for session in self.sessions:
+                session.follow_cache()
         for session in self.sessions:
             if session.info is not None and self._pids.get(session.address) != session.info.pid:
                 if session.address in self._pids:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grpc
 
 from qwenserve.router.clients.logprobs import unpacked_run
+from qwenserve.router.clients.reuse_counts import ReuseCounts
 from qwenserve.router.routing.requirements import Capabilities
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.deadlines import within
@@ -96,9 +97,13 @@ class WorkerSession:
         why_not: Callable[[worker_pb2.WorkerInfo], str] = lambda _: "",
         stall_timeout_s: float = 20.0,
         trust: Trust = OPEN,
+        on_cache_news: Callable[[str, worker_pb2.CacheNews], None] | None = None,
+        reuse: ReuseCounts | None = None,
     ) -> None:
         """`why_not` says why a worker must not be used, or returns an empty text. A worker that says nothing for
-        `stall_timeout_s`, or has work and makes no engine step for as long, is treated as lost.
+        `stall_timeout_s`, or has work and makes no engine step for as long, is treated as lost. `on_cache_news` gets
+        the address and what the prefix cache holds, without gaps, once `follow_cache` was called. `reuse` counts what
+        became of what was expected of it.
         """
         self.address = address
         self.info: worker_pb2.WorkerInfo | None = None
@@ -133,6 +138,14 @@ class WorkerSession:
         self._message_ids = min(_MESSAGE_IDS, config.max_message_bytes // _ID_BYTES)
         self._wake = asyncio.Event()
         self._heard = False
+        self._on_cache_news = on_cache_news
+        self._follows_cache = False
+        # The number that the next news must have; None where none is expected, or a beginning was asked for.
+        self._next_news = 0
+        self._reuse = reuse
+        # Cached tokens that are expected of the submit to come, and of those under way with their prompts' lengths.
+        self._expected: int | None = None
+        self._expectations: dict[int, tuple[int, int]] = {}
 
     @property
     def name(self) -> str:
@@ -218,10 +231,25 @@ class WorkerSession:
             self._outbox[-1].submits[-1].prompt_logprobs = prompt_logprobs.top
             self._prompt_streams[handle] = prompt_logprobs
         self._streams[handle] = stream
+        if self._expected is not None:
+            if prompt_logprobs is None:  # which saves nothing of what is cached
+                self._expectations[handle] = (self._expected, len(prompt_token_ids))
+            self._expected = None
         self._unread.append((handle, len(prompt_token_ids)))
         self.unread_tokens += len(prompt_token_ids)
         self._wake.set()
         return handle
+
+    def expect(self, cached_tokens: int) -> None:
+        """So many tokens of the prompt that is submitted next are expected to be in the worker's cache."""
+        self._expected = cached_tokens
+
+    def follow_cache(self) -> None:
+        """Asks to be told what the worker's prefix cache holds, on this connection and all later ones."""
+        if self._on_cache_news is not None and not self._follows_cache:
+            self._follows_cache = True
+            if self._connected:
+                self._ask_for_cache()
 
     def abort(self, handle: int) -> None:
         """Asks the worker to stop; `finished` still follows unless `forget` is called too."""
@@ -233,6 +261,7 @@ class WorkerSession:
         """Stops deliveries to a stream."""
         self._streams.pop(handle, None)
         self._prompt_streams.pop(handle, None)
+        self._expectations.pop(handle, None)
 
     async def run(self) -> None:
         """Connects, and again after every break, until cancelled, or until the last request of one that is leaving has
@@ -309,6 +338,9 @@ class WorkerSession:
             self.draining = info.draining
             self._connected = self.tried = True
             self._connections += 1
+            self._next_news = 0
+            if self._follows_cache:
+                self._ask_for_cache()
             self._dispatch(first)
             _log.info("worker_connected", worker=info.name, address=self.address, engine=info.engine, model=info.model)
             self._on_change()
@@ -360,6 +392,21 @@ class WorkerSession:
                 self._message().ping = True
                 self._wake.set()
 
+    def _ask_for_cache(self) -> None:
+        self._next_news = 0
+        self._message().cache_news = True
+        self._wake.set()
+
+    def _take_cache_news(self, news: worker_pb2.CacheNews) -> None:
+        if self._on_cache_news is None or (news.number and news.number != self._next_news):
+            # Between a gap and the beginning that was asked for, what still comes is of no use.
+            if self._next_news:
+                _log.warning("cache_news_missed", worker=self.name, expected=self._next_news, got=news.number)
+                self._ask_for_cache()
+            return
+        self._next_news = news.number + 1
+        self._on_cache_news(self.address, news)
+
     def _message(self, prompt_ids: int = 0) -> worker_pb2.SessionRequest:
         """Returns the message being filled, or a new one where `prompt_ids` more would make it too long."""
         if not self._outbox or self._outbox_ids + prompt_ids > self._message_ids:
@@ -395,11 +442,16 @@ class WorkerSession:
             stream = streams.pop(finish.handle, None)
             if self._prompt_streams:
                 self._prompt_streams.pop(finish.handle, None)
+            expectation = self._expectations.pop(finish.handle, None)
+            if expectation is not None and self._reuse is not None:
+                self._reuse.note(*expectation, finish)
             if finish.error_reason == "DRAINING" and not self.draining:
                 self.draining = True
                 self._on_change()
             if stream is not None:
                 stream.finished(finish)
+        if message.HasField("cache"):
+            self._take_cache_news(message.cache)
         if message.load.sequence >= self.load.sequence:
             self.load = message.load
             if self._unread:
@@ -443,6 +495,8 @@ class WorkerSession:
         self.unread_tokens = 0
         streams, self._streams = self._streams, {}
         self._prompt_streams.clear()
+        self._expectations.clear()
+        self._expected = None
         self._on_change()
         lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
         for stream in streams.values():

@@ -7,18 +7,14 @@ slows it down. A prompt that nobody has cached costs the same everywhere, so tha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
-from qwenserve.router.routing.prefix_index import PrefixIndex
+from qwenserve.router.routing.prefix_index import MAX_BLOCKS, PrefixIndex
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
 
 PolicyName = Literal["prefix", "least_loaded", "power_of_two", "round_robin", "session_affinity"]
-
-# Fewest tokens that one entry of the index stands for. An entry for each block would cost twice the time and memory
-# for engines with blocks of 16, and be more exact by 16 tokens only.
-_INDEXED_TOKENS = 32
 
 # A decoding request takes a share of every step; a queued one must also be finished first.
 _RUNNING_COST = 32.0
@@ -59,6 +55,10 @@ class RoutedPrompt(NamedTuple):
 class Policy(Protocol):
     """Ranks workers for a prompt."""
 
+    @property
+    def index(self) -> PrefixIndex | None:
+        """What it knows of the workers' caches, for whoever hears of them; None where it has no use for that."""
+
     def rank(self, candidates: Sequence[Candidate], prompt: RoutedPrompt) -> list[Candidate]:
         """Returns the candidates with scores, best first; those not ready last. Changes nothing."""
 
@@ -79,6 +79,11 @@ class _Policy:
         """`start` is where the turns begin: another number for each router, or all would take the same worker first."""
         self._turn = start
 
+    @property
+    def index(self) -> PrefixIndex | None:
+        """Has none."""
+        return None
+
     def chosen(self, candidate: Candidate, prompt: RoutedPrompt) -> None:
         """Moves on, so that ties do not always go to the same worker."""
         self._turn += 1
@@ -96,15 +101,20 @@ class PrefixPolicy(_Policy):
 
     def __init__(self, start: int = 0, index: PrefixIndex | None = None) -> None:
         super().__init__(start)
-        self._index = index or PrefixIndex()
+        self._index = PrefixIndex() if index is None else index
+
+    @property
+    def index(self) -> PrefixIndex | None:
+        """What it ranks by."""
+        return self._index
 
     def rank(self, candidates: Sequence[Candidate], prompt: RoutedPrompt) -> list[Candidate]:
         """Ranks by the uncached tokens of this prompt and by `_load_cost`."""
         blocks = prompt.blocks
         cached: dict[str, int] = {}
         for size in {candidate.block_tokens for candidate in candidates}:
-            matched = self._index.match(_indexed(blocks, size))
-            cached |= {address: count * size * _stride(size) for address, count in matched.items()}
+            matched = self._index.match(_reusable(blocks, size))
+            cached |= {address: count * size for address, count in matched.items()}
         length = len(blocks.token_ids)
         scored = []
         for candidate in candidates:
@@ -116,7 +126,7 @@ class PrefixPolicy(_Policy):
     def chosen(self, candidate: Candidate, prompt: RoutedPrompt) -> None:
         """Records the prompt's blocks for that worker."""
         super().chosen(candidate, prompt)
-        self._index.record(candidate.address, _indexed(prompt.blocks, candidate.block_tokens))
+        self._index.record(candidate.address, prompt.blocks.hashes(candidate.block_tokens))
 
     def forget(self, address: str) -> None:
         """Expects nothing cached there."""
@@ -195,18 +205,22 @@ class SessionAffinityPolicy(PrefixPolicy):
         return sum(loads) / max(1, len(loads)) * _MOST_OF_MEAN + _MOST_BESIDE_MEAN
 
 
-_POLICIES: Mapping[PolicyName, Callable[[int], Policy]] = {
+_WITH_INDEX: Mapping[PolicyName, type[PrefixPolicy]] = {
     "prefix": PrefixPolicy,
+    "session_affinity": SessionAffinityPolicy,
+}
+_WITHOUT_INDEX: Mapping[PolicyName, type[LeastLoadedPolicy | PowerOfTwoPolicy | RoundRobinPolicy]] = {
     "least_loaded": LeastLoadedPolicy,
     "power_of_two": PowerOfTwoPolicy,
     "round_robin": RoundRobinPolicy,
-    "session_affinity": SessionAffinityPolicy,
 }
 
 
-def make_policy(name: PolicyName, start: int = 0) -> Policy:
-    """Returns the policy of that name. `start` is where its turns begin."""
-    return _POLICIES[name](start)
+def make_policy(name: PolicyName, start: int = 0, index_blocks: int = MAX_BLOCKS) -> Policy:
+    """Returns the policy of that name. `start` is where its turns begin, `index_blocks` the most that it remembers."""
+    if name in _WITH_INDEX:
+        return _WITH_INDEX[name](start, PrefixIndex(index_blocks))
+    return _WITHOUT_INDEX[name](start)
 
 
 def _load_cost(candidate: Candidate, new_tokens: int) -> float:
@@ -220,15 +234,9 @@ def _load_cost(candidate: Candidate, new_tokens: int) -> float:
     return cost
 
 
-def _stride(block_tokens: int) -> int:
-    """Returns how many blocks go to one entry of the index."""
-    return max(1, _INDEXED_TOKENS // block_tokens)
-
-
-def _indexed(blocks: PromptBlocks, block_tokens: int) -> Sequence[int]:
-    """Returns the hashes that the index knows: a hash covers all before it, so those between can be left out."""
-    stride = _stride(block_tokens)
-    return blocks.hashes(block_tokens)[stride - 1 :: stride]
+def _reusable(blocks: PromptBlocks, block_tokens: int) -> Sequence[int]:
+    """Returns the blocks that an engine can take from its cache: it must compute the last token at least."""
+    return blocks.hashes(block_tokens)[: (len(blocks.token_ids) - 1) // block_tokens]
 
 
 def _by_load(candidates: Sequence[Candidate], prompt: RoutedPrompt) -> list[Candidate]:

@@ -37,6 +37,7 @@ from qwenserve.worker.engines.llamacpp.machine import look_at_machine
 from qwenserve.worker.engines.llamacpp.native import NativeServer
 from qwenserve.worker.engines.llamacpp.outbox import Outbox
 from qwenserve.worker.engines.llamacpp.self_check import check_ids
+from qwenserve.worker.engines.llamacpp.slot_blocks import BLOCK_TOKENS, SlotBlocks
 from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
 from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 
@@ -91,6 +92,7 @@ class LlamaCppEngine:
         self._config = config
         self._loaded: _Loaded | None = None
         self._jobs: dict[int, _Job] = {}
+        self._blocks = SlotBlocks()
         self._requests = 0
         self._steps = 0
         self._idle = asyncio.Event()
@@ -145,6 +147,7 @@ class LlamaCppEngine:
         job = _Job(request, generation, slot, slot.cache_salt == request.cache_salt)
         self._requests += 1
         slot.busy, slot.cache_salt, slot.last_used = True, request.cache_salt, self._requests
+        self._blocks.busy(slot.number)
         self._jobs[request.key] = job
         self._idle.clear()
         loaded.inboxes[slot.number].put(job)
@@ -160,8 +163,8 @@ class LlamaCppEngine:
         return EngineLoad(running=len(self._jobs), steps=self._steps)
 
     def kv_events(self) -> Sequence[KvEvent]:
-        """Returns nothing: llama.cpp does not tell."""
-        return ()
+        """Returns and forgets what has come into free slots and gone from them."""
+        return self._blocks.fetch()
 
     def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
         """Ignores it: every step computes."""
@@ -234,7 +237,11 @@ class LlamaCppEngine:
             if chunk.finish is not None:
                 job = self._jobs.pop(chunk.key)
                 job.slot.busy = False
-                job.slot.token_ids = [*job.request.prompt_token_ids, *job.generation.produced]
+                # Of a prompt that was aborted the end was never computed.
+                prompt = job.request.prompt_token_ids
+                computed = len(prompt) - job.generation.unread
+                job.slot.token_ids = [*prompt[:computed], *job.generation.produced]
+                self._blocks.free(job.slot.number, job.slot.token_ids, job.slot.cache_salt)
         if not self._jobs:
             self._idle.set()
         if chunks:
@@ -299,6 +306,8 @@ def _info(
         vocab_size=facts.vocab_size,
         eos_token_ids=sizes.end_token_ids,
         max_running=config.max_running,
+        kv_block_tokens=BLOCK_TOKENS,
+        tells_kv_events=True,
         approximate_fields=_APPROXIMATE | (_GUIDED if vocabulary is not None else {}),
         guide_kinds=frozenset(GuideKind) if vocabulary is not None else frozenset(),
     )

@@ -88,6 +88,7 @@ class SimulatedEngine:
             eos_token_ids=frozenset(config.eos_token_ids),
             max_running=config.max_running,
             kv_block_tokens=config.kv_block_tokens,
+            tells_kv_events=True,
             approximate_fields={"priority": "requests are computed in the order in which they came"},
             guide_kinds=frozenset(GuideKind) if self._vocabulary is not None else frozenset(),
             simulated=True,

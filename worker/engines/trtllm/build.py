@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.model_fingerprint import fingerprint_of
@@ -67,6 +68,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             eos_token_ids=facts.eos_token_ids,
             max_running=config.worker.max_running,
             block_tokens=int(arguments["kv_cache_config"].get("tokens_per_block", _DEFAULT_BLOCK_TOKENS)),
+            tells_kv_events=_tells_kv_events(arguments["kv_cache_config"]),
             penalty_sampler=built or arguments.get("sampler_type") == PENALTY_SAMPLER,
             guides=arguments.get("guided_decoding_backend") is not None,
             start_timeout_s=settings.start_timeout_s,
@@ -74,6 +76,11 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))
+
+
+def _tells_kv_events(cache: Mapping[str, Any]) -> bool:
+    """Whether there is a prefix cache, and room for its events."""
+    return bool(cache.get("event_buffer_max_size")) and cache.get("enable_block_reuse") is not False
 
 
 def _directory_facts(config: Config, model: Path) -> _Facts:

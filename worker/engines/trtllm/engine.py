@@ -55,6 +55,8 @@ class TrtllmConfig(NamedTuple):
     eos_token_ids: frozenset[int]
     max_running: int
     block_tokens: int = 32
+    # Whether its options leave it a buffer for the events of its prefix cache.
+    tells_kv_events: bool = True
     penalty_sampler: bool = True
     guides: bool = True
     start_timeout_s: float = 3600.0
@@ -303,6 +305,7 @@ def describe(config: TrtllmConfig) -> EngineInfo:
         eos_token_ids=config.eos_token_ids,
         max_running=config.max_running,
         kv_block_tokens=config.block_tokens,
+        tells_kv_events=config.tells_kv_events,
         unsupported_fields=frozenset(lacking),
         approximate_fields=nearly,
         guide_kinds=frozenset(GuideKind) - {GuideKind.REGIONS} if config.guides else frozenset(),

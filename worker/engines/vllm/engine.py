@@ -172,6 +172,7 @@ class VllmEngine:
             eos_token_ids=config.eos_token_ids,
             max_running=config.max_running,
             kv_block_tokens=native.block_tokens,
+            tells_kv_events=self._events is not None,
             unsupported_fields=_NOT_SPECULATIVE if config.speculative else frozenset(),
             approximate_fields=_APPROXIMATE | (_GUIDED if config.guides else {}),
             guide_kinds=_GUIDES if config.guides else frozenset(),

@@ -27,7 +27,7 @@ from qwenserve.type.v1 import sampling_pb2 as qwenserve_dot_type_dot_v1_dot_samp
 from qwenserve.type.v1 import task_pb2 as qwenserve_dot_type_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n qwenserve/worker/v1/worker.proto\x12\x13qwenserve.worker.v1\x1a\x1dqwenserve/type/v1/guide.proto\x1a qwenserve/type/v1/sampling.proto\x1a\x1cqwenserve/type/v1/task.proto\"\\\n\x0eSessionRequest\x12,\n\x07submits\x18\x01 \x03(\x0b\x32\x1b.qwenserve.worker.v1.Submit\x12\x0e\n\x06\x61\x62orts\x18\x02 \x03(\r\x12\x0c\n\x04ping\x18\x03 \x01(\x08\"\xab\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x1a\n\ranswer_offset\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\t \x01(\rH\x01\x88\x01\x01\x12\'\n\x05guide\x18\n \x01(\x0b\x32\x18.qwenserve.type.v1.Guide\x12)\n\x04task\x18\x0b \x01(\x0e\x32\x1b.qwenserve.type.v1.TaskKind\x12\x19\n\x0cguide_offset\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\x13\n\x0btraceparent\x18\r \x01(\tB\x10\n\x0e_answer_offsetB\x12\n\x10_prompt_logprobsB\x0f\n\r_guide_offset\"\x90\x02\n\x0fSessionResponse\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12-\n\x08\x66inishes\x18\x04 \x03(\x0b\x32\x1b.qwenserve.worker.v1.Finish\x12\x31\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1f.qwenserve.worker.v1.LogprobRun\x12\'\n\x04load\x18\x06 \x01(\x0b\x32\x19.qwenserve.worker.v1.Load\x12>\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32%.qwenserve.worker.v1.PromptLogprobRun\"\xe5\x01\n\x06\x46inish\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12/\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x05 \x01(\t\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12\x10\n\x08queue_us\x18\x07 \x01(\r\x12\x16\n\x0eretry_after_ms\x18\x08 \x01(\rB\x10\n\x0e_stop_token_id\"o\n\nLogprobRun\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x12\n\ntop_counts\x18\x03 \x03(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"p\n\x10PromptLogprobRun\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x15\n\rtop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"\xad\x01\n\x04Load\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x0e\n\x06queued\x18\x03 \x01(\x05\x12\x16\n\x0e\x66ree_kv_blocks\x18\x04 \x01(\x05\x12\x17\n\x0ftotal_kv_blocks\x18\x05 \x01(\x05\x12\x1d\n\x15pending_prompt_tokens\x18\x06 \x01(\x03\x12\x13\n\x0bread_handle\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\"\x10\n\x0eGetLoadRequest\"\x16\n\x14GetWorkerInfoRequest\"\xf2\x04\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x15\n\rmax_model_len\x18\x06 \x01(\x05\x12\x13\n\x0bmax_running\x18\x07 \x01(\x05\x12\x12\n\nmax_queued\x18\x08 \x01(\x05\x12\x12\n\nvocab_size\x18\t \x01(\x05\x12\x17\n\x0fkv_block_tokens\x18\n \x01(\x05\x12\x1a\n\x12unsupported_fields\x18\x0b \x03(\t\x12\x18\n\x10max_top_logprobs\x18\x0c \x01(\x05\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x11\n\tsimulated\x18\x0e \x01(\x08\x12\x0b\n\x03pid\x18\x0f \x01(\x05\x12R\n\x12\x61pproximate_fields\x18\x10 \x03(\x0b\x32\x36.qwenserve.worker.v1.WorkerInfo.ApproximateFieldsEntry\x12\x31\n\x0bguide_kinds\x18\x11 \x03(\x0e\x32\x1c.qwenserve.type.v1.GuideKind\x12/\n\ntask_kinds\x18\x12 \x03(\x0e\x32\x1b.qwenserve.type.v1.TaskKind\x12\x33\n\x05\x63heck\x18\x13 \x01(\x0b\x32\x1f.qwenserve.worker.v1.ModelCheckH\x00\x88\x01\x01\x1a\x38\n\x16\x41pproximateFieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_check\"\xb5\x01\n\nModelCheck\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x01(\x05\x12\x16\n\x0etop1_agreement\x18\x03 \x01(\x01\x12\x0f\n\x07mean_kl\x18\x04 \x01(\x01\x12\x1b\n\x13\x62\x61seline_perplexity\x18\x05 \x01(\x01\x12\x12\n\nperplexity\x18\x06 \x01(\x01\x12\x18\n\x10greedy_agreement\x18\x07 \x01(\x01\x12\x0e\n\x06passed\x18\x08 \x01(\x08\"t\n\x0fGenerateRequest\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\x05\x12\x33\n\x08sampling\x18\x02 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x85\x01\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.qwenserve.worker.v1.LogprobRun\x12+\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1b.qwenserve.worker.v1.Finish2\xec\x02\n\rWorkerService\x12X\n\x07Session\x12#.qwenserve.worker.v1.SessionRequest\x1a$.qwenserve.worker.v1.SessionResponse(\x01\x30\x01\x12Y\n\x08Generate\x12$.qwenserve.worker.v1.GenerateRequest\x1a%.qwenserve.worker.v1.GenerateResponse0\x01\x12[\n\rGetWorkerInfo\x12).qwenserve.worker.v1.GetWorkerInfoRequest\x1a\x1f.qwenserve.worker.v1.WorkerInfo\x12I\n\x07GetLoad\x12#.qwenserve.worker.v1.GetLoadRequest\x1a\x19.qwenserve.worker.v1.LoadB5\n\x13qwenserve.worker.v1P\x01Z\x1cqwenserve/worker/v1;workerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n qwenserve/worker/v1/worker.proto\x12\x13qwenserve.worker.v1\x1a\x1dqwenserve/type/v1/guide.proto\x1a qwenserve/type/v1/sampling.proto\x1a\x1cqwenserve/type/v1/task.proto\"p\n\x0eSessionRequest\x12,\n\x07submits\x18\x01 \x03(\x0b\x32\x1b.qwenserve.worker.v1.Submit\x12\x0e\n\x06\x61\x62orts\x18\x02 \x03(\r\x12\x0c\n\x04ping\x18\x03 \x01(\x08\x12\x12\n\ncache_news\x18\x04 \x01(\x08\"\xab\x03\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x1a\n\ranswer_offset\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\t \x01(\rH\x01\x88\x01\x01\x12\'\n\x05guide\x18\n \x01(\x0b\x32\x18.qwenserve.type.v1.Guide\x12)\n\x04task\x18\x0b \x01(\x0e\x32\x1b.qwenserve.type.v1.TaskKind\x12\x19\n\x0cguide_offset\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\x13\n\x0btraceparent\x18\r \x01(\tB\x10\n\x0e_answer_offsetB\x12\n\x10_prompt_logprobsB\x0f\n\r_guide_offset\"\xbf\x02\n\x0fSessionResponse\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12-\n\x08\x66inishes\x18\x04 \x03(\x0b\x32\x1b.qwenserve.worker.v1.Finish\x12\x31\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1f.qwenserve.worker.v1.LogprobRun\x12\'\n\x04load\x18\x06 \x01(\x0b\x32\x19.qwenserve.worker.v1.Load\x12>\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32%.qwenserve.worker.v1.PromptLogprobRun\x12-\n\x05\x63\x61\x63he\x18\x08 \x01(\x0b\x32\x1e.qwenserve.worker.v1.CacheNews\"<\n\tCacheNews\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07removed\x18\x02 \x03(\x06\x12\x0e\n\x06stored\x18\x03 \x03(\x06\"\xe5\x01\n\x06\x46inish\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12/\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x05 \x01(\t\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12\x10\n\x08queue_us\x18\x07 \x01(\r\x12\x16\n\x0eretry_after_ms\x18\x08 \x01(\rB\x10\n\x0e_stop_token_id\"o\n\nLogprobRun\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x12\n\ntop_counts\x18\x03 \x03(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"p\n\x10PromptLogprobRun\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x15\n\rtop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"\xad\x01\n\x04Load\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\x0e\n\x06queued\x18\x03 \x01(\x05\x12\x16\n\x0e\x66ree_kv_blocks\x18\x04 \x01(\x05\x12\x17\n\x0ftotal_kv_blocks\x18\x05 \x01(\x05\x12\x1d\n\x15pending_prompt_tokens\x18\x06 \x01(\x03\x12\x13\n\x0bread_handle\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\x04\"\x10\n\x0eGetLoadRequest\"\x16\n\x14GetWorkerInfoRequest\"\x8c\x05\n\nWorkerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x15\n\rmax_model_len\x18\x06 \x01(\x05\x12\x13\n\x0bmax_running\x18\x07 \x01(\x05\x12\x12\n\nmax_queued\x18\x08 \x01(\x05\x12\x12\n\nvocab_size\x18\t \x01(\x05\x12\x17\n\x0fkv_block_tokens\x18\n \x01(\x05\x12\x1a\n\x12unsupported_fields\x18\x0b \x03(\t\x12\x18\n\x10max_top_logprobs\x18\x0c \x01(\x05\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x11\n\tsimulated\x18\x0e \x01(\x08\x12\x0b\n\x03pid\x18\x0f \x01(\x05\x12R\n\x12\x61pproximate_fields\x18\x10 \x03(\x0b\x32\x36.qwenserve.worker.v1.WorkerInfo.ApproximateFieldsEntry\x12\x31\n\x0bguide_kinds\x18\x11 \x03(\x0e\x32\x1c.qwenserve.type.v1.GuideKind\x12/\n\ntask_kinds\x18\x12 \x03(\x0e\x32\x1b.qwenserve.type.v1.TaskKind\x12\x33\n\x05\x63heck\x18\x13 \x01(\x0b\x32\x1f.qwenserve.worker.v1.ModelCheckH\x00\x88\x01\x01\x12\x18\n\x10\x65xact_cache_news\x18\x14 \x01(\x08\x1a\x38\n\x16\x41pproximateFieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_check\"\xb5\x01\n\nModelCheck\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x01(\x05\x12\x16\n\x0etop1_agreement\x18\x03 \x01(\x01\x12\x0f\n\x07mean_kl\x18\x04 \x01(\x01\x12\x1b\n\x13\x62\x61seline_perplexity\x18\x05 \x01(\x01\x12\x12\n\nperplexity\x18\x06 \x01(\x01\x12\x18\n\x10greedy_agreement\x18\x07 \x01(\x01\x12\x0e\n\x06passed\x18\x08 \x01(\x08\"t\n\x0fGenerateRequest\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\x05\x12\x33\n\x08sampling\x18\x02 \x01(\x0b\x32!.qwenserve.type.v1.SamplingParams\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x85\x01\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.qwenserve.worker.v1.LogprobRun\x12+\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1b.qwenserve.worker.v1.Finish2\xec\x02\n\rWorkerService\x12X\n\x07Session\x12#.qwenserve.worker.v1.SessionRequest\x1a$.qwenserve.worker.v1.SessionResponse(\x01\x30\x01\x12Y\n\x08Generate\x12$.qwenserve.worker.v1.GenerateRequest\x1a%.qwenserve.worker.v1.GenerateResponse0\x01\x12[\n\rGetWorkerInfo\x12).qwenserve.worker.v1.GetWorkerInfoRequest\x1a\x1f.qwenserve.worker.v1.WorkerInfo\x12I\n\x07GetLoad\x12#.qwenserve.worker.v1.GetLoadRequest\x1a\x19.qwenserve.worker.v1.LoadB5\n\x13qwenserve.worker.v1P\x01Z\x1cqwenserve/worker/v1;workerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,33 +38,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._loaded_options = None
   _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._serialized_options = b'8\001'
   _globals['_SESSIONREQUEST']._serialized_start=152
-  _globals['_SESSIONREQUEST']._serialized_end=244
-  _globals['_SUBMIT']._serialized_start=247
-  _globals['_SUBMIT']._serialized_end=674
-  _globals['_SESSIONRESPONSE']._serialized_start=677
-  _globals['_SESSIONRESPONSE']._serialized_end=949
-  _globals['_FINISH']._serialized_start=952
-  _globals['_FINISH']._serialized_end=1181
-  _globals['_LOGPROBRUN']._serialized_start=1183
-  _globals['_LOGPROBRUN']._serialized_end=1294
-  _globals['_PROMPTLOGPROBRUN']._serialized_start=1296
-  _globals['_PROMPTLOGPROBRUN']._serialized_end=1408
-  _globals['_LOAD']._serialized_start=1411
-  _globals['_LOAD']._serialized_end=1584
-  _globals['_GETLOADREQUEST']._serialized_start=1586
-  _globals['_GETLOADREQUEST']._serialized_end=1602
-  _globals['_GETWORKERINFOREQUEST']._serialized_start=1604
-  _globals['_GETWORKERINFOREQUEST']._serialized_end=1626
-  _globals['_WORKERINFO']._serialized_start=1629
-  _globals['_WORKERINFO']._serialized_end=2255
-  _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._serialized_start=2189
-  _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._serialized_end=2245
-  _globals['_MODELCHECK']._serialized_start=2258
-  _globals['_MODELCHECK']._serialized_end=2439
-  _globals['_GENERATEREQUEST']._serialized_start=2441
-  _globals['_GENERATEREQUEST']._serialized_end=2557
-  _globals['_GENERATERESPONSE']._serialized_start=2560
-  _globals['_GENERATERESPONSE']._serialized_end=2693
-  _globals['_WORKERSERVICE']._serialized_start=2696
-  _globals['_WORKERSERVICE']._serialized_end=3060
+  _globals['_SESSIONREQUEST']._serialized_end=264
+  _globals['_SUBMIT']._serialized_start=267
+  _globals['_SUBMIT']._serialized_end=694
+  _globals['_SESSIONRESPONSE']._serialized_start=697
+  _globals['_SESSIONRESPONSE']._serialized_end=1016
+  _globals['_CACHENEWS']._serialized_start=1018
+  _globals['_CACHENEWS']._serialized_end=1078
+  _globals['_FINISH']._serialized_start=1081
+  _globals['_FINISH']._serialized_end=1310
+  _globals['_LOGPROBRUN']._serialized_start=1312
+  _globals['_LOGPROBRUN']._serialized_end=1423
+  _globals['_PROMPTLOGPROBRUN']._serialized_start=1425
+  _globals['_PROMPTLOGPROBRUN']._serialized_end=1537
+  _globals['_LOAD']._serialized_start=1540
+  _globals['_LOAD']._serialized_end=1713
+  _globals['_GETLOADREQUEST']._serialized_start=1715
+  _globals['_GETLOADREQUEST']._serialized_end=1731
+  _globals['_GETWORKERINFOREQUEST']._serialized_start=1733
+  _globals['_GETWORKERINFOREQUEST']._serialized_end=1755
+  _globals['_WORKERINFO']._serialized_start=1758
+  _globals['_WORKERINFO']._serialized_end=2410
+  _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._serialized_start=2344
+  _globals['_WORKERINFO_APPROXIMATEFIELDSENTRY']._serialized_end=2400
+  _globals['_MODELCHECK']._serialized_start=2413
+  _globals['_MODELCHECK']._serialized_end=2594
+  _globals['_GENERATEREQUEST']._serialized_start=2596
+  _globals['_GENERATEREQUEST']._serialized_end=2712
+  _globals['_GENERATERESPONSE']._serialized_start=2715
+  _globals['_GENERATERESPONSE']._serialized_end=2848
+  _globals['_WORKERSERVICE']._serialized_start=2851
+  _globals['_WORKERSERVICE']._serialized_end=3215
 # @@protoc_insertion_point(module_scope)

@@ -10,14 +10,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("submits", "aborts", "ping")
+    __slots__ = ("submits", "aborts", "ping", "cache_news")
     SUBMITS_FIELD_NUMBER: _ClassVar[int]
     ABORTS_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    CACHE_NEWS_FIELD_NUMBER: _ClassVar[int]
     submits: _containers.RepeatedCompositeFieldContainer[Submit]
     aborts: _containers.RepeatedScalarFieldContainer[int]
     ping: bool
-    def __init__(self, submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., aborts: _Optional[_Iterable[int]] = ..., ping: bool = ...) -> None: ...
+    cache_news: bool
+    def __init__(self, submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., aborts: _Optional[_Iterable[int]] = ..., ping: bool = ..., cache_news: bool = ...) -> None: ...
 
 class Submit(_message.Message):
     __slots__ = ("handle", "prompt_token_ids", "sampling", "request_id", "priority", "deadline_ms", "cache_salt", "answer_offset", "prompt_logprobs", "guide", "task", "guide_offset", "traceparent")
@@ -50,7 +52,7 @@ class Submit(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., guide_offset: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
-    __slots__ = ("handles", "counts", "token_ids", "finishes", "logprobs", "load", "prompt_logprobs")
+    __slots__ = ("handles", "counts", "token_ids", "finishes", "logprobs", "load", "prompt_logprobs", "cache")
     HANDLES_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class SessionResponse(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     handles: _containers.RepeatedScalarFieldContainer[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -65,7 +68,18 @@ class SessionResponse(_message.Message):
     logprobs: _containers.RepeatedCompositeFieldContainer[LogprobRun]
     load: Load
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[PromptLogprobRun]
-    def __init__(self, handles: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., finishes: _Optional[_Iterable[_Union[Finish, _Mapping]]] = ..., logprobs: _Optional[_Iterable[_Union[LogprobRun, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobRun, _Mapping]]] = ...) -> None: ...
+    cache: CacheNews
+    def __init__(self, handles: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., finishes: _Optional[_Iterable[_Union[Finish, _Mapping]]] = ..., logprobs: _Optional[_Iterable[_Union[LogprobRun, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[PromptLogprobRun, _Mapping]]] = ..., cache: _Optional[_Union[CacheNews, _Mapping]] = ...) -> None: ...
+
+class CacheNews(_message.Message):
+    __slots__ = ("number", "removed", "stored")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    stored: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., removed: _Optional[_Iterable[int]] = ..., stored: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("handle", "reason", "stop_token_id", "cached_tokens", "error_reason", "error_message", "queue_us", "retry_after_ms")
@@ -144,7 +158,7 @@ class GetWorkerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds", "check")
+    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds", "check", "exact_cache_news")
     class ApproximateFieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +185,7 @@ class WorkerInfo(_message.Message):
     GUIDE_KINDS_FIELD_NUMBER: _ClassVar[int]
     TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    EXACT_CACHE_NEWS_FIELD_NUMBER: _ClassVar[int]
     name: str
     engine: str
     engine_version: str
@@ -190,7 +205,8 @@ class WorkerInfo(_message.Message):
     guide_kinds: _containers.RepeatedScalarFieldContainer[_guide_pb2.GuideKind]
     task_kinds: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskKind]
     check: ModelCheck
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ..., check: _Optional[_Union[ModelCheck, _Mapping]] = ...) -> None: ...
+    exact_cache_news: bool
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ..., check: _Optional[_Union[ModelCheck, _Mapping]] = ..., exact_cache_news: bool = ...) -> None: ...
 
 class ModelCheck(_message.Message):
     __slots__ = ("baseline", "positions", "top1_agreement", "mean_kl", "baseline_perplexity", "perplexity", "greedy_agreement", "passed")
