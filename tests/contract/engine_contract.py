@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from qwenserve.runtime.block_hash import block_hashes
 from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
@@ -193,6 +194,8 @@ class EngineContract:
     """The behaviours. Subclass it; see the module's text."""
 
     prompt: Sequence[int]
+    # Whether what is behind the adapter has a prefix cache that it tells of: stand-ins for packages have none.
+    caches = True
 
     def make_engine(self) -> Engine:
         raise NotImplementedError
@@ -457,6 +460,29 @@ class EngineContract:
         assert second.finish is not None
         assert 32 <= second.finish.cached_tokens < len(prompt)
         assert second.token_ids == first.token_ids
+
+    async def test_what_is_told_of_the_cache_is_what_a_repeated_prompt_finds(self, driver: Driver) -> None:
+        size = driver.info.kv_block_tokens
+        if not driver.info.tells_kv_events or not self.caches:
+            pytest.skip("nothing is told of a cache")
+        driver.engine.kv_events()
+        prompt = [*self.prompt[::-1], *(list(self.prompt) * 64)[:64]]
+        answers = [await driver.ask(prompt, GREEDY)]
+        known: set[int] = set()
+        hashes = block_hashes(prompt, size)[: (len(prompt) - 1) // size]
+
+        async def told() -> None:
+            while not known.issuperset(hashes):
+                for event in driver.engine.kv_events():
+                    known.difference_update(event.removed)
+                    known.update(event.stored)
+                await asyncio.sleep(0)
+
+        await asyncio.wait_for(told(), LIMIT_S)
+        answers.append(await driver.ask(prompt, GREEDY))
+        found = [answer.finish.cached_tokens for answer in answers if answer.finish is not None]
+        assert found[0] < found[1]
+        assert len(hashes) * size <= found[1] < len(hashes) * size + size
 
     async def test_prefixes_are_not_shared_between_salts(self, driver: Driver) -> None:
         prompt = (list(self.prompt) * 64)[:64]

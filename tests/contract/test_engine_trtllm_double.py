@@ -34,6 +34,7 @@ def engine_over_double(**more: object) -> TrtllmEngine:
 
 class TestTrtllmEngine(EngineContract):
     prompt = tuple(range(300, 312))
+    caches = False
 
     @pytest.fixture(autouse=True)
     def _package(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,7 @@ class BlockEvents:
         number = int(event["event_id"])
         if self._next_in is not None and number != self._next_in:
             # What was lost may have been a removal: nothing that was told is certain any more.
-            self._ours.clear()
-            self._next_out += 1
+            self._start_over()
         self._next_in = number + 1
         if window < self._window:
             return
@@ -51,6 +50,13 @@ class BlockEvents:
         waiting, self._waiting = self._waiting, []
         return waiting
 
+    def _start_over(self) -> None:
+        """Leaves out a number: the reader finds the gap and starts over. What is cached is told as it comes anew."""
+        self._ours.clear()
+        self._next_out += 1
+        self._waiting = [KvEvent(self._next_out, (), ())]
+        self._next_out += 1
+
     def _forget(self) -> None:
         self._put((), list(self._ours.values()))
         self._ours.clear()
@@ -59,8 +65,7 @@ class BlockEvents:
         if not stored and not removed:
             return
         if len(self._waiting) >= _MAX_WAITING:
-            # The reader finds a gap and starts over.
-            self._waiting.clear()
+            self._start_over()
         self._waiting.append(KvEvent(self._next_out, stored, removed))
         self._next_out += 1
 

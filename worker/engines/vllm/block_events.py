@@ -2,12 +2,15 @@
 
 vLLM names blocks by hashes of its own; with each stored block it sends the ids, which block comes before, and, with the
 first block of a prompt, its salt: enough to work out what `runtime.block_hash` makes of it.
+
+It never tells of a block again that stays cached. So what it told before a message was lost is kept here, untold: it
+may be gone, but is certainly there again where a new block is stored behind it, and is then told with that one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwenserve.runtime.block_hash import block_hash, salt_hash
 from qwenserve.worker.engine_interface import KvEvent
@@ -16,11 +19,19 @@ from qwenserve.worker.engine_interface import KvEvent
 _MAX_WAITING = 10_000
 
 
+class _Block(NamedTuple):
+    hash: int
+    # vLLM's name of the block before; None at the beginning of a prompt.
+    before: int | None
+
+
 class BlockEvents:
     """Translates messages and keeps the events until they are fetched. One of our events for each message."""
 
     def __init__(self) -> None:
-        self._ours: dict[int, int] = {}
+        self._ours: dict[int, _Block] = {}
+        # Names of those that the reader does not know of.
+        self._untold: set[int] = set()
         self._waiting: list[KvEvent] = []
         self._next_in = 0
         self._next_out = 0
@@ -28,7 +39,7 @@ class BlockEvents:
     def take(self, sequence: int, events: Sequence[Mapping[str, Any]]) -> None:
         """Takes one message: its number and its events. A gap in the numbers is passed on as one."""
         if sequence != self._next_in:
-            self._next_out += 1
+            self._start_over()
         self._next_in = sequence + 1
         stored: list[int] = []
         removed: list[int] = []
@@ -38,17 +49,29 @@ class BlockEvents:
                 self._apply(event, stored, removed)
         self._put(stored, removed)
 
+    def lost(self) -> None:
+        """Nothing more will come: the reader is told to forget what it knows."""
+        self._ours.clear()
+        self._start_over()
+
     def fetch(self) -> Sequence[KvEvent]:
         """Returns the events since the last call."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
+    def _start_over(self) -> None:
+        """Leaves out a number: the reader finds the gap and starts over."""
+        self._untold = set(self._ours)
+        self._next_out += 1
+        self._waiting = [KvEvent(self._next_out, (), ())]
+        self._next_out += 1
+
     def _put(self, stored: list[int], removed: list[int]) -> None:
         if not stored and not removed:
             return
         if len(self._waiting) >= _MAX_WAITING:
-            # The reader finds a gap and starts over.
-            self._waiting.clear()
+            self._start_over()
+            return
         self._waiting.append(KvEvent(self._next_out, stored, removed))
         self._next_out += 1
 
@@ -57,22 +80,41 @@ class BlockEvents:
         if kind == "BlockStored":
             self._store(event, stored)
         elif kind == "BlockRemoved":
-            removed += [ours for name in event["block_hashes"] if (ours := self._ours.pop(name, None)) is not None]
+            gone = [ours.hash for name in event["block_hashes"] if (ours := self._ours.pop(name, None)) is not None]
+            removed += gone
+            self._untold.difference_update(event["block_hashes"])
         elif kind == "AllBlocksCleared":
-            removed += self._ours.values()
+            removed += [block.hash for block in self._ours.values()]
             self._ours.clear()
+            self._untold.clear()
 
     def _store(self, event: Mapping[str, Any], stored: list[int]) -> None:
         before = event["parent_block_hash"]
-        parent = salt_hash(_salt(event)) if before is None else self._ours.get(before)
-        if parent is None:
+        if before is None:
+            parent = salt_hash(_salt(event))
+        elif before in self._ours:
+            parent = self._ours[before].hash
+            stored += self._untold_up_to(before)
+        else:
             return  # what comes before was told in a message that was lost
         size = event["block_size"]
         ids = event["token_ids"]
         for number, name in enumerate(event["block_hashes"]):
             parent = block_hash(parent, ids[number * size : (number + 1) * size])
-            self._ours[name] = parent
+            self._ours[name] = _Block(parent, before)
+            self._untold.discard(name)
             stored.append(parent)
+            before = name
+
+    def _untold_up_to(self, name: int | None) -> list[int]:
+        """Returns the untold blocks of a prompt up to one, in order; they are told with that."""
+        found = []
+        while name is not None and name in self._untold:
+            self._untold.discard(name)
+            block = self._ours[name]
+            found.append(block.hash)
+            name = block.before
+        return found[::-1]
 
 
 def _salt(event: Mapping[str, Any]) -> str:

@@ -60,5 +60,6 @@ class EventReader:
         except Exception as error:
             # Routers then choose as if nothing were cached; answers are not touched.
             _log.error("no more news of vLLM's prefix cache", exc_info=error)
+            self._events.lost()
         finally:
             socket.close()

@@ -301,8 +301,17 @@ def test_cache_events_in_our_hashes():
     assert events.fetch() == []
     events.take({"event_id": 9, "window_size": 4096, "data": {"type": "removed", "block_hashes": [90]}})
     events.take(stored(10, None, [(95, ids[:4])]))
-    (after,) = events.fetch()
-    assert (after.sequence, list(after.stored)) == (4, ours[:1])  # 3 is missing: something was lost
+    beginning, after = events.fetch()
+    assert (beginning.sequence, beginning.stored) == (4, ())  # 3 is missing: something was lost
+    assert (after.sequence, list(after.stored)) == (5, ours[:1])
+
+
+def test_a_gap_is_told_of_though_nothing_else_can_be():
+    events, ids = BlockEvents(4), list(range(12))
+    events.take(stored(0, None, [(90, ids[:4])]))
+    assert [event.sequence for event in events.fetch()] == [0]
+    events.take(stored(5, 90, [(91, ids[4:8])]))
+    assert [event.sequence for event in events.fetch()] == [2]
 
 
 GOOD = Machine(4, (9, 0), 70 * GIB, 16 * GIB, -1)

@@ -8,6 +8,7 @@ import pytest
 
 from qwenserve.runtime.block_hash import block_hashes
 from qwenserve.runtime.config import Config
+from qwenserve.worker.cache_ledger import CacheLedger
 from qwenserve.worker.engine_interface import EngineError, EngineRefusal, FinishReason, Guide, GuideKind, Sampling
 from qwenserve.worker.engines.vllm.arguments import engine_arguments, engine_environment
 from qwenserve.worker.engines.vllm.block_events import BlockEvents
@@ -157,10 +158,52 @@ def test_cache_events_in_our_hashes():
     events.take(0, [stored([90, 91], ids[:8]), stored([92], ids[8:], before=91)])
     events.take(1, [stored([70, 71, 72], ids, salt="tenant"), stored([60], ids[:4], group_idx=1)])
     events.take(2, [{"type": "BlockRemoved", "block_hashes": [92, 5]}])
-    events.take(4, [{"type": "AllBlocksCleared"}])
+    events.take(3, [{"type": "AllBlocksCleared"}])
     first, second, third, last = events.fetch()
     assert (first.stored, second.stored, third.removed) == (plain, salted, plain[2:])
     assert set(last.removed) == {*plain[:2], *salted}
-    assert [first.sequence, second.sequence, third.sequence, last.sequence] == [0, 1, 2, 4]
-    events.take(5, [stored([93], ids[8:], before=91)])
+    assert [first.sequence, second.sequence, third.sequence, last.sequence] == [0, 1, 2, 3]
+    events.take(4, [stored([93], ids[8:], before=91)])
     assert events.fetch() == []
+
+
+def known(events, ledger):
+    """What a worker that reads these events tells routers."""
+    ledger.take(events.fetch())
+    return set(ledger.copy())
+
+
+def test_after_a_lost_message_blocks_are_told_again_once_they_are_certain():
+    events, ledger, ids = BlockEvents(), CacheLedger(), list(range(16))
+    ours = list(block_hashes(ids, 4))
+    other = list(block_hashes([9, *ids], 4))
+    events.take(0, [stored([90, 91, 92], ids[:12]), stored([80, 81], [9, *ids[:7]])])
+    assert known(events, ledger) == {*ours[:3], *other[:2]}
+    events.take(2, [])
+    assert known(events, ledger) == set()
+
+    # Behind 91 something is stored: it and 90 are there. Nothing is known of 92, nor of the other prompt.
+    events.take(3, [stored([95], [7, 7, 7, 7], before=91)])
+    assert known(events, ledger) == {*ours[:2], *block_hashes([*ids[:8], 7, 7, 7, 7], 4)}
+    events.take(4, [stored([93], ids[12:], before=92)])
+    assert set(ours) <= known(events, ledger)
+    events.take(5, [{"type": "BlockRemoved", "block_hashes": [80, 93]}])
+    assert not {ours[3], *other} & known(events, ledger)
+
+
+def test_a_reader_that_never_comes_starts_over():
+    events, ids = BlockEvents(), list(range(8))
+    for number in range(10_100):
+        events.take(number, [stored([number], [number, *ids[:3]])])
+    waiting = events.fetch()
+    assert len(waiting) <= 10_000
+    assert [event.sequence for event in waiting] == list(range(waiting[0].sequence, waiting[-1].sequence + 1))
+    assert waiting[0].sequence > 10_000
+
+
+def test_where_news_cannot_be_read_any_more_what_was_told_is_forgotten():
+    events, ledger = BlockEvents(), CacheLedger()
+    events.take(0, [stored([90], list(range(4)))])
+    assert known(events, ledger)
+    events.lost()
+    assert not known(events, ledger)
