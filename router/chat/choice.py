@@ -32,8 +32,9 @@ ChatEvent = chat_pb2.ChatEvent
 
 class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text, with `prompt_scores`. `choose`, where set, chooses the workers of its
-    legs instead of the answer's. `behind_thought` are ids that follow the end of a thought before its guide begins.
+    `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `choose`, where set, chooses the
+    workers of its legs instead of the answer's. `behind_thought` are ids that follow the end of a thought before its
+    guide begins.
     """
 
     prompt_token_ids: Sequence[int]
@@ -76,6 +77,7 @@ class Choice:
         "_lead_due",
         "_listener",
         "_request_id",
+        "_scores_said",
         "_text_ended",
         "_thinking_cut",
         "_tracked",
@@ -112,7 +114,11 @@ class Choice:
         self._listener = listener
         self._index = index
         self._request_id = placement.request_id
-        self._lead_due = bool(plan.lead) or plan.prompt_scores is not None
+        self._lead_due = bool(plan.lead)
+        # How many of the prompt's log-probabilities have been sent.
+        self._scores_said = 0
+        if plan.prompt_scores is not None:
+            plan.prompt_scores.on_more = self._more_scores
         self._text_ended = False
         self._thinking_cut = False
         tracked = want_token_ids or plan.sampling.HasField("top_logprobs")
@@ -122,6 +128,8 @@ class Choice:
 
     def close(self) -> None:
         """Stops the engine's work for this choice, and listening to it. Its counts stay."""
+        if self.plan.prompt_scores is not None:
+            self.plan.prompt_scores.on_more = None
         self._count_plain()
         self.generation.close()
 
@@ -139,9 +147,7 @@ class Choice:
             # Ids after the end of the text are none of the answer's.
             taken = pipeline.completion_tokens - before
             self._tracked.take(ids[:taken], logprobs[:taken])
-        events: list[chat_pb2.ChatEvent] = []
-        if self._lead_due:
-            self._say_lead(events)
+        events = self._lead()
         events += map(self._to_event, pushed)
         if pipeline.wants_stop:
             self._end_text(events, None)
@@ -213,18 +219,38 @@ class Choice:
             if passed:
                 self.pipeline.count_plain(passed)
 
-    def _say_lead(self, events: list[chat_pb2.ChatEvent]) -> None:
-        lead = text_event(self._index, self.plan.lead, False)
+    def _more_scores(self) -> None:
+        """Sends what has come of the prompt's log-probabilities. Those of a long prompt, written all at once,
+        would hold up every other answer.
+        """
+        if self._text_ended:
+            return
+        try:
+            events = self._lead()
+            if self._kept is not None:
+                self._kept += events
+            elif events:
+                self._listener.emit(events)
+        except Exception as fault:  # the session reader that called has other answers to serve
+            self.defect(fault)
+
+    def _lead(self) -> list[chat_pb2.ChatEvent]:
+        """Returns what comes before the text and is not sent yet: the echoed prompt, and its log-probabilities."""
+        scores = self.plan.prompt_scores
+        if not self._lead_due and (scores is None or self._scores_said == len(scores.items)):
+            return []
+        event = text_event(self._index, self.plan.lead if self._lead_due else "", False)
         self._lead_due = False
-        if self.plan.prompt_scores is not None:
-            lead.logprobs.extend(self.plan.prompt_scores.items)
-        events.append(lead)
+        if scores is not None:
+            event.of_prompt = True
+            event.logprobs.extend(scores.items[self._scores_said :])
+            self._scores_said = max(self._scores_said, len(scores.items))
+        return [event]
 
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
         pipeline = self.pipeline
-        if self._lead_due:
-            self._say_lead(events)
+        events += self._lead()
         stopped = finish is not None and finish.reason == _STOP
         events += map(self._to_event, pipeline.finish(stopped=stopped))
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)

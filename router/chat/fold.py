@@ -18,7 +18,7 @@ class FoldedChoice:
         "content",
         "finish",
         "logprobs",
-        "prompt_scores",
+        "prompt_logprobs",
         "reasoning",
         "thought_logprobs",
         "token_ids",
@@ -29,8 +29,8 @@ class FoldedChoice:
         self.reasoning: list[str] = []
         self.calls: list[tuple[chat_pb2.ToolCallStart, list[str]]] = []
         self.logprobs: list[sampling_pb2.TokenLogprob] = []
-        # How many of `logprobs`, from the beginning, are of the prompt's tokens.
-        self.prompt_scores = 0
+        # Those of the prompt's tokens, where the choice brought them.
+        self.prompt_logprobs: list[sampling_pb2.TokenLogprob] = []
         # How many of `logprobs`, from the beginning, are of thought text.
         self.thought_logprobs = 0
         self.token_ids: list[int] = []
@@ -92,6 +92,11 @@ class Fold:
         prompts = self.start.prompt_token_ids
         return list(prompts[prompt].ids) if prompts else []
 
+    def prompt_logprobs(self) -> list[sampling_pb2.TokenLogprob]:
+        """Returns those of the tokens of a chat's prompt, which come with its first choice; empty without."""
+        first = self._choices.get(0)
+        return first.prompt_logprobs if first is not None else []
+
     def _take(self, event: chat_pb2.ChatEvent) -> None:
         kind = event.WhichOneof("event")
         if kind == "start":
@@ -112,9 +117,9 @@ class Fold:
             choice.calls[event.tool_call_arguments.index][1].append(event.tool_call_arguments.delta)
         elif kind == "finish":
             choice.finish = event.finish
-        if event.logprobs:
-            if event.logprobs[0].no_logprob:
-                choice.prompt_scores = len(event.logprobs)
+        if event.of_prompt:
+            choice.prompt_logprobs.extend(event.logprobs)
+        elif event.logprobs:
             choice.logprobs.extend(event.logprobs)
             if kind == "reasoning_delta":
                 choice.thought_logprobs = len(choice.logprobs)

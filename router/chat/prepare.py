@@ -207,8 +207,6 @@ class Preparation:
             request.sampling.max_tokens = 1  # an engine gives no less
         new = ScoringPipeline if scores_only else CompletionPipeline
         self._check_common(request)
-        if request.HasField("prompt_logprobs"):
-            check_top(request.prompt_logprobs, "prompt_logprobs")
         if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
             raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
         if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
@@ -271,6 +269,8 @@ class Preparation:
         check_labels(request.user, labels)
         check_session(request.session)
         check_priority(request.priority)
+        if request.HasField("prompt_logprobs"):
+            check_top(request.prompt_logprobs, "prompt_logprobs")
 
     def _fit(
         self,
@@ -291,7 +291,7 @@ class Preparation:
         fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
         if request.cache_salt:
             fields.add("cache_salt")
-        of_prompt = isinstance(request, chat_pb2.CompletionRequest) and request.HasField("prompt_logprobs")
+        of_prompt = request.HasField("prompt_logprobs")
         if of_prompt:
             fields.add("prompt_logprobs")
         common = self._common_to(known)

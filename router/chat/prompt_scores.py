@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qwenserve.router.clients.logprobs import unpacked
 from qwenserve.text.tokenizer import Tokenizer
@@ -11,15 +11,18 @@ from qwenserve.worker.v1 import worker_pb2
 
 
 class PromptScores:
-    """Those of one prompt, with texts. `top` is the number of alternatives asked for."""
+    """Those of one prompt, with texts. `top` is the number of alternatives asked for. `on_more`, where set, is called
+    when some have come; it must not raise.
+    """
 
-    __slots__ = ("_prompt", "_tokenizer", "items", "top")
+    __slots__ = ("_prompt", "_tokenizer", "items", "on_more", "top")
 
     def __init__(self, prompt: Sequence[int], top: int, tokenizer: Tokenizer) -> None:
         self.top = top
         self._prompt = prompt
         self._tokenizer = tokenizer
         self.items: list[sampling_pb2.TokenLogprob] = []
+        self.on_more: Callable[[], None] | None = None
         self.restart()
 
     @property
@@ -44,6 +47,8 @@ class PromptScores:
         for item in unpacked(ids, run.logprobs, (), run.top_token_ids, run.top_logprobs)[: len(ids)]:
             write_texts(item, self._tokenizer)
             self.items.append(item)
+        if self.on_more is not None:
+            self.on_more()
 
 
 def write_texts(item: sampling_pb2.TokenLogprob, tokenizer: Tokenizer) -> None:

@@ -36,7 +36,7 @@ class Reuse:
         """Returns what a request may do with kept answers. Raises InvalidRequest."""
         if self._config.mode == "off" and not request.HasField("cache"):
             return OFF
-        if isinstance(request, chat_pb2.CompletionRequest) and request.HasField("prompt_logprobs"):
+        if request.HasField("prompt_logprobs"):
             return OFF  # they are not kept
         return cache_use(request.cache, self._config.mode, self._config.max_age_s)
 

@@ -271,6 +271,9 @@ class ChatCore:
         async with self._admitted(call, prepared) as (call, prepared):
             start = self._start("chatcmpl", prepared, request.return_token_ids, call)
             plans = await self._plans(use, request, call, prepared, start)
+            if request.HasField("prompt_logprobs"):
+                # All choices have one prompt: once is enough.
+                plans = [self._scored(plans[0], request.prompt_logprobs), *plans[1:]]
             answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
             return self._begin(answer, prepared, plans)
 
@@ -282,16 +285,15 @@ class ChatCore:
         prepared = await self._prepared(self._prepare.completion(request, call), call)
         async with self._admitted(call, prepared) as (call, prepared):
             start = self._start("cmpl", prepared, request.return_token_ids, call)
-            leads = self._echoed(request, prepared) if request.echo else None
+            leads = await self._echoed(request, prepared) if request.echo else None
             plans = await self._plans(use, request, call, prepared, start, leads)
             if request.HasField("prompt_logprobs"):
-                top = request.prompt_logprobs
-                plans = [
-                    plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
-                    for plan in plans
-                ]
+                plans = [self._scored(plan, request.prompt_logprobs) for plan in plans]
             answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
             return self._begin(answer, prepared, plans)
+
+    def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
+        return plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
 
     def _admitted(
         self, call: Call, prepared: Prepared
@@ -487,9 +489,9 @@ class ChatCore:
             self._preparing -= 1
             self._note_idle()
 
-    def _echoed(self, request: chat_pb2.CompletionRequest, prepared: Prepared) -> list[str]:
+    async def _echoed(self, request: chat_pb2.CompletionRequest, prepared: Prepared) -> list[str]:
         return [
-            given.text if given.WhichOneof("prompt") == "text" else self._tokenizer.decode(ids)
+            given.text if given.WhichOneof("prompt") == "text" else await self._decoded(ids, False)
             for given, ids in zip(request.prompts, prepared.prompts, strict=True)
         ]
 

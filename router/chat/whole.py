@@ -18,6 +18,7 @@ def chat_completion(fold: Fold) -> chat_pb2.ChatCompletion:
         prompt_token_ids=fold.prompt_token_ids(),
         ignored_params=start.ignored_params,
         cache=start.cache,
+        prompt_logprobs=fold.prompt_logprobs(),
     )
 
 
@@ -33,7 +34,7 @@ def completion(fold: Fold, choices_per_prompt: int) -> chat_pb2.Completion:
                 index=index,
                 text=choice.text,
                 finish=choice.finish,
-                logprobs=choice.logprobs,
+                logprobs=[*choice.prompt_logprobs, *choice.logprobs],
                 token_ids=choice.token_ids,
                 prompt_token_ids=fold.prompt_token_ids(index // choices_per_prompt),
             )

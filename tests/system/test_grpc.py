@@ -508,6 +508,24 @@ async def test_tools_are_hidden_from_the_model_when_no_call_is_wanted(stack: Sta
     assert '"name": "f"' not in await prompt(chat_pb2.ToolChoice.MODE_NONE)
 
 
+async def test_a_chats_prompt_has_logprobs(stack: Stack) -> None:
+    """Apart from those of the answer, whole and streamed, in a session too."""
+    request = chat(max_tokens=2, prompt_logprobs=1, return_token_ids=True)
+    request.sampling.top_logprobs = 0
+    whole = await chats(stack).CreateChatCompletion(request)
+    events = await rest_of(chats(stack).StreamChatCompletion(request))
+    submit = chat_pb2.ChatSubmit(handle=1, request=request)
+    session = await rest_of(chats(stack).ChatSession(iter([chat_pb2.ChatSessionRequest(submits=[submit])])))
+
+    assert [item.token_id for item in whole.prompt_logprobs] == list(whole.prompt_token_ids)
+    assert [item.no_logprob for item in whole.prompt_logprobs].count(True) == 1
+    assert len(whole.choices[0].logprobs) == 2
+    for got in (events, [each.event for response in session for each in response.events]):
+        of_prompt = [item for event in got if event.of_prompt for item in event.logprobs]
+        assert of_prompt == list(whole.prompt_logprobs)
+        assert sum(len(event.logprobs) for event in got if not event.of_prompt) == 2
+
+
 async def test_the_router_tokenizes_too(stack: Stack) -> None:
     tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(stack.channel)
     text = "Hello there, 你好 🙂"

@@ -275,6 +275,37 @@ async def test_an_echo_with_logprobs_has_those_of_the_prompt_first(
     assert offsets == [len("".join(tokens[:n])) for n in range(len(tokens))]
 
 
+async def test_those_of_a_long_prompt_are_streamed_in_pieces(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    """No single piece of work on the event loop grows with the prompt, and what comes is the same."""
+    body = {"prompt": [n % 1000 for n in range(600)], "max_tokens": 2, "temperature": 0, "logprobs": 20, "echo": True}
+    async with client.post(slow_stack.url + "/v1/completions", json=body) as reply:
+        (whole,) = (await reply.json())["choices"]
+    async with client.post(slow_stack.url + "/v1/completions", json={**body, "stream": True}) as reply:
+        lines = [line.removeprefix("data: ") for line in (await reply.text()).split("\n\n") if line]
+
+    choices = [json.loads(line)["choices"][0] for line in lines[:-1]]
+    parts = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    assert "".join(choice["text"] for choice in choices) == whole["text"]
+    for name, values in whole["logprobs"].items():
+        assert [value for part in parts for value in part[name]] == values
+    assert max(len(part["tokens"]) for part in parts) <= 100
+
+
+async def test_a_chats_prompt_has_logprobs_once(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    asked = {**CHAT, "max_tokens": 2, "n": 2, "prompt_logprobs": 1, "return_token_ids": True}
+    async with client.post(slow_stack.url + "/v1/chat/completions", json=asked) as reply:
+        assert reply.status == 200, await reply.text()
+        answer = await reply.json()
+    async with client.post(slow_stack.url + "/v1/chat/completions", json={**asked, "stream": True}) as reply:
+        streamed = await reply.json()
+
+    first, *others = answer["prompt_logprobs"]
+    assert first is None
+    assert [next(iter(each)) for each in others] == [str(token_id) for token_id in answer["prompt_token_ids"][1:]]
+    assert [(choice["logprobs"], "prompt_logprobs" in choice) for choice in answer["choices"]] == [(None, False)] * 2
+    assert (reply.status, streamed["error"]["param"]) == (400, "prompt_logprobs")
+
+
 @pytest.mark.parametrize("echo", [False, True])
 async def test_prompt_logprobs_are_a_member_of_their_own(echo: bool, face: Face, client: aiohttp.ClientSession) -> None:
     """In vLLM's form, with alternatives of their own number, and none of them among those of the answer."""
@@ -306,6 +337,19 @@ async def test_prompt_logprobs_alone(face: Face, client: aiohttp.ClientSession) 
         assert choice["prompt_logprobs"] == same["prompt_logprobs"]
         assert all(len(each) == 1 for each in choice["prompt_logprobs"][1:])
     assert (reply.status, streamed["error"]["param"]) == (400, "prompt_logprobs")
+
+
+async def test_counts_so_far_end_as_the_counts_of_the_whole(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {**CHAT, "max_tokens": 5, "stream": True, "stream_options": options}
+    async with client.post(f"{slow_stack.url}/v1/chat/completions", json=body) as reply:
+        lines = (await reply.text()).split("\n\n")
+    *chunks, last = [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
+
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1], last["usage"]["completion_tokens"]) == (0, 5, 5)
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {last["usage"]["prompt_tokens"]}
 
 
 @pytest.mark.parametrize("stream", [False, True])

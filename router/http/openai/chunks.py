@@ -20,11 +20,14 @@ DONE = "data: [DONE]\n\n"
 
 
 class ChunkPlan(NamedTuple):
-    """What a stream is to contain. `choices` counts all of them, over all prompts."""
+    """What a stream is to contain. `choices` counts all of them, over all prompts. `usage_so_far` puts the token counts
+    of its choice so far into every chunk; the events must come with token ids then.
+    """
 
     choices: int
     prompts: int
     include_usage: bool
+    usage_so_far: bool
     shown: parts.Shown
 
 
@@ -40,12 +43,14 @@ class Chunks:
 
     def __init__(self, plan: ChunkPlan) -> None:
         self._plan = plan
-        self._plain = not (plan.shown.logprobs or plan.shown.token_ids)
+        self._plain = not (plan.shown.logprobs or plan.shown.token_ids or plan.usage_so_far)
         self._hides_reasoning = not plan.shown.reasoning
         self._opening = ""
         # Of text deltas, by choice and whether they are reasoning; made when first needed.
         self._frames: dict[tuple[int, bool], Frame] = {}
         self._choice_tail = '}],"usage":null}\n\n' if plan.include_usage else "}]}\n\n"
+        # Tokens so far of each choice, where every chunk tells them.
+        self._counts: list[int] = []
         self.started: chat_pb2.StreamStart | None = None
         self.usage: sampling_pb2.Usage | None = None
 
@@ -57,6 +62,8 @@ class Chunks:
         frame: Frame | None = None
         for event in events:
             kind = event.WhichOneof("event")
+            if self._counts:
+                self._counts[event.choice_index] += len(event.token_ids)
             if kind == "reasoning_delta" and self._hides_reasoning:
                 continue
             if plain and (kind == "content_delta" or kind == "reasoning_delta"):
@@ -78,9 +85,11 @@ class Chunks:
 
     def text_frame(self, choice_index: int, reasoning: bool) -> Frame | None:
         """Returns the frame of a choice's deltas of plain text, which hold what `render` makes of their events; None
-        where they are not shown.
+        where they are not shown, or chunks tell more than their text.
         """
-        return None if reasoning and self._hides_reasoning else self._frame(choice_index, reasoning)
+        return (
+            None if not self._plain or (reasoning and self._hides_reasoning) else self._frame(choice_index, reasoning)
+        )
 
     def _frame(self, choice_index: int, reasoning: bool) -> Frame:
         frame = self._frames.get((choice_index, reasoning))
@@ -112,6 +121,8 @@ class Chunks:
                 f'"created":{start.created},"model":{quoted(start.model)},'
                 f'"system_fingerprint":{quoted(start.system_fingerprint)},"choices":['
             )
+            if self._plan.usage_so_far:
+                self._counts = [0] * self._plan.choices
             return self._begin(start)
         if kind == "usage":
             self.usage = event.usage
@@ -145,8 +156,14 @@ class Chunks:
     ) -> str:
         return (
             f'{self._opening}{{"index":{index},{delta},"logprobs":{logprobs},"finish_reason":{reason}'
-            f"{extra}{self._choice_tail}"
+            f"{extra}{self._usage_tail(index) if self._counts else self._choice_tail}"
         )
+
+    def _usage_tail(self, index: int) -> str:
+        """Returns the end of a chunk with the token counts so far of its choice."""
+        assert self.started is not None
+        prompt = self.started.prompt_token_ids[index * self._plan.prompts // self._plan.choices]
+        return f'}}],"usage":{parts.usage_so_far(len(prompt.ids), self._counts[index])}}}\n\n'
 
 
 class ChatChunks(Chunks):
@@ -203,11 +220,14 @@ class CompletionChunks(Chunks):
 
     def __init__(self, plan: ChunkPlan) -> None:
         super().__init__(plan)
+        # Characters sent so far, and where the text of the prompt's next token begins.
         self._sent: list[int] = []
+        self._prompt_at: list[int] = []
 
     def _begin(self, start: chat_pb2.StreamStart) -> str:
         choices = range(self._plan.choices)
         self._sent = [0] * self._plan.choices
+        self._prompt_at = [0] * self._plan.choices
         if not self._plan.shown.token_ids:
             return ""
         per_prompt = self._plan.choices // self._plan.prompts
@@ -230,5 +250,9 @@ class CompletionChunks(Chunks):
         return f'"text":{quoted(text)}'
 
     def _logprobs(self, event: chat_pb2.ChatEvent) -> dict[str, Any]:
-        before = self._sent[event.choice_index] - len(event.content_delta or event.reasoning_delta)
+        if event.of_prompt:
+            before = self._prompt_at[event.choice_index]
+            self._prompt_at[event.choice_index] += sum(len(item.token) for item in event.logprobs)
+        else:
+            before = self._sent[event.choice_index] - len(event.content_delta or event.reasoning_delta)
         return parts.completion_logprobs(event.logprobs, before, self._plan.shown)

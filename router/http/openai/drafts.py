@@ -8,7 +8,7 @@ from typing import Any
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai.parts import Shown
 from qwenserve.router.http.transport.guides import write_format, write_guide, write_structured_outputs
-from qwenserve.runtime.errors import InvalidRequest, Unsupported
+from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS, RANGES
 
 _CACHE_MODES = {
@@ -38,8 +38,10 @@ class Draft:
         "sampling",
         "stream",
         "stream_options",
+        "token_ids",
         "tokens_as_ids",
         "top_logprobs",
+        "usage_so_far",
     )
 
     def __init__(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
@@ -51,6 +53,8 @@ class Draft:
         self.stream = False
         self.stream_options = False
         self.include_usage = False
+        self.usage_so_far = False
+        self.token_ids = False
         self.include_reasoning = True
         self.reasoning_logprobs = False
         self.tokens_as_ids = False
@@ -78,6 +82,15 @@ class Draft:
             raise InvalidRequest(f"{name} must be {RANGES['max_tokens']}, got {limit}", param=name)
         if limit is not None:
             self.sampling.max_tokens = limit
+        if self.prompt_top is not None:
+            self.request.prompt_logprobs = self.prompt_top
+            if self.stream:
+                raise InvalidRequest(
+                    "prompt_logprobs come with whole answers; leave stream out", param="prompt_logprobs"
+                )
+        self.token_ids = self.request.return_token_ids
+        if self.usage_so_far:
+            self.request.return_token_ids = True  # what comes with an event is counted by its ids
         if self.stream_options and not self.stream:
             raise InvalidRequest("stream_options is for streams; set stream to true", param="stream_options")
 
@@ -85,7 +98,7 @@ class Draft:
         """Returns what of the answer its caller sees."""
         return Shown(
             logprobs=self.has_logprobs,
-            token_ids=self.request.return_token_ids,
+            token_ids=self.token_ids,
             tokens_as_ids=self.tokens_as_ids,
             reasoning=self.include_reasoning,
             thought_logprobs=self.reasoning_logprobs,
@@ -139,12 +152,8 @@ class CompletionDraft(Draft):
         """Writes what depends on more than one field. Raises InvalidRequest."""
         super().finish()
         # What is echoed has log-probabilities too, or they would not be those of the text.
-        echoed = (self.top_logprobs or 0) if self.has_logprobs and self.request.echo else None
-        wanted = [top for top in (echoed, self.prompt_top) if top is not None]
-        if wanted:
-            self.request.prompt_logprobs = max(wanted)
-        if self.prompt_top is not None and self.stream:
-            raise InvalidRequest("prompt_logprobs come with whole answers; leave stream out", param="prompt_logprobs")
+        if self.has_logprobs and self.request.echo:
+            self.request.prompt_logprobs = max(self.top_logprobs or 0, self.prompt_top or 0)
 
 
 def write_stream(draft: Draft, value: bool) -> None:
@@ -153,18 +162,19 @@ def write_stream(draft: Draft, value: bool) -> None:
 
 
 def write_stream_options(draft: Draft, value: Mapping[str, Any]) -> None:
-    """Reads `include_usage`; of the others, what would change the stream is refused, and the rest listed."""
+    """Reads `include_usage` and `continuous_usage_stats`; others are listed."""
     draft.stream_options = True
     for name, option in value.items():
         if name == "include_usage":
             if not isinstance(option, bool | None):
                 raise InvalidRequest("stream_options.include_usage must be true or false", param="stream_options")
             draft.include_usage = bool(option)
-        elif name == "continuous_usage_stats" and option:
-            raise Unsupported(
-                "stream_options.continuous_usage_stats: token counts come once, in the last chunk; use include_usage",
-                param="stream_options",
-            )
+        elif name == "continuous_usage_stats":
+            if not isinstance(option, bool | None):
+                raise InvalidRequest(
+                    "stream_options.continuous_usage_stats must be true or false", param="stream_options"
+                )
+            draft.usage_so_far = bool(option)
         elif option not in (None, False):
             draft.ignored.append(f"stream_options.{name}")
 
@@ -299,7 +309,7 @@ def write_top_logprobs(draft: Draft, value: int) -> None:
     draft.top_logprobs = value
 
 
-def write_prompt_logprobs(draft: CompletionDraft, value: int) -> None:
+def write_prompt_logprobs(draft: Draft, value: int) -> None:
     """Log-probabilities of the prompt's tokens."""
     draft.prompt_top = value
 

@@ -56,7 +56,7 @@ class GenerationEndpoints:
         call = exchange.call()
         exchange.handed_over = True
         if draft.stream:
-            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.shown())
+            plan = ChunkPlan(message.n or 1, 1, draft.include_usage, draft.usage_so_far, draft.shown())
             return await stream(
                 exchange,
                 ChatChunks(plan),
@@ -77,7 +77,8 @@ class GenerationEndpoints:
         exchange.handed_over = True
         if draft.stream:
             prompts = len(message.prompts)
-            plan = ChunkPlan((message.n or 1) * prompts, prompts, draft.include_usage, draft.shown())
+            choices = (message.n or 1) * prompts
+            plan = ChunkPlan(choices, prompts, draft.include_usage, draft.usage_so_far, draft.shown())
             return await stream(
                 exchange,
                 CompletionChunks(plan),
@@ -104,9 +105,10 @@ class GenerationEndpoints:
 async def _written(fold: Fold, write: Callable[[], bytes]) -> bytes:
     """Returns a whole answer's body, made off the event loop where it has many log-probabilities."""
     logprobs = sum(
-        len(choice.logprobs) * (1 + len(choice.logprobs[-1].top_logprobs))
+        len(items) * (1 + len(items[-1].top_logprobs))
         for _, choice in fold.choices()
-        if choice.logprobs
+        for items in (choice.prompt_logprobs, choice.logprobs)
+        if items
     )
     return write() if logprobs <= _INLINE_LOGPROBS else await asyncio.to_thread(write)
 
@@ -142,6 +144,5 @@ def _leads(request: chat_pb2.CompletionRequest, fold: Fold) -> list[int]:
         if prompt.WhichOneof("prompt") == "text":
             leads.append(len(prompt.text))
         else:
-            answer = choice.logprobs[choice.prompt_scores :]
-            leads.append(max(0, len(choice.text) - sum(len(item.token) for item in answer)))
+            leads.append(max(0, len(choice.text) - sum(len(item.token) for item in choice.logprobs)))
     return leads

@@ -28,6 +28,8 @@ def chat_body(fold: Fold, shown: parts.Shown) -> bytes:
             f"{_finish(choice.finish, shown)}{more}}}"
         )
     more = f',"prompt_token_ids":{fold.prompt_token_ids()}' if shown.token_ids else ""
+    if shown.prompt_top is not None:
+        more += f',"prompt_logprobs":{_json(parts.prompt_logprobs(fold.prompt_logprobs(), shown.prompt_top))}'
     return _body("chat.completion", fold, rendered, more)
 
 
@@ -37,15 +39,14 @@ def completion_body(fold: Fold, leads: Sequence[int], choices_per_prompt: int, s
     """
     rendered = []
     for (index, choice), lead in zip(fold.choices(), leads, strict=True):
-        of_prompt = choice.logprobs[: choice.prompt_scores]
         probabilities = "null"
         if shown.logprobs:
-            items = choice.logprobs if shown.echo else choice.logprobs[choice.prompt_scores :]
+            items = [*choice.prompt_logprobs, *choice.logprobs] if shown.echo else choice.logprobs
             offset = 0 if items and items[0].no_logprob else lead
             probabilities = _json(parts.completion_logprobs(items, offset, shown))
         more = ""
         if shown.prompt_top is not None:
-            more += f',"prompt_logprobs":{_json(parts.prompt_logprobs(of_prompt, shown.prompt_top))}'
+            more += f',"prompt_logprobs":{_json(parts.prompt_logprobs(choice.prompt_logprobs, shown.prompt_top))}'
         if shown.token_ids:
             prompt = fold.prompt_token_ids(index // choices_per_prompt)
             more += f',"token_ids":{choice.token_ids},"prompt_token_ids":{prompt}'

@@ -66,6 +66,11 @@ def usage(counts: sampling_pb2.Usage) -> str:
     )
 
 
+def usage_so_far(prompt: int, completion: int) -> str:
+    """Returns token counts of an answer that goes on, as JSON."""
+    return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'
+
+
 def chat_logprobs(items: Iterable[sampling_pb2.TokenLogprob], shown: Shown) -> dict[str, Any]:
     """Returns log-probabilities as chats have them."""
     as_ids = shown.tokens_as_ids

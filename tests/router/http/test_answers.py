@@ -70,6 +70,37 @@ async def test_usage_comes_last_and_only_if_asked_for(either: Served, http: aioh
     }
 
 
+@pytest.mark.parametrize("shown", [{}, {"include_reasoning": False}, {"return_token_ids": True}])
+async def test_every_chunk_tells_the_counts_so_far_if_asked_for(
+    shown: dict[str, bool], either: Served, http: aiohttp.ClientSession
+) -> None:
+    """What belongs to a choice: its own prompt and its own tokens, those of a thought that is not shown too."""
+    either.backend.script = lambda _: Script("four five", reasoning="so")
+    asked = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}, "n": 2, **shown}
+    *chunks, last, _ = await chat(http, either, **asked)
+
+    for index in range(2):
+        own = [chunk for chunk in chunks if chunk["choices"][0]["index"] == index]
+        counts = [chunk["usage"]["completion_tokens"] for chunk in own]
+        assert counts[0] == 0
+        assert counts == sorted(counts)
+        assert counts[-1] == len("so" + "four five")
+        for chunk in own:
+            usage, choice = chunk["usage"], chunk["choices"][0]
+            assert usage["total_tokens"] == 2 + usage["completion_tokens"]
+            assert ("token_ids" in choice) == (shown.get("return_token_ids", False) and choice["delta"] != OPENING)
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 22)
+
+
+async def test_a_completions_chunks_count_their_own_prompt(either: Served, http: aiohttp.ClientSession) -> None:
+    either.backend.script = lambda _: Script("ok")
+    body = {"prompt": ["a", "three"], "n": 2, "stream_options": {"continuous_usage_stats": True}}
+    *chunks, _ = await stream(http, either, "/v1/completions", body)
+
+    prompts = {chunk["choices"][0]["index"]: chunk["usage"]["prompt_tokens"] for chunk in chunks}
+    assert prompts == {0: 1, 1: 1, 2: 5, 3: 5}
+
+
 async def test_every_choice_begins_and_ends_once(either: Served, http: aiohttp.ClientSession) -> None:
     chunks = [chunk["choices"][0] for chunk in (await chat(http, either, n=3))[:-1]]
 

@@ -318,7 +318,7 @@ async def test_every_spelling_of_thinking_on_and_off_is_applied(
         ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": "yes"}}, "stream_options"),
         ({"thinking": {"type": "maybe"}}, "thinking"),
         ({"grammar": 3}, "grammar"),
         ({"guided_choice": "a"}, "guided_choice"),

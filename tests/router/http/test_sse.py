@@ -41,7 +41,7 @@ HEAD = b"head of the reply\r\n\r\n"
 
 
 def sink(wire: Wire, *, choices: int = 1, chunked: bool = True) -> SseSink:
-    plan = ChunkPlan(choices, 1, include_usage=False, shown=Shown())
+    plan = ChunkPlan(choices, 1, include_usage=False, usage_so_far=False, shown=Shown())
     return SseSink(
         ChatChunks(plan), OPENAI_ERRORS, wire, lambda: HEAD, chunked=chunked, write_buffer_bytes=1000, request_id="r"
     )

@@ -67,7 +67,7 @@ class CachePolicy(_message.Message):
     def __init__(self, mode: _Optional[_Union[CacheMode, str]] = ..., max_age_s: _Optional[int] = ..., only_if_cached: bool = ...) -> None: ...
 
 class ChatCompletionRequest(_message.Message):
-    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session", "thinking_budget", "reasoning_effort", "cache")
+    __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session", "thinking_budget", "reasoning_effort", "cache", "prompt_logprobs")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class ChatCompletionRequest(_message.Message):
     THINKING_BUDGET_FIELD_NUMBER: _ClassVar[int]
     REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     model: str
     conversation: _message_pb2.Conversation
     sampling: _sampling_pb2.SamplingParams
@@ -111,7 +112,8 @@ class ChatCompletionRequest(_message.Message):
     thinking_budget: int
     reasoning_effort: str
     cache: CachePolicy
-    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ..., thinking_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ...) -> None: ...
+    prompt_logprobs: int
+    def __init__(self, model: _Optional[str] = ..., conversation: _Optional[_Union[_message_pb2.Conversation, _Mapping]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., stop_strings: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tool_choice: _Optional[_Union[ToolChoice, _Mapping]] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., separate_reasoning: bool = ..., return_token_ids: bool = ..., user: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., session: _Optional[str] = ..., thinking_budget: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., cache: _Optional[_Union[CachePolicy, _Mapping]] = ..., prompt_logprobs: _Optional[int] = ...) -> None: ...
 
 class CompletionRequest(_message.Message):
     __slots__ = ("model", "prompts", "sampling", "stop_strings", "n", "echo", "return_token_ids", "user", "request_id", "priority", "cache_salt", "guide", "session", "cache", "prompt_logprobs")
@@ -162,7 +164,7 @@ class TokenIdList(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChatEvent(_message.Message):
-    __slots__ = ("choice_index", "content_delta", "reasoning_delta", "tool_call_start", "tool_call_arguments", "finish", "usage", "start", "logprobs", "token_ids")
+    __slots__ = ("choice_index", "content_delta", "reasoning_delta", "tool_call_start", "tool_call_arguments", "finish", "usage", "start", "logprobs", "token_ids", "of_prompt")
     CHOICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     CONTENT_DELTA_FIELD_NUMBER: _ClassVar[int]
     REASONING_DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +175,7 @@ class ChatEvent(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    OF_PROMPT_FIELD_NUMBER: _ClassVar[int]
     choice_index: int
     content_delta: str
     reasoning_delta: str
@@ -183,7 +186,8 @@ class ChatEvent(_message.Message):
     start: StreamStart
     logprobs: _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprob]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    of_prompt: bool
+    def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ..., of_prompt: bool = ...) -> None: ...
 
 class StreamStart(_message.Message):
     __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "system_fingerprint", "key_limits")
@@ -247,7 +251,7 @@ class ChoiceFinish(_message.Message):
     def __init__(self, reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_string: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., thinking_cut: bool = ...) -> None: ...
 
 class ChatCompletion(_message.Message):
-    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params", "cache")
+    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params", "cache", "prompt_logprobs")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +260,7 @@ class ChatCompletion(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IGNORED_PARAMS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -264,7 +269,8 @@ class ChatCompletion(_message.Message):
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignored_params: _containers.RepeatedScalarFieldContainer[str]
     cache: CacheStatus
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ...) -> None: ...
+    prompt_logprobs: _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprob]
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class ChatChoice(_message.Message):
     __slots__ = ("index", "message", "finish", "logprobs", "token_ids")
