@@ -330,7 +330,7 @@ def _absolute(config: Config, model: PreparedModel) -> Mapping[str, str]:
         "model.name": config.model_name,
         "model.aliases": config.model_names[1:],
     }
-    for section in ("auth", "tls"):
+    for section in ("auth", "store", "tls"):
         for name, file in getattr(config, section):
             if name.endswith("_file") and file:
                 settings[f"{section}.{name}"] = str(Path(file).expanduser().absolute())

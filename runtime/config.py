@@ -351,7 +351,7 @@ class TlsConfig(Section):
     )
     min_version: Literal["1.2", "1.3"] = Field(
         default="1.2",
-        description="Least TLS version over HTTP. Over gRPC it is always 1.2: its library sets it.",
+        description="Least TLS version, over HTTP and gRPC, for those who listen and those who dial.",
     )
     cluster_ca_file: str = Field(
         default="",
@@ -390,6 +390,8 @@ class StoreConfig(Section):
         default="", description="File that holds the password, read at every new connection: it may change."
     )
     ca_file: str = Field(default="", description="Certificates to trust for TLS. Empty: the system's.")
+    cert_file: str = Field(default="", description="Certificate chain to show, where the store asks for one over TLS.")
+    key_file: str = Field(default="", description="Its key, without a password. Empty: in store.cert_file.")
     prefix: str = Field(
         default="qwenserve",
         pattern=r"^[A-Za-z0-9_.\-]{1,64}$",
@@ -437,6 +439,11 @@ class MetricsConfig(Section):
         ge=0,
         le=65535,
         description="Port for GET /metrics; `qwenserve up` gives each of its processes the next one. 0: none.",
+    )
+    tls: bool = Field(
+        default=False,
+        description="Over TLS: with the certificate of the public ports, or where there is none with the cluster's; "
+        "whoever asks must show one where callers of that must.",
     )
 
 

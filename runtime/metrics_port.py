@@ -11,22 +11,23 @@ from collections.abc import AsyncIterator
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-from qwenserve.runtime.config import ConfigError, MetricsConfig
+from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.tls import HttpContext, metrics_certificate
 
 _CLOSE_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def metrics_port(
-    config: MetricsConfig, registry: CollectorRegistry, *, share_port: bool = False
-) -> AsyncIterator[int]:
+async def metrics_port(whole: Config, registry: CollectorRegistry, *, share_port: bool = False) -> AsyncIterator[int]:
     """Serves the registry inside the block, on the event loop; yields the port, 0 where none is configured.
 
-    Raises ConfigError for a port that is taken.
+    Raises ConfigError for a port that is taken, or for TLS without a certificate.
     """
+    config = whole.metrics
     if not config.port:
         yield 0
         return
+    tls = HttpContext.of(metrics_certificate(whole.tls), whole.tls) if config.tls else None
     # Imported when wanted: a worker has no other use for it.
     from aiohttp import web
 
@@ -41,7 +42,7 @@ async def metrics_port(
     runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=_CLOSE_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port, reuse_port=share_port or None)
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=tls, reuse_port=share_port or None)
         try:
             await site.start()
         except OSError as error:

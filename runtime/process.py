@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from qwenserve.runtime.flags import FlagParser
 from qwenserve.runtime.lifecycle import run
 from qwenserve.runtime.log_file import LogFile
 from qwenserve.runtime.logs import EventLog, configure_logs, flush_logs
+from qwenserve.runtime.tls import grpc_environment
 
 _log = EventLog("process")
 
@@ -55,11 +57,19 @@ def run_tier(
     try:
         overrides = dict(map(parse_setting, arguments.set))
         config = load_config(arguments.config, overrides=overrides, engines=engines).config
+        _begin_again_with(grpc_environment(config.tls))
         with _logs(config.log, tier):
             return run(serve(config, arguments))
     except ConfigError as error:
         print(f"{tier}: {error}", file=sys.stderr)  # noqa: T201  # logs need a configuration
         return 2
+
+
+def _begin_again_with(environment: Mapping[str, str]) -> None:
+    """Replaces this process by one like it that has these variables, unless it has them: libraries read them once."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        os.environ.update(environment)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 class _Shortcut(argparse.Action):

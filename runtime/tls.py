@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("tls")
 
+# https://github.com/grpc/grpc/blob/master/doc/environment_variables.md
+_CIPHERS = "GRPC_SSL_CIPHER_SUITES"
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _Stamp = tuple[tuple[int, int, int], ...]
@@ -111,6 +113,26 @@ def cluster_certificate(config: TlsConfig) -> Certificate | None:
     _require(chain, "tls.cluster_cert_file", "tls.cluster_ca_file")
     _require(key, "tls.cluster_key_file", "tls.cluster_ca_file")
     return Certificate(chain, key, config.cluster_ca_file, setting="tls.cluster_cert_file")
+
+
+def metrics_certificate(config: TlsConfig) -> Certificate:
+    """Returns what a port for metrics listens with. Raises ConfigError where there is nothing."""
+    certificate = public_certificate(config) or cluster_certificate(config)
+    if certificate is None:
+        raise ConfigError(
+            "metrics.tls: needs tls.cert_file and tls.key_file, or tls.cluster_ca_file with a certificate"
+        )
+    return certificate
+
+
+def grpc_environment(config: TlsConfig) -> Mapping[str, str]:
+    """Returns what gRPC must find in the environment when it is loaded, to keep to the least version.
+
+    It has no setting for versions, but one for the ciphers of 1.2 (those of 1.3 are not chosen by it). The one that it
+    gets needs a key that both sides know in advance, which nobody here has: so 1.3 is what can be agreed upon.
+    """
+    speaks_tls = bool(config.cert_file or config.cluster_ca_file)
+    return {_CIPHERS: "ECDHE-PSK-CHACHA20-POLY1305"} if speaks_tls and config.min_version == "1.3" else {}
 
 
 def server_credentials(certificate: Certificate) -> grpc.ServerCredentials:

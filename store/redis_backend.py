@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwenserve.store.interface import Bucket, StoreRefused, StoreUnreachable, Taken
 from qwenserve.store.redis_url import Place
@@ -91,6 +93,26 @@ return {0, after}
 """
 
 
+class TlsFiles(NamedTuple):
+    """Files in PEM. Without an authority the system's are believed; `chain` and `key` are for servers that ask."""
+
+    authority: str = ""
+    chain: str = ""
+    key: str = ""
+
+    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """Returns what changes with the files; a missing one has a stamp, too."""
+        return tuple(_stamp_of(file) for file in self if file)
+
+
+def _stamp_of(file: str) -> tuple[int, int, int]:
+    try:
+        state = os.stat(file)
+    except OSError:
+        return (0, 0, 0)
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
 class RedisBackend:
     """Talks to one deployment. `password_file` is read at every new connection, so that a password can change."""
 
@@ -102,12 +124,17 @@ class RedisBackend:
         *,
         prefix: str,
         password_file: str = "",
-        ca_file: str = "",
+        tls: TlsFiles | None = None,
         connections: int = 16,
     ) -> None:
-        """Connects to nothing yet. Raises ImportError where the `redis` package is missing."""
+        """Connects to nothing yet; `tls` is for a place with TLS. Raises ImportError where the `redis` package is
+        missing.
+        """
         self._prefix = prefix
-        self._client, *self._beside = _clients(place, password_file, ca_file)
+        self._tls = tls or TlsFiles()
+        self._stamp = self._tls.stamp()
+        self._new_clients = functools.partial(_clients, place, password_file, self._tls)
+        self._client, *self._beside = self._new_clients()
         # Bounds connections: a client opens another one where all of its own are busy.
         self._turns = asyncio.Semaphore(connections)
 
@@ -152,10 +179,7 @@ class RedisBackend:
 
     async def close(self) -> None:
         """See Backend."""
-        with contextlib.suppress(Exception):  # it is not used any more: errors in closing change nothing
-            await self._client.aclose()
-            for client in self._beside:
-                await client.aclose()
+        await _close([self._client, *self._beside])
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
@@ -164,11 +188,25 @@ class RedisBackend:
         tagged = f"{self._prefix}:l:{{{group}}}"
         return f"{tagged}:values", f"{tagged}:until"
 
+    async def _take_new_certificates(self) -> None:
+        """Begins again with clients that have read the files as they are, if those have changed: a client reads them
+        once. Open connections do not mind old ones, so this is for a server that was not reached.
+        """
+        stamp = self._tls.stamp()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            old = [self._client, *self._beside]
+            self._client, *self._beside = self._new_clients()
+            await _close(old)
+
     async def _call(self, command: Awaitable[Any]) -> Any:
         try:
             async with self._turns:
                 with _translated():
                     return await command
+        except StoreUnreachable:
+            await self._take_new_certificates()
+            raise
         finally:
             # Where no turn came in time, the command was never begun.
             close = getattr(command, "close", None)
@@ -202,7 +240,13 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _clients(place: Place, password_file: str, ca_file: str) -> list[Any]:
+async def _close(clients: Sequence[Any]) -> None:
+    for client in clients:
+        with contextlib.suppress(Exception):  # it is not used any more: errors in closing change nothing
+            await client.aclose()
+
+
+def _clients(place: Place, password_file: str, tls: TlsFiles) -> list[Any]:
     """Returns the client to use, and after it those that only have to be closed."""
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.cluster import ClusterNode
@@ -219,7 +263,12 @@ def _clients(place: Place, password_file: str, ca_file: str) -> list[Any]:
         "retry": Retry(NoBackoff(), 1),
     }
     if place.tls:
-        options.update(ssl=True, ssl_ca_certs=ca_file or None)
+        options.update(
+            ssl=True,
+            ssl_ca_certs=tls.authority or None,
+            ssl_certfile=tls.chain or None,
+            ssl_keyfile=tls.key or None,
+        )
     if password_file:
         options["credential_provider"] = _password_of(place.username, Path(password_file).expanduser())
     elif place.password:

@@ -63,7 +63,7 @@ async def serve(config: Config, shutdown: Shutdown, *, share_ports: bool = False
             _log.error("port_taken", address=address, health_port=config.health_port, remedy=remedy)
             return 1
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(metrics_port(config.metrics, metrics.registry, share_port=share_ports))
+            await stack.enter_async_context(metrics_port(config, metrics.registry, share_port=share_ports))
             stack.push_async_callback(server.stop, None)
             await server.start()
             changed = await stack.enter_async_context(announced(config, port, shutdown.drain.is_set))

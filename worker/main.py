@@ -183,7 +183,7 @@ class _Worker:
         try:
             async with (
                 self._health.apart(self._config.health_port),
-                metrics_port(self._config.metrics, self._metrics.registry),
+                metrics_port(self._config, self._metrics.registry),
             ):
                 return await self._with_engine(built, port, on_ready)
         except EngineError as error:

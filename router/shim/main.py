@@ -72,7 +72,7 @@ class Shim:
         async with contextlib.AsyncExitStack() as stack:
             # Steps run in reverse order of their registration, each of them even if one before it failed.
             await stack.enter_async_context(
-                metrics_port(self._config.metrics, self.metrics.registry, share_port=self._share_ports)
+                metrics_port(self._config, self.metrics.registry, share_port=self._share_ports)
             )
             stack.push_async_callback(self.http.close)
             stack.push_async_callback(self.routers.close)

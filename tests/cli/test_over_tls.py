@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from qwenserve.cli.certs import make_certificates
+from qwenserve.cli.certs import make_certificate, make_certificates
+from qwenserve.cli.errors import CommandError
 from qwenserve.cli.main import main
 from qwenserve.cli.peer import find_router
 from qwenserve.cli.state import DeploymentRecord, StateDirectory
+from qwenserve.runtime.client_channel import router_channel
 from qwenserve.runtime.client_tls import ClientTls
-from qwenserve.runtime.config import ConfigError
+from qwenserve.runtime.config import ConfigError, GrpcConfig
+from qwenserve.runtime.grpc_setup import Health, listen, make_server
+from qwenserve.runtime.tls import Certificate
 from tests.cli.conftest import CommandLine
 from tests.cli.test_deployment import FAST
 
@@ -139,3 +145,36 @@ def test_bench_serve(record: DeploymentRecord, files: Path, tmp_path: Path, api:
     side = ["--tokenize-url", f"https://{record.http}", "--token-range", "100:200"]
     assert main(["bench", "serve", "--url", f"https://{url}", "--api", api, *side, *load, *shown(files)]) == 0
     assert json.loads(document.read_text())["runs"]
+
+
+@pytest.mark.parametrize("name", ["expired", "elsewhere"])
+async def test_a_router_must_show_a_certificate_for_its_name(files: Path, tmp_path: Path, name: str):
+    """One that has expired, or is for another name, is believed by no command that goes by an authority. Our own
+    deployment's is known itself, whatever name it is for, and must not have expired either.
+    """
+    for file in ("ca.pem", "ca.key"):
+        shutil.copy(files / file, tmp_path / file)
+    hosts = ("elsewhere.example",) if name == "elsewhere" else ("127.0.0.1",)
+    make_certificate(tmp_path, name, hosts, days=-1 if name == "expired" else 1)
+    certificate, key = str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")
+    server = make_server(GrpcConfig())
+    health = Health(server, [])
+    port = listen(server, "127.0.0.1:0", Certificate(certificate, key))
+    await server.start()
+    await health.set(True)
+    try:
+        address = f"127.0.0.1:{port}"
+        with pytest.raises(CommandError, match="expired" if name == "expired" else "mismatch"):
+            await find_router(address, ClientTls(str(tmp_path / "ca.pem")), [])
+        own = ClientTls(certificate, own=True)
+        if name == "expired":
+            with pytest.raises(CommandError, match="expired"):
+                await find_router(address, own, [])
+        else:
+            assert await find_router(address, own, []) == (address, own)
+            async with await router_channel(address, own) as channel:
+                request = health_pb2.HealthCheckRequest()
+                reply = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    finally:
+        await server.stop(None)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qwenserve.cli.certs import make_certificate, make_certificates
 from qwenserve.cli.main import main
 from qwenserve.router.chat.model import ServedModel
+from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from qwenserve.router.main import Router
 from qwenserve.runtime.config import Config, ConfigError
 from qwenserve.runtime.grpc_setup import Health, listen, make_server
@@ -25,7 +29,7 @@ from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.runtime.tls import cluster_certificate, public_certificate
 from qwenserve.runtime.trust import Trust
 from qwenserve.text.assets import load_assets
-from qwenserve.tokenizer.v1 import tokenizer_pb2_grpc
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from qwenserve.tokenizer_svc.prompt_session import PROMPT_SERVICE, PromptServicer
 from tests.system.stack import TINY, stack_config, start_worker, until
 
@@ -154,19 +158,44 @@ async def test_every_port_takes_its_own_and_nobody_else(certificates: Path):
                 assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("wrong", ["plain", "stranger", "expired", "elsewhere"])
+WRONG = pytest.mark.parametrize("wrong", ["plain", "stranger", "expired", "elsewhere"])
+
+
+def wrong_server(folder: Path, wrong: str) -> Config:
+    """The configuration of a worker or tokenizer that no router should believe."""
+    if wrong == "plain":
+        return stack_config()
+    name = "stranger/worker" if wrong == "stranger" else wrong
+    pair = {"cert": folder / f"{name}.pem", "key": folder / f"{name}.key"}
+    return stack_config(
+        tls__cluster_ca_file=str(folder / "ca.pem"),
+        **{f"tls__cluster_{what}_file": str(file) for what, file in pair.items()},
+    )
+
+
+@WRONG
+async def test_a_router_believes_no_other_tokenizer(certificates: Path, wrong: str):
+    """One in plain text, of another authority, expired, or for another name gets no prompt, until told that name."""
+    config = configured(certificates)
+    async with tokenizer(wrong_server(certificates, wrong)) as port:
+        for name in ["", *(["elsewhere.example"] if wrong == "elsewhere" else [])]:
+            trust = dataclasses.replace(Trust.from_config(config), name=name)
+            session = TokenizerSession(f"127.0.0.1:{port}", config.model_name, config.grpc, LIMIT_S, trust)
+            asked = asyncio.wait_for(session.ask(tokenizer_pb2.Prompt(text="Hello")), LIMIT_S)
+            try:
+                if name:
+                    assert (await asked).token_ids
+                else:
+                    with pytest.raises(TokenizerLost):
+                        await asked
+            finally:
+                await session.close()
+
+
+@WRONG
 async def test_a_router_believes_no_other_worker(certificates: Path, wrong: str):
     """One in plain text, of another authority, expired, or for another name gets no session, until told that name."""
-    if wrong == "plain":
-        there = stack_config()
-    else:
-        name = "stranger/worker" if wrong == "stranger" else wrong
-        pair = {"cert": certificates / f"{name}.pem", "key": certificates / f"{name}.key"}
-        there = stack_config(
-            tls__cluster_ca_file=str(certificates / "ca.pem"),
-            **{f"tls__cluster_{what}_file": str(file) for what, file in pair.items()},
-        )
-    worker = await start_worker(there)
+    worker = await start_worker(wrong_server(certificates, wrong))
     try:
         for name, ready in [("", False), *([("elsewhere.example", True)] if wrong == "elsewhere" else [])]:
             config = configured(
@@ -295,6 +324,40 @@ async def test_http_keeps_to_the_least_version(certificates: Path):
         assert await ask(router.http_port, client(certificates)) == 200
         with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
             await ask(router.http_port, old)
+
+
+async def test_grpc_keeps_to_the_least_version(certificates: Path):
+    """With 1.3 set, a process refuses a client of 1.2 at its gRPC port too, and so does what it dials with."""
+    settings = {
+        "model.reference": TINY,
+        "tokenizer.port": 0,
+        "tls.min_version": "'1.3'",
+        "tls.cluster_ca_file": certificates / "ca.pem",
+        "tls.cluster_cert_file": certificates / "worker.pem",
+        "tls.cluster_key_file": certificates / "worker.key",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "qwenserve.tokenizer_svc",
+        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        port = json.loads(await asyncio.wait_for(process.stderr.readline(), LIMIT_S))["port"]
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = client(certificates)
+            context.minimum_version = context.maximum_version = version
+            context.set_alpn_protocols(["h2"])
+            dial = asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+            if version is ssl.TLSVersion.TLSv1_2:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await asyncio.wait_for(dial, LIMIT_S)
+            else:
+                _, writer = await asyncio.wait_for(dial, LIMIT_S)
+                writer.transport.abort()
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 def test_certs_makes_what_the_documentation_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
