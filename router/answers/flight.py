@@ -66,6 +66,10 @@ class Flight(Tape):
         """No leg ends early: answers whose thinking has a budget are not shared."""
         return NextLeg()
 
+    def keeps(self, token_id: int) -> bool:
+        """As above: nobody asks."""
+        return False
+
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Takes the generation's end."""
         # An engine reports an abort also where something other than a reader caused it.

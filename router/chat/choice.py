@@ -180,6 +180,12 @@ class Choice:
         self._thinking_cut = True
         return NextLeg(budget.closing, guided=guided)
 
+    def keeps(self, token_id: int) -> bool:
+        """Keeps what comes after the budget where the thought ends with it, or had ended before."""
+        self._count_plain()
+        budget = self.plan.thinking
+        return budget is None or not self.pipeline.thinking or token_id in budget.ends
+
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Ends the text, where it has not ended by itself, and the choice."""
         events, self._kept = self._kept or [], None

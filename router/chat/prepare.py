@@ -190,7 +190,7 @@ class Preparation:
             needs=fit.needs,
             session=request.session,
             end_ids=self._end_ids(sampling),
-            thinking=ThinkingBudget(budget, self._thought_closing)
+            thinking=ThinkingBudget(budget, self._thought_closing, self._thought_ends)
             if budget > 0 and (thinking or in_reasoning)
             else None,
             guide=None if guide is None else LegGuide(guide, behind),

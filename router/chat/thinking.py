@@ -20,10 +20,13 @@ _KWARGS = "chat_template_kwargs"
 
 
 class ThinkingBudget(NamedTuple):
-    """At most `tokens` ids of thought, 1 or more; `closing` are the ids that end it there."""
+    """At most `tokens` ids of thought, 1 or more; `closing` are the ids that end it there, `ends` those with which a
+    model ends one itself.
+    """
 
     tokens: int
     closing: Sequence[int]
+    ends: frozenset[int]
 
 
 class _Asked(NamedTuple):

@@ -36,7 +36,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from qwenserve.router.clients.worker_session import PromptLogprobStream
-from qwenserve.router.generation.leg import Excluded, Leg, LegGuide, NextLeg, Placement, free_sampling, leg_sampling
+from qwenserve.router.generation.held_back import HeldBack
+from qwenserve.router.generation.leg import (
+    Excluded,
+    Leg,
+    LegGuide,
+    LegStream,
+    NextLeg,
+    Placement,
+    free_sampling,
+    leg_sampling,
+)
 from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
@@ -63,6 +73,9 @@ class Receiver(Protocol):
 
     def paused(self) -> NextLeg:
         """A leg ended where it was to end. Returns how the generation goes on; what is appended comes by `take`."""
+
+    def keeps(self, token_id: int) -> bool:
+        """Whether the id that an engine gave after the end of such a leg is taken, before `paused` is asked."""
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """The generation is complete; nothing follows."""
@@ -236,6 +249,10 @@ class Generation:
         except Exception as defect:  # as above
             self._receiver.defect(defect)
 
+    def keeps(self, token_id: int) -> bool:
+        """Whether the id after the last one of a leg that was to end there belongs to the answer."""
+        return self._leg is not None and not self._stopped and self._receiver.keeps(token_id)
+
     def finishing(self, finish: worker_pb2.Finish) -> None:
         """Tells the receiver of the coming end, where it is one of the generation and not of a leg alone."""
         if not self._stopped and (finish.error_reason or self._pauses(finish)):
@@ -317,6 +334,7 @@ class Generation:
         if wanted is not None:
             wanted.restart()
         sampling = leg_sampling(self._sampling, begun, self._pause_at)
+        stream: LegStream = self if self._pause_at is None else HeldBack(self, self._pause_at - begun)
         guide = guide_offset = None
         if self._guide is not None:
             if self._guide_from is None:
@@ -326,7 +344,7 @@ class Generation:
                 guide_offset = len(self.prompt) + self._guide_from if begun else None
         trace = None if placement.trace is None else placement.trace.leg(session.name, len(prompt))
         handle = session.submit(
-            self,
+            stream,
             prompt,
             sampling,
             request_id=placement.request_id,
@@ -387,12 +405,12 @@ class Generation:
             return self._guide is not None and self._guide_from is None and finish.stop_token_id in self._guide.behind
         return self._pause_at is not None and finish.reason == sampling_pb2.FINISH_REASON_LENGTH
 
-    def _at_pause(self) -> bool:
-        """Whether the ids have come to where a leg was to end."""
+    def _at_pause(self, *, known: bool = True) -> bool:
+        """Whether the ids have come to where a leg was to end. `known`: and what would have followed was told."""
         ids, guide = self.ids, self._guide
         if guide is not None and self._guide_from is None and ids and ids[-1] in guide.behind:
             return True
-        return self._pause_at is not None and len(ids) >= self._pause_at
+        return self._pause_at is not None and len(ids) + known > self._pause_at
 
     def _pause(self) -> None:
         """Asks the receiver how to go on, and does."""
@@ -436,7 +454,7 @@ class Generation:
         if finish is not None:
             self._end(finish)
             return
-        if self._at_pause():
+        if self._at_pause(known=False):
             self._pause()
             return
         here = Excluded(leg.session, leg.connection, isinstance(error, (QueueFull, SlowReader)))
@@ -503,6 +521,10 @@ class _Nobody:
     def paused(self) -> NextLeg:
         """Nobody asks."""
         return NextLeg()
+
+    def keeps(self, token_id: int) -> bool:
+        """Nobody asks."""
+        return False
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Nobody waits for it."""

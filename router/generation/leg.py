@@ -138,7 +138,8 @@ def leg_sampling(
     the beginning of the answer once more, and what follows would depend on them. So an answer that goes on keeps its
     distribution, and repeats where it breaks at the same places. Greedy legs draw no numbers and keep the seed.
 
-    `until`: the leg is to end after that many ids of the answer, which is before `max_tokens`.
+    `until`: the leg is to end after that many ids of the answer, which is before `max_tokens`. One more is asked for,
+    to know what would have followed (`held_back`).
     """
     if not done and until is None:
         return sampling
@@ -149,7 +150,7 @@ def leg_sampling(
     if left.min_tokens:
         left.min_tokens = max(0, left.min_tokens - done)
     if until is not None:
-        left.max_tokens = until - done
+        left.max_tokens = until - done + 1
         left.min_tokens = min(left.min_tokens, left.max_tokens)
     if done and left.HasField("seed") and left.temperature > 0:
         left.seed = _mixed(left.seed, done)

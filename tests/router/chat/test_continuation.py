@@ -306,7 +306,7 @@ async def test_a_defect_in_choosing_ends_one_answer_and_not_the_others() -> None
 
 async def test_what_was_cached_is_what_the_first_worker_found() -> None:
     """A leg that goes on finds all of the prompt where the one before it computed it: that is no news."""
-    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(1, ids("</think>"))))
+    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(1, ids("</think>"), frozenset(ids("</think>")))))
 
     asked.worker.end(1, ids("Hm")[:1], cached_tokens=2)
     asked.worker.end(2, ids("Yes"), cached_tokens=3)
@@ -316,7 +316,7 @@ async def test_what_was_cached_is_what_the_first_worker_found() -> None:
 
 
 async def test_an_engine_that_stops_short_of_the_budget_is_not_asked_for_ever() -> None:
-    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(50, ids("</think>"))))
+    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(50, ids("</think>"), frozenset(ids("</think>")))))
 
     asked.worker.end(1, ids("Hm"))
 

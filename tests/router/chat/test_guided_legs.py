@@ -51,7 +51,11 @@ class Case:
             sampling_pb2.SamplingParams(**{"max_tokens": 50, "temperature": 0.0, **sampling}),
             AnswerPipeline(TOKENIZER, settings, starts_in_reasoning=True),
             frozenset({END}),
-            thinking=ThinkingBudget(budget, TOKENIZER.encode(END_OF_THOUGHT)) if budget else None,
+            thinking=ThinkingBudget(
+                budget, TOKENIZER.encode(END_OF_THOUGHT), frozenset({TOKENIZER.added_ids["</think>"]})
+            )
+            if budget
+            else None,
             guide=LegGuide(GUIDE, frozenset({CLOSE}) if behind else frozenset()),
             behind_thought=LINES,
         )
@@ -119,8 +123,8 @@ async def test_a_worker_that_is_lost_anywhere(seen: int) -> None:
 async def test_a_thought_that_is_cut_is_followed_by_the_guide() -> None:
     worker = ScriptedSession()
     case = Case(worker, budget=2)
-    assert worker.submitted[1].sampling.max_tokens == 2
-    worker.end(1, ids("a b")[:2])
+    assert worker.submitted[1].sampling.max_tokens == 3  # the last one shows whether the thought would have ended
+    worker.end(1, ids("a b c")[:3])
     bound = worker.submitted[2]
     assert bound.fields["guide_offset"] == len(bound.prompt)
     assert bound.prompt[-1 - len(ids("\n\n")) :][0] == CLOSE

@@ -16,6 +16,7 @@ from qwenserve.router.chat.fold import Fold
 from qwenserve.router.chat.thinking import END_OF_THOUGHT, ThinkingBudget
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.generation import Generation
+from qwenserve.router.generation.held_back import HeldBack
 from qwenserve.router.generation.leg import leg_sampling
 from qwenserve.runtime.errors import Draining, WorkerLost
 from qwenserve.text.assets import load_assets
@@ -182,10 +183,17 @@ class Legs:
         return self.sessions[-1]
 
 
+def generation_at(session: EngineSession) -> Generation:
+    """The generation that has its leg there, with what stands between them or not."""
+    (stream,) = session.streams.values()
+    found = stream.generation if isinstance(stream, HeldBack) else stream
+    assert isinstance(found, Generation)
+    return found
+
+
 def planned(session: EngineSession) -> None:
     """Ends a leg because another one is wanted."""
-    (generation,) = session.streams.values()
-    generation.next_leg()
+    generation_at(session).next_leg()
 
 
 def lost(session: EngineSession) -> None:
@@ -235,7 +243,7 @@ def run(
     sink, legs = sink or Heard(), Legs(config)
     plan = ChoicePlan(PROMPT, sampling, script.pipeline(), ASSETS.eos_token_ids, script.lead, script.budget)
     answer = begun(sink, plan, legs.choose, token_ids=script.token_ids)
-    (generation,) = legs.sessions[0].streams.values()
+    generation = generation_at(legs.sessions[0])
     waiting = sorted(breaks, reverse=True)
     for _ in range(10_000):
         if waiting and waiting[-1] == len(generation.ids) and not answer.ended:
@@ -370,6 +378,7 @@ THOUGHT = "One two three four five six seven eight nine ten."
 SAID = TOKENIZER.encode(f"{THOUGHT}\n</think>\n\nThe answer 你好.")
 # Tokens of the thought, the line break before its closing tag included.
 LENGTH = SAID.index(TOKENIZER.added_ids["</think>"])
+ENDS = frozenset({TOKENIZER.added_ids["</think>"]})
 
 
 @pytest.mark.parametrize("opened", ["by the prompt", "by the model"])
@@ -380,12 +389,12 @@ async def test_a_thought_ends_at_its_budget_and_the_answer_follows(opened: str, 
     that ends in time is not touched."""
     by_prompt = opened == "by the prompt"
     text = TOKENIZER.decode(SAID) if by_prompt else f"<think>{TOKENIZER.decode(SAID)}"
-    script = Script(text, settings(parse_tools=tools), thinks=by_prompt, budget=ThinkingBudget(budget, CLOSING))
+    script = Script(text, settings(parse_tools=tools), thinks=by_prompt, budget=ThinkingBudget(budget, CLOSING, ENDS))
     lead = 0 if by_prompt else 1
     result = run(script)
     ((_, content, reasoning, _, _, _, finish),) = result.folded
 
-    cut = budget <= LENGTH  # that its next token would have been the closing tag is not known at the limit
+    cut = budget < LENGTH  # one that ends exactly there is whole
     assert ("thinking_cut: true" in finish) == cut
     if not cut:
         assert (reasoning, content) == (THOUGHT, "The answer 你好.")
@@ -398,13 +407,14 @@ async def test_a_thought_ends_at_its_budget_and_the_answer_follows(opened: str, 
     assert result.usage.completion_tokens == lead + len(SAID) + 1
     assert result.usage.reasoning_tokens == budget + len(CLOSING) - len(TOKENIZER.encode("</think>\n\n"))
     assert result.usage.continued_legs == 0
-    assert [leg.sampling.max_tokens for leg in result.legs] == [lead + budget, 1000 - lead - budget - len(CLOSING)]
+    assert [leg.sampling.max_tokens for leg in result.legs] == [lead + budget + 1, 1000 - lead - budget - len(CLOSING)]
 
 
+@pytest.mark.parametrize("budget", [6, LENGTH])
 @pytest.mark.parametrize("how", [planned, lost, drained])
-async def test_a_budget_holds_over_legs_that_break(how: Callable[[EngineSession], None]) -> None:
+async def test_a_budget_holds_over_legs_that_break(how: Callable[[EngineSession], None], budget: int) -> None:
     """Lost after any token, before, at and after the limit: the same events."""
-    script = Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(6, CLOSING), token_ids=True)
+    script = Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(budget, CLOSING, ENDS), token_ids=True)
     whole = run(script)
 
     for breaks in (*({at} for at in range(len(SAID))), set(range(len(SAID)))):
@@ -414,7 +424,7 @@ async def test_a_budget_holds_over_legs_that_break(how: Callable[[EngineSession]
 async def test_where_the_closing_does_not_fit_the_answer_ends() -> None:
     """A budget just below the limit of the answer leaves no room for an answer: it is cut by the limit."""
     limit = 6 + len(CLOSING)
-    result = run(Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(6, CLOSING), limit=limit))
+    result = run(Script(TOKENIZER.decode(SAID), thinks=True, budget=ThinkingBudget(6, CLOSING, ENDS), limit=limit))
     ((_, content, reasoning, _, _, _, finish),) = result.folded
 
     assert (content, reasoning) == ("", TOKENIZER.decode(SAID[:6]))
@@ -424,7 +434,7 @@ async def test_where_the_closing_does_not_fit_the_answer_ends() -> None:
 
 async def test_an_answer_that_does_not_think_is_not_touched() -> None:
     """A model that may think and does not: its answer is longer than the budget, and whole."""
-    script = Script("A plain answer, longer than that.", budget=ThinkingBudget(3, CLOSING))
+    script = Script("A plain answer, longer than that.", budget=ThinkingBudget(3, CLOSING, ENDS))
 
     assert run(script).events == run(script._replace(budget=None)).events
 
