@@ -33,6 +33,7 @@ from qwenserve.bench.datasets.jsonl import write_jobs
 from qwenserve.bench.document import make_document, read_document, write_csv, write_json
 from qwenserve.bench.findings import Finding
 from qwenserve.bench.measures import Slo
+from qwenserve.bench.memory import as_csv, as_svg, watch
 from qwenserve.bench.serve import Results, find_vocabulary, make_jobs, measure_serving, parameters
 from qwenserve.bench.sweep import sweep
 from qwenserve.bench.tier.command import add_tier_command
@@ -79,6 +80,15 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
         add(data)
     data.add_argument("file", type=Path, metavar="FILE.jsonl")
     data.set_defaults(func=_command(_dataset))
+
+    memory = commands.add_parser("memory", help="memory of processes over time, as a plot; beside a load")
+    memory.add_argument("processes", nargs="+", type=_named_process, metavar="NAME=PID")
+    memory.add_argument("--seconds", type=float, default=600.0, help="how long (default: 600, or until all have ended)")
+    memory.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    memory.add_argument("--title", default="Resident memory", help="above the plot")
+    memory.add_argument("--svg", type=Path, metavar="FILE.svg", help="where to draw it")
+    memory.add_argument("--csv", type=Path, metavar="FILE.csv", help="where to write the figures")
+    memory.set_defaults(func=_command(_memory))
     add_tier_command(commands, _command)
 
 
@@ -96,6 +106,29 @@ def _show_help(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
         return 2
 
     return show
+
+
+def _named_process(text: str) -> tuple[str, int]:
+    name, _, pid = text.rpartition("=")
+    if not name or not pid.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PID")
+    return name, int(pid)
+
+
+async def _memory(arguments: argparse.Namespace, console: Console) -> int:
+    looks = await watch(dict(arguments.processes), arguments.seconds, arguments.every)
+    if arguments.csv is not None:
+        arguments.csv.write_text(as_csv(looks))
+    if arguments.svg is not None:
+        arguments.svg.write_text(as_svg(looks, arguments.title))
+    table = Table("process", "at first, MB", "most, MB", "at last, MB")
+    for name, _ in arguments.processes:
+        known = [value for look in looks if (value := look.megabytes[name]) is not None]
+        if not known:
+            raise ValueError(f"{name}: there is no such process")
+        table.add_row(name, *(f"{value:.0f}" for value in (known[0], max(known), known[-1])))
+    console.print(table)
+    return 0
 
 
 def _command(

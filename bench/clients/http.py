@@ -81,7 +81,10 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._reply = reply
         self._done = asyncio.get_running_loop().create_future()
-        self._transport.write(data)
+        if self._transport.is_closing():
+            self._end("connection lost")
+        else:
+            self._transport.write(data)
         return self._done
 
     def close(self) -> None:
@@ -128,7 +131,7 @@ class HttpEndpoint:
         record.sent = time.perf_counter()
         connection: _Connection | None = None
         try:
-            connection = self._idle.pop() if self._idle else await self._connect()
+            connection = self._kept() or await self._connect()
             # With a new connection the time to connect counts: a caller waits for it, too.
             problem = await asyncio.wait_for(connection.request(prepared, reply), self._timeout_s)
             record.ended = time.perf_counter()
@@ -151,6 +154,14 @@ class HttpEndpoint:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+    def _kept(self) -> _Connection | None:
+        """Returns a connection that is open still; servers close those that are idle for long."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
 
     def _put_back(self, connection: _Connection | None, record: Record) -> None:
         if connection is None:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import csv
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -318,3 +320,19 @@ def test_throughput_drives_an_engine(tmp_path: Path) -> None:
     assert found["peak_concurrency"] == 4
     assert "simulated: a timing model" in document["method"]
     assert bench("throughput", "--set", "worker.engien=simulated") == 2
+
+
+def test_memory_is_drawn_until_the_processes_have_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg, table = tmp_path / "memory.svg", tmp_path / "memory.csv"
+    files = ("--svg", svg, "--csv", table, "--title", "a < b")
+
+    assert bench("memory", f"this={os.getpid()}", "--seconds", 0.02, "--every", 0.01, *files) == 0
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert len(rows) >= 3
+    assert all(float(row["this"]) > 1 for row in rows)
+    drawn = "".join(ElementTree.fromstring(svg.read_text()).itertext())
+    assert "a < b" in drawn
+    assert "this" in drawn
+
+    assert bench("memory", "gone=999999999", "--seconds", 600) == 2
+    assert "there is no such process" in capsys.readouterr().err

@@ -1,13 +1,17 @@
-"""The reply parser gives the same record however the bytes arrive."""
+"""The reply parser gives the same record however the bytes arrive; connections are kept while they are open."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from qwenserve.bench.clients.endpoint import Generation
+from qwenserve.bench.clients.http import HttpEndpoint, Target
 from qwenserve.bench.clients.http_reply import BadReply, Reply, unchunk
 from qwenserve.bench.record import Record
+from qwenserve.bench.samples import Sample
 from tests.bench.servers import event
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -146,3 +150,32 @@ def test_unchunk_stops_at_an_incomplete_chunk() -> None:
     assert unchunk(b"3\r\nabc\r\n5;x=y\r\nde") == b"abc"
     with pytest.raises(BadReply):
         unchunk(b"zz\r\nabc\r\n")
+
+
+async def test_a_connection_that_the_server_closed_while_idle_is_not_used_again() -> None:
+    """Servers close kept connections after a while, and a run goes on."""
+    body = b'{"choices": [{"index": 0, "text": "w", "finish_reason": "length"}], "usage": {"completion_tokens": 1}}'
+    opened = 0
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer_once, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        target = Target.parse(f"http://127.0.0.1:{port}")
+        endpoint = HttpEndpoint(target, chat=False, generation=Generation(model="m", stream=False))
+        prepared = endpoint.prepare(Sample(1, text="x"))
+        for turn in range(2):
+            await endpoint.send(prepared, record := Record(0, asked_tokens=1))
+            assert record.error == ""
+            # One more exchange on this loop: whatever the server has closed before is known after it.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\r\n\r\n")
+            await reader.read()
+            writer.close()
+            assert opened == 2 * (turn + 1)
+        await endpoint.close()
