@@ -118,36 +118,64 @@ def why_not(kind: int, text: str, special_ids: Mapping[str, int], end_ids: Seque
     return messages[0] if failed else ""
 
 
+def regions_grammar(text: str, special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
+    """Returns the Lark grammar of regions, for engines that read one themselves; see `grammar_of`."""
+    return _regions(json.loads(text), special_ids, end_ids)
+
+
 def _regions(form: Mapping[str, Any], special_ids: Mapping[str, int], end_ids: Sequence[int]) -> str:
     """Returns the Lark grammar of regions; see `qwenserve.type.v1.GuideKind`."""
-    regions = form["regions"]
+    regions, free = form["regions"], form["free"]
     lines = [f"region: {' | '.join(f'region_{number}' for number in range(len(regions)))}"]
-    triggers = set()
+    tokens: set[int] = set()
+    texts: dict[str, str] = {}
     for number, region in enumerate(regions):
-        begin, end = (_pieces(region[side], special_ids) for side in ("begin", "end"))
-        if not begin or not begin[0].startswith("<["):
-            raise ValueError(f"region {number} begins with no special token of this model")
-        triggers.add(int(begin[0][2:-2]))
-        lines.append(f"region_{number}: {' '.join([*begin, f'inner_{number}', *end])}")
+        begin, trigger = region["begin"], _trigger(region, special_ids)
+        if free and trigger not in special_ids:
+            # A lazy term ends with the first trigger that comes, and so takes the text before it along.
+            head = texts.setdefault(trigger, f"trigger_{len(texts)}")
+            terms = [head, *_pieces(begin[len(trigger) :], special_ids)]
+        else:
+            terms = _pieces(begin, special_ids)
+            tokens |= {special_ids[trigger]} if trigger in special_ids else set()
+        terms += [f"inner_{number}", *_pieces(region["end"], special_ids)]
+        lines.append(f"region_{number}: {' '.join(terms)}")
         lines.append(f"inner_{number}: {_inner(region['kind'], region['text'])}")
-    if form["free"]:
-        others = [token for token in special_ids.values() if token not in triggers and token not in end_ids]
-        lines.append("TEXT: /(.|\\n)+/")
-        lines.append(f"free: TEXT{f' | <[{_ranges(others)}]>' if others else ''}")
-        start = "free* region free*" if form["most"] == 1 and form["least"] else "(free | region)*"
-        if form["most"] == 1 and not form["least"]:
-            start = "free* [region]"
+    lines += [f"{head}[lazy]: /(.|\\n)*/ {json.dumps(trigger)}" for trigger, head in texts.items()]
+    if not free:
+        return "\n".join(["start: region" if form["most"] == 1 else 'start: region ("\\n" region)*', *lines])
+    others = [token for token in special_ids.values() if token not in tokens and token not in end_ids]
+    lines.append("TEXT: /(.|\\n)+/")
+    lines.append(f"free: TEXT{f' | <[{_ranges(others)}]>' if others else ''}")
+    if form["most"] == 1:
+        start = "free* region" if form["least"] else "free* [region]"
     else:
-        start = "region" if form["most"] == 1 else 'region ("\\n" region)*'
+        start = "free* region (free | region)*" if form["least"] else "(free | region)*"
     return "\n".join([f"start: {start}", *lines])
+
+
+def _trigger(region: Mapping[str, Any], special_ids: Mapping[str, int]) -> str:
+    """Returns what a region is known to begin by: what it says, else the token that it begins with, else all of it."""
+    begin: str = region["begin"]
+    if given := region.get("trigger"):
+        return str(given)
+    return next((name for name in special_ids if begin.startswith(name)), begin)
 
 
 def _inner(kind: int, text: str) -> str:
     if kind == JSON_SCHEMA:
-        return f"%json {json.dumps(closed(json.loads(text)) | {'x-guidance': _CALL_STYLE})}"
+        # "::=" anywhere would make other servers take the whole for EBNF.
+        schema = json.dumps(closed(json.loads(text)) | {"x-guidance": _CALL_STYLE}).replace("::=", "\\u003a:=")
+        return f"%json {schema}"
+    if kind == REGEX:
+        return f"/{_slashes_escaped(text)}/"
     if kind == GRAMMAR:
         return f"%lark {{\n{text}\n}}"
     raise ValueError(f"a region cannot hold a guide of kind {kind}")
+
+
+def _slashes_escaped(regex: str) -> str:
+    return re.sub(r"(\\.)|/", lambda match: match[1] or r"\/", regex, flags=re.DOTALL)
 
 
 def _pieces(text: str, special_ids: Mapping[str, int]) -> list[str]:

@@ -27,10 +27,10 @@ from qwenserve.router.chat.sampling import (
     fit_window,
 )
 from qwenserve.router.chat.thinking import BEGIN_OF_THOUGHT, END_OF_THOUGHT, ThinkingBudget, thinking_tokens
-from qwenserve.router.chat.tool_guides import must_call
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import RenderedChat, TextService
 from qwenserve.router.generation.leg import LegGuide
+from qwenserve.router.guides.checks import is_free
 from qwenserve.router.routing.requirements import (
     NO_REQUIREMENTS,
     Capabilities,
@@ -155,9 +155,7 @@ class Preparation:
         in_reasoning = starts_in_reasoning(self._tokenizer, rendered.token_ids)
         thinking = bool(given.variables["enable_thinking"]) and self._model.assets.template.supports_thinking
         sampling = complete(request.sampling, self._model.defaults(thinking))
-        whole_answer = (guide is not None and guide.kind != guide_pb2.GUIDE_KIND_REGIONS) or must_call(
-            request.tool_choice
-        )
+        whole_answer = guide is not None and not is_free(guide)
         if guide is not None and whole_answer and thinking and not in_reasoning and self._may_open_thought(request):
             # Nothing else would tell where the thought ends and the answer begins.
             rendered = RenderedChat(

@@ -86,9 +86,9 @@ def _region(function: Mapping[str, Any], form: str, *, bound: bool, exact: bool,
         guide = _XML_ANY if form == "xml" else _ANY_OBJECT
     begin, end = Marker.CALL_OPEN.value + "\n", "\n" + Marker.CALL_CLOSE.value
     if form == "xml":
-        return Region(f"{begin}<function={function['name']}>\n", guide, f"</function>{end}")
+        return Region(f"{begin}<function={function['name']}>\n", guide, f"</function>{end}", Marker.CALL_OPEN.value)
     name = json.dumps(function["name"], ensure_ascii=False)
-    return Region(f'{begin}{{"name": {name}, "arguments": ', guide, f"}}{end}")
+    return Region(f'{begin}{{"name": {name}, "arguments": ', guide, f"}}{end}", Marker.CALL_OPEN.value)
 
 
 _XML_ANY = Guide(

@@ -11,12 +11,16 @@ from typing import NamedTuple
 from qwenserve.router.guides import json_schema
 from qwenserve.router.guides.json_schema import SchemaError
 from qwenserve.router.guides.regex_cost import RegexError, check_regex
+from qwenserve.type.v1 import guide_pb2
 
 MAX_CHOICES = 1_000
 MAX_CHOICE_CHARACTERS = 64_000
 MAX_GRAMMAR_CHARACTERS = 64_000
 MAX_TRIGGER_CHARACTERS = 1_000
 MAX_REGIONS = 256
+
+# Longest end of a text of regions, behind the list of them.
+_TAIL = len(',"free":false,"least":0,"most":0}')
 
 _START_RULE = re.compile(r"^\s*[?!]?start\s*(?:\.\s*-?[0-9]+\s*)?:", re.MULTILINE)
 
@@ -32,6 +36,9 @@ class GuideKind(IntEnum):
     REGIONS = 6
 
 
+_IN_REGIONS = (GuideKind.JSON_SCHEMA, GuideKind.REGEX, GuideKind.GRAMMAR)
+
+
 class Guide(NamedTuple):
     """A form that has been checked: equal forms are equal values. `text` is what the kind says of it."""
 
@@ -40,13 +47,14 @@ class Guide(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A part of an answer that keeps to a form: it begins with `begin` and ends with `end`. `begin` begins with a
-    special token.
+    """A part of an answer that keeps to a form: it begins with `begin` and ends with `end`. `trigger` is the part of
+    `begin`, from its beginning on, that nothing but a region begins with.
     """
 
     begin: str
     guide: Guide
     end: str
+    trigger: str
 
 
 class GuideError(ValueError):
@@ -92,13 +100,21 @@ def regions_guide(regions: Sequence[Region], *, free: bool, least: int, most: in
     """Returns the guide of an answer with regions: see `qwenserve.type.v1.GuideKind`."""
     form = {
         "regions": [
-            {"begin": begin, "kind": int(guide.kind), "text": guide.text, "end": end} for begin, guide, end in regions
+            {"begin": begin, "kind": int(guide.kind), "text": guide.text, "end": end}
+            | ({"trigger": trigger} if trigger else {})
+            for begin, guide, end, trigger in regions
         ],
         "free": free,
         "least": least,
         "most": most,
     }
     return Guide(GuideKind.REGIONS, json.dumps(form, ensure_ascii=False, separators=(",", ":")))
+
+
+def is_free(guide: guide_pb2.Guide) -> bool:
+    """Whether a checked guide leaves text around its regions free; others bind the whole answer."""
+    # How regions are written here ends with these members, and has no other like them: no text is parsed for it.
+    return guide.kind == guide_pb2.GUIDE_KIND_REGIONS and '"free":true' in guide.text[-_TAIL:]
 
 
 def checked_regions(text: str) -> Guide:
@@ -117,12 +133,16 @@ def checked_regions(text: str) -> Guide:
     regions = []
     for number, each in enumerate(given):
         path = f"regions[{number}]"
-        if not isinstance(each, dict) or each.keys() != {"begin", "kind", "text", "end"}:
-            raise GuideError("a region has begin, kind, text and end", path)
-        if not all(isinstance(each[name], str) for name in ("begin", "text", "end")):
-            raise GuideError("begin, text and end are texts", path)
-        if each["kind"] not in (GuideKind.JSON_SCHEMA, GuideKind.GRAMMAR):
-            raise GuideError("a region holds a JSON schema (1) or a grammar (5)", f"{path}.kind")
+        if not isinstance(each, dict) or each.keys() - {"trigger"} != {"begin", "kind", "text", "end"}:
+            raise GuideError("a region has begin, kind, text and end, and may have a trigger", path)
+        if not all(isinstance(each.get(name, ""), str) for name in ("begin", "text", "end", "trigger")):
+            raise GuideError("begin, text, end and trigger are texts", path)
+        if each["kind"] not in _IN_REGIONS:
+            raise GuideError(
+                "a region holds a JSON schema (1), a regular expression (4) or a grammar (5)", f"{path}.kind"
+            )
+        if not each["begin"].startswith(each.get("trigger", "")):
+            raise GuideError("begin begins with it", f"{path}.trigger")
         for name in ("begin", "end"):
             if not 1 <= len(each[name]) <= MAX_TRIGGER_CHARACTERS:
                 raise GuideError(f"{len(each[name]):,} characters; 1 to {MAX_TRIGGER_CHARACTERS:,}", f"{path}.{name}")
@@ -130,7 +150,7 @@ def checked_regions(text: str) -> Guide:
             inner = checked(GuideKind(each["kind"]), each["text"])
         except GuideError as error:
             raise GuideError(error.message, f"{path}.text{'.' if error.path else ''}{error.path}") from None
-        regions.append(Region(each["begin"], inner, each["end"]))
+        regions.append(Region(each["begin"], inner, each["end"], each.get("trigger", "")))
     return regions_guide(regions, free=form["free"], least=form["least"], most=form["most"])
 
 

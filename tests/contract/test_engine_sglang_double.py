@@ -8,7 +8,7 @@ from qwenserve.worker.engine_interface import Engine
 from qwenserve.worker.engines.sglang.engine import SglangConfig, SglangEngine
 from tests.contract.engine_contract import EngineContract
 from tests.contract.test_engine_simulated import VOCABULARY
-from tests.worker.engines.model_directories import text_of
+from tests.worker.engines.model_directories import THINK, text_of
 from tests.worker.engines.sglang.double import SglangDouble
 
 
@@ -22,6 +22,7 @@ def engine_over(double: SglangDouble) -> SglangEngine:
             max_model_len=0,
             guides=double.tokenizer,
             seeds=double.deterministic,
+            special_ids={"<think>": THINK},
         )
     )
 

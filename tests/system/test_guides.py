@@ -157,6 +157,24 @@ async def test_calls_that_must_come(client: openai.AsyncOpenAI, thinking: bool, 
     assert bool(getattr(got.message, "reasoning_content", None)) == thinking
 
 
+async def test_parts_of_a_text_keep_to_their_form(client: openai.AsyncOpenAI) -> None:
+    """A structural tag: the model is brought to its trigger by a text that it continues."""
+    form = {
+        "type": "structural_tag",
+        "structures": [{"begin": "<n=1>", "schema": {"type": "integer", "maximum": 9, "minimum": 1}, "end": "</n>"}],
+        "triggers": ["<n"],
+    }
+    got = await ask(client, "Is the sky blue?", extra_body={"response_format": form | {"triggers": ["<n=1>"]}})
+    assert got.finish_reason == "stop"
+    tag = {"begin": "<n=1>", "content": {"type": "regex", "pattern": "[0-9]{2}"}, "end": "</n>"}
+    must = {"type": "structural_tag", "format": {"type": "triggered_tags", "triggers": ["<n"], "tags": [tag]}}
+    must["format"] |= {"at_least_one": True, "stop_after_first": True}  # type: ignore[operator]
+    alone = {"type": "structural_tag", "format": {"type": "tag", **tag}}
+    for thinking in (False, True):
+        got = await ask(client, "Is the sky blue?", thinking=thinking, response_format=alone)
+        assert re.fullmatch("<n=1>[0-9]{2}</n>", got.message.content)
+
+
 @THINKING
 async def test_strict_calls_follow_their_schema_and_the_text_around_is_free(
     client: openai.AsyncOpenAI, thinking: bool

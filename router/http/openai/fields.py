@@ -37,6 +37,10 @@ def _guide(name: str, kind: str, example: Any, note: str) -> Field:
     return applied(name, Any, "request.guide", example, note, drafts.guide_writer(name, kind))
 
 
+_STRUCTURAL_TAG = {
+    "structures": [{"begin": "<a>", "schema": {"type": "object"}, "end": "</a>"}],
+    "triggers": ["<a>"],
+}
 _ROLES = ["system", "developer", "user", "assistant", "tool"]
 _MESSAGES = {
     "type": "array",
@@ -410,7 +414,7 @@ _COMMON = (
         dict[str, Any],
         "request.guide",
         {"regex": "a+"},
-        "One of json, json_object, regex, choice, grammar.",
+        "One of json, json_object, regex, choice, grammar, structural_tag.",
         drafts.write_structured,
     ),
     _guide("guided_json", "json", {"type": "object"}, "A JSON Schema, as an object or its text."),
@@ -421,7 +425,7 @@ _COMMON = (
     _guide("guided_grammar", "grammar", 'start: "a"', "A grammar in Lark's notation, or in EBNF: root ::= …"),
     _guide("grammar", "grammar", 'start: "a"', "Another name of guided_grammar."),
     _guide("ebnf", "grammar", 'root ::= "a"', "Another name of guided_grammar."),
-    refused("structural_tag", "{}", "send tools with strict: true"),
+    _guide("structural_tag", "structural_tag", _STRUCTURAL_TAG, "Parts of the answer that keep to a form, as SGLang."),
     refused("use_beam_search", True, _BEAMS, harmless=(False,)),
     refused("logits_processors", ["x"], "not supported; use logit_bias", harmless=([],)),
     refused("bad_words", ["x"], "not supported; use logit_bias", harmless=([],)),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from qwenserve.router.http.transport.structural_tags import regions_of
 from qwenserve.runtime.errors import InvalidRequest, ServiceError, Unsupported
 from qwenserve.type.v1 import guide_pb2
 
@@ -17,6 +18,7 @@ _KINDS = {
     "regex": guide_pb2.GUIDE_KIND_REGEX,
     "choice": guide_pb2.GUIDE_KIND_CHOICE,
     "grammar": guide_pb2.GUIDE_KIND_GRAMMAR,
+    "structural_tag": guide_pb2.GUIDE_KIND_REGIONS,
 }
 
 
@@ -28,9 +30,8 @@ class GuidedDraft(Protocol):
 
 
 def write_guide(draft: GuidedDraft, kind: str, value: Any, at: str) -> None:
-    """Binds the answer to what the field `at` holds: `kind` is json (a schema), json_object, regex, choice or grammar.
-
-    Raises InvalidRequest.
+    """Binds the answer to what the field `at` holds: `kind` is json (a schema), json_object, regex, choice, grammar or
+    structural_tag. Raises InvalidRequest or Unsupported.
     """
     guide = guide_pb2.Guide(kind=_KINDS[kind], text=_text(kind, value, at))
     if draft.guide_field and draft.request.guide != guide:
@@ -64,15 +65,19 @@ def write_format(draft: GuidedDraft, value: Mapping[str, Any], at: str) -> None:
     elif kind in ("grammar", "ebnf"):
         write_guide(draft, "grammar", value.get(kind), f"{at}.{kind}")
     elif kind == "structural_tag":
-        raise Unsupported(f"{at}.type: structural_tag is not supported; send tools with strict: true", param=at)
+        write_guide(draft, "structural_tag", value.get("structural_tag", value), at)
     else:
         raise InvalidRequest(
-            f"{at}.type must be 'text', 'json_object', 'json_schema', 'regex' or 'grammar'", param=f"{at}.type"
+            f"{at}.type must be 'text', 'json_object', 'json_schema', 'regex', 'grammar' or 'structural_tag'",
+            param=f"{at}.type",
         )
 
 
 def write_structured_outputs(draft: GuidedDraft, value: Mapping[str, Any], at: str) -> None:
-    """Reads vLLM's object: one of json, json_object, regex, choice, grammar. Raises InvalidRequest or Unsupported."""
+    """Reads vLLM's object: one of json, json_object, regex, choice, grammar, structural_tag.
+
+    Raises InvalidRequest or Unsupported.
+    """
     for name, one in value.items():
         if one is None or one is False:
             continue
@@ -99,6 +104,8 @@ async def naming_guide(field: str, work: Awaitable[T]) -> T:
 def _text(kind: str, value: Any, at: str) -> str:
     if kind == "json_object":
         return ""
+    if kind == "structural_tag":
+        return regions_of(value, at)
     if kind == "json":
         if not isinstance(value, dict | str):
             raise InvalidRequest(f"{at} must be a JSON Schema, as an object or its text", param=at)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, Region, checked, regions_guide
+from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, Region, checked, is_free, regions_guide
 from qwenserve.type.v1 import guide_pb2
 
 
@@ -69,10 +69,20 @@ REGIONS: dict[str, Any] = {
 
 def test_regions():
     made = regions_guide(
-        [Region("<tool_call>", Guide(GuideKind.GRAMMAR, 'start: "a"'), "</tool_call>")], free=True, least=0, most=0
+        [Region("<tool_call>", Guide(GuideKind.GRAMMAR, 'start: "a"'), "</tool_call>", "")], free=True, least=0, most=0
     )
     assert checked(GuideKind.REGIONS, json.dumps(REGIONS)) == made
     assert json.loads(made.text) == REGIONS
+    triggered = REGIONS | {"regions": [REGIONS["regions"][0] | {"trigger": "<tool"}]}
+    assert json.loads(checked(GuideKind.REGIONS, json.dumps(triggered)).text) == triggered
+
+
+def test_only_regions_may_leave_text_free():
+    wire = guide_pb2.Guide
+    for free in (False, True):
+        made = checked(GuideKind.REGIONS, json.dumps(REGIONS | {"free": free, "least": 1, "most": 1}))
+        assert is_free(wire(kind=guide_pb2.GUIDE_KIND_REGIONS, text=made.text)) == free
+    assert not is_free(wire(kind=guide_pb2.GUIDE_KIND_JSON_SCHEMA, text='{"const":{"free":true}}'))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,8 @@ def test_regions():
         ({"regions": [REGIONS["regions"][0] | {"begin": 3}]}, "regions[0]"),
         ({"regions": [REGIONS["regions"][0] | {"kind": 3}]}, "regions[0].kind"),
         ({"regions": [REGIONS["regions"][0] | {"begin": ""}]}, "regions[0].begin"),
+        ({"regions": [REGIONS["regions"][0] | {"trigger": 3}]}, "regions[0]"),
+        ({"regions": [REGIONS["regions"][0] | {"trigger": "x"}]}, "regions[0].trigger"),
         ({"regions": [REGIONS["regions"][0] | {"end": "x" * 1001}]}, "regions[0].end"),
         ({"regions": [REGIONS["regions"][0] | {"kind": 1, "text": '{"not": {}}'}]}, "regions[0].text.not"),
     ],

@@ -36,6 +36,11 @@ ARRIVES: dict[str, Any] = {
     "guided_choice": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_CHOICE, text='["a"]'),
     "guided_grammar": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='start: "a"'),
     "grammar": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='start: "a"'),
+    "structural_tag": guide_pb2.Guide(
+        kind=guide_pb2.GUIDE_KIND_REGIONS,
+        text='{"regions":[{"begin":"<a>","kind":1,"text":"{\\"type\\":\\"object\\"}","end":"</a>","trigger":"<a>"}],'
+        '"free":true,"least":0,"most":0}',
+    ),
     "ebnf": guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_GRAMMAR, text='root ::= "a"'),
 }
 COMPANIONS: dict[str, dict[str, Any]] = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
@@ -326,8 +331,8 @@ async def test_every_spelling_of_thinking_on_and_off_is_applied(
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
-        ({"response_format": {"type": "structural_tag"}}, "response_format"),
-        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.format"),
+        ({"structural_tag": "{}"}, "structural_tag.format"),
     ],
 )
 async def test_the_field_at_fault_is_named(

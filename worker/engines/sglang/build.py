@@ -13,6 +13,7 @@ from qwenserve.worker.engines.sglang.arguments import engine_arguments, engine_e
 from qwenserve.worker.engines.sglang.engine import SglangConfig, SglangEngine
 from qwenserve.worker.engines.sglang.native import NativeSglang, argument_names
 from qwenserve.worker.engines.sglang.settings import Settings
+from qwenserve.worker.guides.regions import special_ids_of
 from qwenserve.worker.model_facts import read_directory
 from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.progress import Progress
@@ -46,6 +47,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             guides=settings.guides,
             seeds=bool(arguments.get("enable_deterministic_inference")),
             start_timeout_s=settings.start_timeout_s,
+            special_ids=special_ids_of(model),
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

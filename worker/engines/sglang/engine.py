@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import (
@@ -20,13 +20,13 @@ from qwenserve.worker.engine_interface import (
     EngineRequest,
     Finish,
     FinishReason,
-    GuideKind,
     KvEvent,
     Sampling,
 )
 from qwenserve.worker.engines.sglang.native import NativeSglang
 from qwenserve.worker.engines.sglang.reading import AnswerReader
 from qwenserve.worker.engines.sglang.sampling import check_request, sampling_arguments
+from qwenserve.worker.guides.regions import guide_kinds, regions_spelled_out
 from qwenserve.worker.request_tasks import RequestTasks
 
 _STOP_S = 30.0
@@ -46,8 +46,6 @@ _GUIDED = {
     "guide": "an answer that began under a guide elsewhere is not gone on with; under one, min_tokens does not count "
     "and end tokens end the answer"
 }
-# Regions are a grammar with tokens of its own, which SGLang does not take.
-_GUIDES = frozenset(GuideKind) - {GuideKind.REGIONS}
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +62,8 @@ class SglangConfig(NamedTuple):
     guides: bool = True
     seeds: bool = False
     start_timeout_s: float = 1800.0
+    # Tokens that are no text, such as <tool_call>, by name.
+    special_ids: Mapping[str, int] = {}
 
 
 class _Job:
@@ -121,6 +121,7 @@ class SglangEngine:
         if native is None or info is None or tasks is None or tasks.failed or self._stopping:
             raise EngineRefusal("the engine is not running")
         check_request(request, info)
+        request = regions_spelled_out(request, self._config.special_ids, self._config.eos_token_ids)
         job = self._new_job()
         tasks.start(request.key, self._answer(native, request, job, _fields(request, info)))
         self._jobs[request.key] = job
@@ -203,7 +204,7 @@ class SglangEngine:
             max_running=config.max_running,
             unsupported_fields=frozenset(lacking),
             approximate_fields=nearly,
-            guide_kinds=_GUIDES if config.guides else frozenset(),
+            guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
         )
 
     async def _prove(self, native: NativeSglang, info: EngineInfo, died: asyncio.Future[str]) -> None:

@@ -18,6 +18,7 @@ from qwenserve.worker.engines.trtllm.options import PENALTY_SAMPLER, engine_argu
 from qwenserve.worker.engines.trtllm.preflight import demand_of, look, problems
 from qwenserve.worker.engines.trtllm.settings import Settings
 from qwenserve.worker.engines.trtllm.versions import check_version
+from qwenserve.worker.guides.regions import special_ids_of
 from qwenserve.worker.model_facts import read_directory
 from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.progress import Progress
@@ -73,6 +74,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             guides=arguments.get("guided_decoding_backend") is not None,
             start_timeout_s=settings.start_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
+            special_ids=special_ids_of(Path(settings.tokenizer).expanduser() if settings.tokenizer else model),
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

@@ -20,7 +20,6 @@ from qwenserve.worker.engine_interface import (
     EngineRequest,
     Finish,
     FinishReason,
-    GuideKind,
     KvEvent,
     Sampling,
     TokenLogprob,
@@ -35,6 +34,7 @@ from qwenserve.worker.engines.trtllm.sampling import (
     sampling_arguments,
 )
 from qwenserve.worker.engines.trtllm.versions import Has
+from qwenserve.worker.guides.regions import guide_kinds, regions_spelled_out
 from qwenserve.worker.request_tasks import RequestTasks
 
 _HEALTH_S = 0.5
@@ -59,6 +59,8 @@ class TrtllmConfig(NamedTuple):
     tells_kv_events: bool = True
     penalty_sampler: bool = True
     guides: bool = True
+    # Tokens that are no text, such as <tool_call>, by name.
+    special_ids: Mapping[str, int] = {}
     start_timeout_s: float = 3600.0
     stop_timeout_s: float = 60.0
     leave: Callable[[int], None] = os._exit
@@ -112,6 +114,7 @@ class TrtllmEngine:
         if self._tasks is None or self._native is None or self._tasks.failed or self._stopping:
             raise EngineRefusal("the engine is not running")
         check_request(request, self._info)
+        request = regions_spelled_out(request, self._config.special_ids, self._config.eos_token_ids)
         self._tasks.start(request.key, self._answer(self._native, request))
 
     def abort(self, key: int) -> None:
@@ -308,7 +311,7 @@ def describe(config: TrtllmConfig) -> EngineInfo:
         tells_kv_events=config.tells_kv_events,
         unsupported_fields=frozenset(lacking),
         approximate_fields=nearly,
-        guide_kinds=frozenset(GuideKind) - {GuideKind.REGIONS} if config.guides else frozenset(),
+        guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
     )
 
 

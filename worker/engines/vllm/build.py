@@ -13,6 +13,7 @@ from qwenserve.worker.engines.vllm.arguments import engine_arguments, engine_env
 from qwenserve.worker.engines.vllm.engine import VllmConfig, VllmEngine
 from qwenserve.worker.engines.vllm.native import NativeVllm, argument_names
 from qwenserve.worker.engines.vllm.settings import Settings
+from qwenserve.worker.guides.regions import special_ids_of
 from qwenserve.worker.model_facts import read_directory
 from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.progress import Progress
@@ -53,6 +54,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             read_core=settings.read_core,
             speculative="speculative_config" in settings.options,
             start_timeout_s=settings.start_timeout_s,
+            special_ids=special_ids_of(model),
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import (
@@ -15,7 +15,6 @@ from qwenserve.worker.engine_interface import (
     EngineLoad,
     EngineRefusal,
     EngineRequest,
-    GuideKind,
     KvEvent,
     Sampling,
 )
@@ -24,6 +23,7 @@ from qwenserve.worker.engines.vllm.event_reader import EventReader
 from qwenserve.worker.engines.vllm.generation import Generations
 from qwenserve.worker.engines.vllm.native import NativeVllm
 from qwenserve.worker.engines.vllm.sampling import check_request, sampling_arguments, structured_output
+from qwenserve.worker.guides.regions import guide_kinds, regions_spelled_out
 
 _STOP_S = 30.0
 # For the first id of all: kernels are compiled on the way.
@@ -38,8 +38,6 @@ _GUIDED = {
     "guide": "an answer that began under a guide elsewhere is not gone on with; under one, min_tokens does not count "
     "and end tokens end the answer"
 }
-# Regions are a grammar with tokens of its own, which vLLM's check does not take.
-_GUIDES = frozenset(GuideKind) - {GuideKind.REGIONS}
 # What vLLM refuses together with speculative decoding.
 _NOT_SPECULATIVE = frozenset({"min_p", "logit_bias"})
 
@@ -59,6 +57,8 @@ class VllmConfig(NamedTuple):
     read_core: bool = True
     speculative: bool = False
     start_timeout_s: float = 1800.0
+    # Tokens that are no text, such as <tool_call>, by name.
+    special_ids: Mapping[str, int] = {}
 
 
 class VllmEngine:
@@ -108,6 +108,7 @@ class VllmEngine:
         if requests is None or info is None or requests.failed or self._stopping:
             raise EngineRefusal("the engine is not running")
         check_request(request, info)
+        request = regions_spelled_out(request, self._config.special_ids, self._config.eos_token_ids)
         structured = structured_output(request.guide) if request.guide is not None else None
         requests.start(request, sampling_arguments(request, info), structured)
 
@@ -175,7 +176,7 @@ class VllmEngine:
             tells_kv_events=self._events is not None,
             unsupported_fields=_NOT_SPECULATIVE if config.speculative else frozenset(),
             approximate_fields=_APPROXIMATE | (_GUIDED if config.guides else {}),
-            guide_kinds=_GUIDES if config.guides else frozenset(),
+            guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
         )
 
     async def _prove(self, failure: asyncio.Future[EngineError]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -26,9 +27,14 @@ from qwenserve.worker.engines.sglang.settings import Settings
 from tests.contract.engine_contract import Driver, driving
 from tests.contract.test_engine_sglang_double import engine_over
 from tests.contract.test_engine_simulated import VOCABULARY
+from tests.worker.engines.model_directories import THINK, text_of
 from tests.worker.engines.sglang.double import SglangDouble
 
 PROMPT = tuple(range(300, 312))
+REGIONS = Guide(
+    GuideKind.REGIONS,
+    '{"regions":[{"begin":"<think>x","kind":4,"text":"[ab]{2}","end":"y"}],"free":false,"least":1,"most":1}',
+)
 # Of ServerArgs of release 0.5.17: what the adapter sets, and some that it leaves to options.
 KNOWN = frozenset(
     [
@@ -199,6 +205,18 @@ async def test_fields_of_a_request():
         with pytest.raises(EngineRefusal, match="JSON array"):
             driver.submit(PROMPT, Sampling(), guide=Guide(GuideKind.CHOICE, "1"))
         assert driver.engine.load()[1:3] == (750, 1000)
+
+
+async def test_regions_are_told_as_a_grammar():
+    """Calls that must be made: SGLang follows the grammar of them, markers named by their ids."""
+    double = SglangDouble(vocabulary=VOCABULARY)
+    async with driving(engine_over(double)) as driver:
+        answer = await driver.ask(PROMPT, Sampling(max_tokens=20), guide=REGIONS)
+        assert "ebnf" in double.seen[-1]["sampling_params"]
+        assert answer.token_ids[0] == THINK
+        assert re.fullmatch("x[ab]{2}y", text_of([each for each in answer.token_ids if each < 256]))
+        with pytest.raises(EngineRefusal, match="cannot be read"):
+            driver.submit(PROMPT, Sampling(), guide=Guide(GuideKind.REGIONS, "{}"))
 
 
 async def test_earlier_ids_of_an_answer_are_penalized():

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher
 
 from qwenserve.runtime.block_hash import block_hashes
 from qwenserve.runtime.config import Config
@@ -161,8 +162,19 @@ async def test_guides_arrive_and_the_middle_of_one_is_refused(llm):
         assert llm.made[0].seen[-1].guided_decoding.regex == r"a\.b|c"
         await driver.ask(PROMPT, Sampling(max_tokens=1), guide=Guide(GuideKind.JSON_SCHEMA, "{}"))
         assert llm.made[0].seen[-1].guided_decoding.json == "{}"
+        assert GuideKind.REGIONS not in driver.info.guide_kinds
         with pytest.raises(EngineRefusal, match="from its beginning"):
             driver.submit(PROMPT, Sampling(), answer_offset=5, guide=Guide(GuideKind.REGEX, "a"))
+
+
+async def test_regions_are_told_as_a_grammar(llm):
+    region = '{"begin":"<think>x","kind":4,"text":"a/b","end":"y"}'
+    guide = Guide(GuideKind.REGIONS, f'{{"regions":[{region}],"free":true,"least":0,"most":0}}')
+    async with driving(engine_over_double(guides=True, special_ids={"<think>": 7, "<x>": 8})) as driver:
+        await driver.ask(PROMPT, Sampling(max_tokens=1), guide=guide)
+        grammar = llm.made[0].seen[-1].guided_decoding.grammar
+        assert LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar), None) == ""
+        assert {'region_0: <[7]> "x" inner_0 "y"', "inner_0: /a\\/b/", "free: TEXT | <[8]>"} <= {*grammar.splitlines()}
 
 
 async def test_what_the_plain_sampler_ignores_is_declared(llm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from llguidance import LLMatcher, grammar_from
 
 from qwenserve.runtime.block_hash import block_hashes
 from qwenserve.runtime.config import Config
@@ -19,6 +20,10 @@ from tests.contract.engine_contract import Driver, driving
 from tests.worker.engines.vllm.double import VllmDouble
 
 PROMPT = tuple(range(300, 312))
+REGIONS = Guide(
+    GuideKind.REGIONS,
+    '{"regions":[{"begin":"<think>x","kind":4,"text":"[ab]{2}","end":"y"}],"free":false,"least":1,"most":1}',
+)
 KNOWN = frozenset({"dtype", "tensor_parallel_size", "speculative_config", "model", "load_format", "max_model_len"})
 
 
@@ -113,6 +118,19 @@ async def test_guides(through_core):
         assert (bad.finish.reason, bad.finish.error) == (FinishReason.ABORTED, "guide: bad grammar")
         with pytest.raises(EngineRefusal, match="from its beginning"):
             driver.submit(PROMPT, Sampling(), answer_offset=5, guide=Guide(GuideKind.REGEX, "a"))
+
+
+async def test_regions_are_told_as_a_grammar():
+    """Calls that must be made, and text with calls in it; only where the tokens that begin them are known."""
+    double = VllmDouble()
+    async with driving(engine(double, special_ids={"<think>": 7})) as driver:
+        await driver.ask(PROMPT, Sampling(max_tokens=1), guide=REGIONS)
+        name, grammar = double.seen[-1]["structured"]
+        assert name == "grammar"
+        assert 'region_0: <[7]> "x" inner_0 "y"' in grammar
+        assert LLMatcher.validate_grammar(grammar_from("grammar", grammar), None) == ""
+    async with driving(engine(VllmDouble())) as driver:
+        assert GuideKind.REGIONS not in driver.info.guide_kinds
 
 
 async def test_load_and_priority():
