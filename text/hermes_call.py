@@ -2,7 +2,8 @@
 
 The keys come in either order; `parameters` is another name for `arguments`, and both may be a JSON text in quotation
 marks. Keys beside them are passed over, but a call without arguments has no others than `id` and `type`: what it
-means to pass is under an unknown name. Missing and null arguments are `{}`.
+means to pass is under an unknown name. Missing and null arguments are `{}`. Brackets of a list around calls are passed
+over as well.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ class HermesCall:
 
     Each state is a method that reads on from `_at` and returns whether it got anywhere; when one needs more text, the
     next piece brings it back. What a state has read of a string or a word is in `_held`, so that nothing is read twice.
+
+    An `exact` call has its arguments as an object, and no keys that would be passed over.
     """
 
-    def __init__(self, tools: ToolSchemas | None) -> None:
+    def __init__(self, tools: ToolSchemas | None, *, exact: bool = False) -> None:
         self.name: str | None = None
         self.complete = False
         self.broken = False
         self.rest = ""
         self._tools = tools
+        self._exact = exact
+        self._in_list = False
         self._text = ""
         self._at = 0
         self._held: list[str] = []
@@ -105,6 +110,11 @@ class HermesCall:
         self.rest = "".join(self._tail or ()).lstrip(_BETWEEN_MEMBERS)
         return False
 
+    def _break_exact(self) -> bool:
+        """What follows the arguments shows that this is no call."""
+        self.complete, self.broken = False, True
+        return False
+
     def _go(self, state: Callable[[], bool], at: int) -> bool:
         self._state = state
         self._at = at
@@ -137,6 +147,9 @@ class HermesCall:
         found = self._next()
         if found == "{":
             return self._go(self._member, self._at + 1)
+        if (found == "[" and not self._in_list) or found == ",":  # a list of calls, or its next one
+            self._in_list = True
+            return self._go(self._open, self._at + 1)
         return self._break() if found else False
 
     def _member(self) -> bool:
@@ -152,6 +165,8 @@ class HermesCall:
         if found != "}" or self._known is None or (self._strange_key and not self._has_arguments):
             return self._break()
         if not self._has_arguments:
+            if self._exact:
+                return self._break()
             self._begin_arguments()
             self._out.append("{}")
         self.complete = True
@@ -168,6 +183,8 @@ class HermesCall:
         if not found:
             return False
         arguments = self._key in _ARGUMENTS and not self._has_arguments
+        if self._exact and not arguments and found in "{[":
+            return self._break()
         if self._key == "name" and found not in _STRING_STEP:
             return self._break()
         if found in _STRING_STEP:
@@ -192,6 +209,8 @@ class HermesCall:
         if not self._key:
             self._key = value
             self._strange_key |= value != "name" and value not in _ARGUMENTS and value not in _WITHOUT_MEANING
+            if self._exact and (self._strange_key or (value in _ARGUMENTS and self._has_arguments)):
+                return self._break_exact()
             return self._go(self._colon, self._at) if value else self._break()
         if self._key == "name":
             if self._known is not None or (self._tools is not None and value not in self._tools):
@@ -200,7 +219,7 @@ class HermesCall:
             if self._has_arguments:
                 self.name = value
         elif self._key in _ARGUMENTS and not self._has_arguments:
-            arguments = _whole_object(value)
+            arguments = None if self._exact else _whole_object(value)
             if arguments is None:
                 return self._break()
             self._begin_arguments()

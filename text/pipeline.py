@@ -8,11 +8,11 @@ answer. What a reader of the events may rely on:
 - Newlines beside `<think>` and `</think>` belong to the form and are no text. White space around a tool call is none
   either. With `separate_reasoning` off, thoughts stay in the content as written.
 - Stop strings are matched on content only. A stop string in a thought or in a call's arguments ends nothing.
-- Tool calls are looked for only where the request has tools: in content, and at the end of a thought that never closes
-  (`text.thought_calls`). A text that is no call, or that names an unknown function, comes back as content exactly as
-  generated. A call is made whole where it was not (`text.json_repair`); only one that is cut short by the answer's end
-  keeps arguments that are no JSON, and `has_cut_call` says so. One that lacks its closing brackets or tags alone is
-  whole where the model ended the answer.
+- Tool calls are looked for only where the request has tools: in content, at the end of a thought that never closes
+  (`text.thought_calls`), and in an answer that is JSON as calls are (`text.untagged_calls`). A text that is no call, or
+  that names an unknown function, comes back as content exactly as generated. A call is made whole where it was not
+  (`text.json_repair`); only one that is cut short by the answer's end keeps arguments that are no JSON, and
+  `has_cut_call` says so. One that lacks its closing brackets or tags alone is whole where the model ended the answer.
 - A marker inside a call's argument is text of the argument. `</tool_call>` is the end nevertheless where nothing, or
   another call, follows it.
 - Special tokens and end ids have no text. Characters cut off by the end of the answer are dropped.
@@ -32,6 +32,7 @@ from qwenserve.text.stop_strings import NO_STOPS, StopMatcher
 from qwenserve.text.thought_calls import ThoughtCalls
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.text.tool_calls import ToolSchemas
+from qwenserve.text.untagged_calls import BEGINNINGS, UntaggedCalls
 from qwenserve.text.xml_call import FUNCTION
 
 __all__ = [
@@ -53,7 +54,8 @@ class PipelineSettings(NamedTuple):
     """How an answer is to be read.
 
     `parse_tools` is the form in which the template wants calls, "hermes" or "xml", empty for none at all. Both forms
-    are read between the tags of a call; without tags only "xml" is, where the template wants that.
+    are read between the tags of a call; without tags only "xml" is, where the template wants that, and with `untagged`
+    JSON that is the whole answer.
     `tools` maps function names to parameter schemas (`text.tool_calls.tool_schemas`); None accepts any name.
     `eos_token_ids` are ids whose text is never shown, the request's stop token ids among them.
     """
@@ -64,6 +66,7 @@ class PipelineSettings(NamedTuple):
     parse_tools: str = ""
     tools: ToolSchemas | None = None
     parallel_tool_calls: bool = True
+    untagged: bool = False
     eos_token_ids: frozenset[int] = frozenset()
     skip_special_tokens: bool = True
 
@@ -228,6 +231,7 @@ class AnswerPipeline(CompletionPipeline):
     __slots__ = (
         "_aside",
         "_bare",
+        "_begins",
         "_call",
         "_calls",
         "_close_pending",
@@ -242,6 +246,7 @@ class AnswerPipeline(CompletionPipeline):
         "_tag_pending",
         "_tag_stray",
         "_tools",
+        "_untagged",
     )
 
     def __init__(
@@ -271,6 +276,9 @@ class AnswerPipeline(CompletionPipeline):
         self._tag_pending = ""
         # Whether the next `</tool_call>` belongs to such a call.
         self._tag_stray = False
+        # Whether no text of the content has come yet, and it may be calls without tags; what may be such calls.
+        self._begins = settings.untagged and bool(self._parse_tools and self._tools)
+        self._untagged: UntaggedCalls | None = None
         # What may be calls at the end of a thought that never closes.
         self._aside: ThoughtCalls | None = None
         self._plain_reasoning: Mapping[int, str | None] = NO_TEXTS
@@ -328,6 +336,8 @@ class AnswerPipeline(CompletionPipeline):
             if not self._aside.mark(marker):
                 self._end_aside()
             return
+        if self._untagged is not None and self._mark_untagged(self._untagged, marker):
+            return
         if self._call is not None and self._call.in_value and self._mark_value(marker):
             return
         target = next_section(self._section, marker)
@@ -353,6 +363,7 @@ class AnswerPipeline(CompletionPipeline):
                 self._emit(Content(marker.value, self._owed))
             self._open_reasoning()
         elif target is Section.CALL:
+            self._begins = False
             self._call = CallReader(self._tools, self._space + marker.value)
             self._space = ""
 
@@ -425,6 +436,18 @@ class AnswerPipeline(CompletionPipeline):
                 return
             self._lead = ""
             text = body
+        if self._untagged is not None:
+            if not self._untagged.push(text):
+                self._end_untagged(self._untagged)
+            return
+        if self._begins and not text.isspace():
+            self._begins = False
+            body = text.lstrip()
+            if self._tools and body.startswith(BEGINNINGS):
+                self._plain(text[: len(text) - len(body)])
+                self._untagged = UntaggedCalls(self._tools)
+                self._content(body)
+                return
         if not self._bare:
             self._plain(text)
             return
@@ -439,6 +462,32 @@ class AnswerPipeline(CompletionPipeline):
         at = _tag_begin(text)
         self._tag_pending = text[at:]
         self._plain(text[:at])
+
+    def _mark_untagged(self, untagged: UntaggedCalls, marker: Marker) -> bool:
+        """Takes a marker where the content may be calls without tags. Returns whether that is all that it means."""
+        if untagged.in_value:
+            self._content(marker.value)
+            return True
+        if not untagged.whole or marker not in (Marker.CALL_OPEN, Marker.CALL_CLOSE):
+            self._end_untagged(untagged)
+            return False
+        self._take_untagged(untagged)
+        return marker is Marker.CALL_CLOSE
+
+    def _take_untagged(self, untagged: UntaggedCalls) -> None:
+        """What was held back is calls."""
+        self._untagged = None
+        self._release(self._stops.flush())
+        self._space = ""
+        self._lead = None
+        for call in untagged.calls if self._parallel else untagged.calls[:1]:
+            self._tell(CallPiece(call.name, call.arguments))
+        self.wants_stop |= not self._parallel
+
+    def _end_untagged(self, untagged: UntaggedCalls) -> None:
+        """What was held back is text."""
+        self._untagged = None
+        self._content(untagged.text)
 
     def _plain(self, text: str) -> None:
         """Content that is no call."""
@@ -553,6 +602,11 @@ class AnswerPipeline(CompletionPipeline):
         if self._thinking:
             self._space = ""
         self._close_call(Marker.CALL_CLOSE if self._close_pending else None, stopped)
+        if self._untagged is not None:
+            if self._untagged.finish(stopped=stopped):
+                self._take_untagged(self._untagged)
+            else:
+                self._end_untagged(self._untagged)
         if not self.wants_stop:
             self._flush_tag()
             self._release(self._stops.flush())
@@ -560,11 +614,13 @@ class AnswerPipeline(CompletionPipeline):
 
     def _settle(self) -> None:
         held = self.wants_stop or self._owed or self._events or self._space or self._tag_pending or self._lead != ""
-        reads = self._call is not None or self._aside is not None
+        reads = self._call is not None or self._aside is not None or self._untagged is not None
         if held or reads or self._detokenizer.holding or self._stops.holding:
             self.plain_texts = NO_TEXTS
         else:
-            self.plain_texts = self._plain_reasoning if self._thinking else self._plain_content
+            # The beginning of the content is looked at.
+            content = NO_TEXTS if self._begins else self._plain_content
+            self.plain_texts = self._plain_reasoning if self._thinking else content
 
 
 @lru_cache(maxsize=8)  # by the tokenizer's identity

@@ -6,18 +6,9 @@ nothing follows its calls, these are the answer. Until it is known which of both
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from qwenserve.text.call_reader import CallReader
 from qwenserve.text.markers import Marker
-from qwenserve.text.tool_calls import ToolSchemas
-
-
-class WrittenCall(NamedTuple):
-    """A whole call."""
-
-    name: str
-    arguments: str
+from qwenserve.text.tool_calls import ToolSchemas, WrittenCall
 
 
 class ThoughtCalls:

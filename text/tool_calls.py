@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # Function name → JSON schema of its parameters, or None where any name will do.
 ToolSchemas = Mapping[str, Mapping[str, Any]]
@@ -39,6 +39,13 @@ class CallParser(Protocol):
 
         A call that the model closed is made whole; one that was cut short with the answer is left as it is.
         """
+
+
+class WrittenCall(NamedTuple):
+    """A whole call."""
+
+    name: str
+    arguments: str
 
 
 def tool_schemas(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:

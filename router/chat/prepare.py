@@ -171,6 +171,8 @@ class Preparation:
             separate_reasoning=self._config.separate_reasoning if separate is None else separate,
             parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
             tools=tool_schemas(given.tools) if given.tools else None,
+            # An answer that is bound to a form may be JSON of any kind.
+            untagged=guide is None,
             parallel_tool_calls=not choice.HasField("parallel") or choice.parallel,
             eos_token_ids=self._hidden_ids(request.sampling),
         )

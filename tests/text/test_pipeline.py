@@ -254,6 +254,11 @@ HERMES = {
     ),
     "no JSON": (call("weather(Oslo)") + "\nB", Answer(call("weather(Oslo)") + "\nB", broken=1)),
     "a list": (call('["weather"]'), Answer(call('["weather"]'), broken=1)),
+    "a list of calls": (
+        call('[{"name": "weather", "arguments": {}}, {"name": "add", "arguments": {"a": 1}}]'),
+        Answer(calls=(Call("weather", "{}"), Call("add", '{"a": 1}'))),
+    ),
+    "an empty list": (call("[]"), Answer(call("[]"), broken=1)),
     "no name": (call('{"arguments": {"city": "A"}}'), Answer(call('{"arguments": {"city": "A"}}'), broken=1)),
     "name is no text": (call('{"name": 3}'), Answer(call('{"name": 3}'), broken=1)),
     "empty": (call(""), Answer(call(""), broken=1)),
@@ -385,6 +390,104 @@ def test_hermes_calls(assets, name):
     text, expected = HERMES[name]
 
     assert expected == answer(assets, text, parse_tools="hermes", tools=TOOLS)
+
+
+CALL_A = '{"name": "add", "arguments": {"a": 1}}'
+CALL_B = '{"name": "weather", "arguments": {"city": "B"}}'
+A, B = Call("add", '{"a": 1}'), Call("weather", '{"city": "B"}')
+
+UNTAGGED = {
+    "one": (CALL_A, Answer(calls=(A,))),
+    "white space around it": (f" \n{CALL_A}\n\n", Answer(calls=(A,))),
+    "behind a thought": (f"<think>\nhm\n</think>\n\n{CALL_A}", Answer(reasoning="hm", calls=(A,))),
+    "other spellings": (
+        '{"id": "c", "type": "function", "parameters": {"city": "B"}, "name": "weather"}',
+        Answer(calls=(B,)),
+    ),
+    "several": (f"{CALL_A}\n{CALL_B}", Answer(calls=(A, B))),
+    "a list": (f"[{CALL_A},\n {CALL_B}]", Answer(calls=(A, B))),
+    "mended": ("{'name': 'add', 'arguments': {'a': 1,}}", Answer(calls=(A,))),
+    "the closing tag alone": (f"{CALL_A}\n</tool_call>\nDone.", Answer("Done.", calls=(A,))),
+    "then one with tags": (f"{CALL_A}\n" + call(CALL_B), Answer(calls=(A, B))),
+    "tags in a value": (
+        '{"name": "weather", "arguments": {"city": "<tool_call>a</tool_call>"}}',
+        Answer(calls=(Call("weather", '{"city": "<tool_call>a</tool_call>"}'),)),
+    ),
+    # From here on: JSON that is an answer.
+    "text before it": (f"So: {CALL_A}", Answer(f"So: {CALL_A}")),
+    "text behind it": (f"{CALL_A} as asked", Answer(f"{CALL_A} as asked")),
+    "in a fence": (f"```json\n{CALL_A}\n```", Answer(f"```json\n{CALL_A}\n```")),
+    "an unknown function": (
+        '{"name": "Ann", "arguments": {"a": 1}}',
+        Answer('{"name": "Ann", "arguments": {"a": 1}}'),
+    ),
+    "another key": (
+        '{"name": "add", "arguments": {"a": 1}, "note": "x"}',
+        Answer('{"name": "add", "arguments": {"a": 1}, "note": "x"}'),
+    ),
+    "another key before": ('{"tool": 1, "name": "add"}', Answer('{"tool": 1, "name": "add"}')),
+    "arguments twice": (
+        '{"name": "add", "arguments": {}, "parameters": {"a": 1}}',
+        Answer('{"name": "add", "arguments": {}, "parameters": {"a": 1}}'),
+    ),
+    "no arguments": ('{"name": "add"}', Answer('{"name": "add"}')),
+    "null": ('{"name": "add", "arguments": null}', Answer('{"name": "add", "arguments": null}')),
+    "arguments as a text": (
+        '{"name": "add", "arguments": "{}"}',
+        Answer('{"name": "add", "arguments": "{}"}'),
+    ),
+    "numbers": ("[1, 2]", Answer("[1, 2]")),
+    "a person": ('{"name": "Ann", "age": 3}', Answer('{"name": "Ann", "age": 3}')),
+    "cut in the arguments": ('{"name": "add", "arguments": {"a": 1', Answer('{"name": "add", "arguments": {"a": 1')),
+    "one of two": (f'{CALL_A}\n{{"name": "x"}}', Answer(f'{CALL_A}\n{{"name": "x"}}')),
+    "the closing tag of nothing": ('{"a": 1}</tool_call>', Answer('{"a": 1}</tool_call>')),
+}
+
+
+@pytest.mark.parametrize("form", ["hermes", "xml"])
+@pytest.mark.parametrize("name", UNTAGGED)
+def test_json_calls_without_tags(assets, name, form):
+    """An answer of calls and nothing else, and what must stay an answer."""
+    text, expected = UNTAGGED[name]
+
+    assert expected == answer(assets, text, parse_tools=form, tools=TOOLS, untagged=True)
+
+
+@pytest.mark.parametrize("form", ["hermes", "xml"])
+def test_json_calls_without_tags_are_text_where_they_are_not_looked_for(assets, form):
+    """A form of the answer may be JSON of any kind; without tools nothing is a call."""
+    assert answer(assets, CALL_A, parse_tools=form, tools=TOOLS) == Answer(CALL_A)
+    assert answer(assets, CALL_A, parse_tools=form, tools=None, untagged=True) == Answer(CALL_A)
+    assert answer(assets, CALL_A, tools=TOOLS, untagged=True) == Answer(CALL_A)
+
+
+def test_a_json_answer_streams_from_the_key_on_that_is_none_of_a_call(assets):
+    settings = PipelineSettings(parse_tools="hermes", tools=TOOLS, untagged=True)
+    pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+
+    begun = pipeline.push(assets.tokenizer.encode('{"city":'))
+    more = pipeline.push(assets.tokenizer.encode(' "Oslo"'))
+
+    assert [event.text for event in (*begun, *more)] == ['{"city":', ' "Oslo"']
+
+
+@pytest.mark.parametrize("ending", ["", "}"])
+def test_a_json_call_without_tags_that_the_model_ended_is_whole(assets, ending):
+    settings = PipelineSettings(parse_tools="hermes", tools=TOOLS, untagged=True)
+    for stopped in (True, False):
+        pipeline = AnswerPipeline(assets.tokenizer, settings, starts_in_reasoning=False)
+        events = pipeline.push(assets.tokenizer.encode('{"name": "add", "arguments": {"a": 1' + ending))
+        events += pipeline.finish(stopped=stopped)
+
+        assert isinstance(events[0], ToolCallStart if stopped else Content)
+
+
+def test_one_json_call_without_tags_where_one_is_wanted(assets):
+    both = answer(
+        assets, f"{CALL_A}\n{CALL_B}", parse_tools="hermes", tools=TOOLS, untagged=True, parallel_tool_calls=False
+    )
+
+    assert both.calls == (A,)
 
 
 def xml(name: str, *parameters: tuple[str, str]) -> str:

@@ -41,6 +41,7 @@ FRAGMENTS = st.sampled_from(
             "[1, 2",
             "{'a': ",
             '{"name": "天气", "parameters": {',
+            '{"name": "f", "arguments": {"x": 1}}',
         ),
     ]
 )
@@ -55,6 +56,7 @@ SETTINGS = st.builds(
     parse_tools=st.sampled_from(["", "hermes", "xml"]),
     tools=st.sampled_from([None, TOOLS]),
     parallel_tool_calls=st.booleans(),
+    untagged=st.booleans(),
     eos_token_ids=st.sampled_from([frozenset(), ASSETS.eos_token_ids, frozenset(TOKENIZER.encode("\n"))]),
     skip_special_tokens=st.booleans(),
 )
@@ -127,12 +129,13 @@ PIECES = st.sampled_from(
     st.sampled_from([None, TOOLS]),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-def test_no_word_of_an_answer_is_lost(pieces, form, tools, separate, reasoning):
+def test_no_word_of_an_answer_is_lost(pieces, form, tools, separate, untagged, reasoning):
     """Each is content, reasoning or in a call, as often as it was generated, and whole calls have JSON arguments."""
     text = "".join(pieces)
     ids = TOKENIZER.encode(text)
-    given_settings = PipelineSettings(parse_tools=form, tools=tools, separate_reasoning=separate)
+    given_settings = PipelineSettings(parse_tools=form, tools=tools, separate_reasoning=separate, untagged=untagged)
     answer = every_way(lambda: AnswerPipeline(TOKENIZER, given_settings, starts_in_reasoning=reasoning), ids)
 
     told = "".join([answer.content, answer.reasoning, *(each for call in answer.calls for each in call)])
