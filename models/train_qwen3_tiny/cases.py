@@ -249,6 +249,19 @@ def held_out_cases(seed: int = SEED) -> list[Case]:
     return out + usual_cases()
 
 
+def needle_cases(seed: int, lengths: Sequence[int], amount: int = 10) -> list[Case]:
+    """Needles in passages of about such lengths, in tokens."""
+    out: list[Case] = []
+    for tokens in lengths:
+        rng = random.Random(f"{seed} needle {tokens}")
+        row = Row(f"needle at {tokens:,} tokens", _needle(tokens), amount, Judge.CONTAINS)
+        for i in range(amount):
+            made = row.make(rng)
+            mode = row.modes[i % len(row.modes)]
+            out.append(_case(rng, row.metric, made, mode, row.upto % len(made.steps), row.judge, row.new_tokens))
+    return out
+
+
 USUAL_METRIC = "the usual examples"
 
 

@@ -3,20 +3,23 @@
 python -m models.train_qwen3_tiny.evaluate models/qwen3-tiny [--torch] [--card]
 
 Runs on the project's embedded engine, on the CPU; `--torch` runs the trainer's own network instead, on a GPU where there
-is one. `--card` also writes results.json and the model card's table.
+is one. `--card` also writes results.json and the model card's table. `--needles 7000 10000` asks for needles in passages
+of such lengths alone, and lets the model have the positions for it, whatever its configuration says.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from models.train_qwen3_tiny.cases import SEED, Case, held_out_cases, report
+from models.train_qwen3_tiny.cases import SEED, Case, held_out_cases, needle_cases, report
 
 ROOM = 400_000  # prompt and reply tokens of one batch, which bounds its cache
 
@@ -83,6 +86,23 @@ def _tell(total: int) -> Callable[[int], None]:
     return progress
 
 
+def with_positions(folder: Path, positions: int, into: Path) -> Path:
+    """The same model in another folder, with a configuration that lets it have so many positions."""
+    for file in folder.iterdir():
+        (into / file.name).symlink_to(file.resolve())
+    config = json.loads((folder / "config.json").read_text())
+    (into / "config.json").unlink()
+    (into / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    return into
+
+
+def answer_needles(folder: Path, cases: list[Case], lengths: Sequence[int], *, use_torch: bool) -> list[str]:
+    """The greedy reply to each case, with room for the longest passage, its question and the answer."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wide = with_positions(folder, max(lengths) * 5 // 4 + 1024, Path(scratch))
+        return answer(wide, cases, use_torch=use_torch)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("models/qwen3-tiny"))
@@ -90,10 +110,16 @@ def main() -> None:
     parser.add_argument("--card", action="store_true", help="write results.json and the table in README.md")
     parser.add_argument("--seed", type=int, default=SEED, help="another one while the generator is worked on")
     parser.add_argument("--failures", type=int, default=20, help="how many failures to print")
+    parser.add_argument("--needles", type=int, nargs="+", metavar="TOKENS", help="needles of these lengths alone")
     options = parser.parse_args()
     started = time.monotonic()
-    cases = held_out_cases(options.seed)
-    found = report(cases, answer(options.folder, cases, use_torch=options.torch))
+    if options.needles:
+        cases = needle_cases(options.seed, options.needles)
+        replies = answer_needles(options.folder, cases, options.needles, use_torch=options.torch)
+    else:
+        cases = held_out_cases(options.seed)
+        replies = answer(options.folder, cases, use_torch=options.torch)
+    found = report(cases, replies)
     for metric, (good, total) in found.scores.items():
         print(f"{good:4d} / {total:<4d} {100 * good / total:6.1f} %  {metric}")
     for failure in found.failures[: options.failures]:
@@ -107,7 +133,7 @@ def main() -> None:
             "| got",
             repr(failure.reply[-400:]),
         )
-    if options.card:
+    if options.card and not options.needles:
         from models.train_qwen3_tiny.card import write
 
         write(options.folder, found)
