@@ -65,23 +65,27 @@ class OutcomeRecorder:
         metrics.requests.labels(outcome.kind, name).inc()
         if outcome.error is not None:
             metrics.errors.labels(outcome.error.reason).inc()
-        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        metrics.prompt_tokens.inc(prompt_tokens)
         metrics.cached_tokens.inc(usage.cached_tokens)
-        metrics.completion_tokens.inc(usage.completion_tokens)
-        metrics.reasoning_tokens.inc(usage.reasoning_tokens)
-        metrics.continued_legs.inc(usage.continued_legs)
-        metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
+        metrics.completion_tokens.inc(completion_tokens)
+        if reasoning_tokens := usage.reasoning_tokens:
+            metrics.reasoning_tokens.inc(reasoning_tokens)
+        if continued_legs := usage.continued_legs:
+            metrics.continued_legs.inc(continued_legs)
+        if outcome.broken_tool_calls:
+            metrics.broken_tool_calls.inc(outcome.broken_tool_calls)
         metrics.duration.observe(now - outcome.began)
         for reason in outcome.finish_reasons:
             metrics.finishes.labels(FINISHES[reason]).inc()
         if outcome.queue_s:
             self._queue_stage.observe(outcome.queue_s)
         if outcome.first_token:
-            metrics.prompt_length.observe(usage.prompt_tokens)
-            metrics.answer_length.observe(usage.completion_tokens)
+            metrics.prompt_length.observe(prompt_tokens)
+            metrics.answer_length.observe(completion_tokens)
             metrics.first_token.observe(outcome.first_token - outcome.began)
-            if usage.completion_tokens > 1:
-                gap = (outcome.last_token - outcome.first_token) / (usage.completion_tokens - 1)
+            if completion_tokens > 1:
+                gap = (outcome.last_token - outcome.first_token) / (completion_tokens - 1)
                 metrics.token_gap.observe(gap)
 
 

@@ -65,8 +65,10 @@ class ContentGuard:
         self._pattern = re.compile("|".join(map(re.escape, tokens)) or _NOTHING)
         self._found = self._pattern.search
         self._ends_open = re.compile("(?:" + ("|".join(map(re.escape, sorted(beginnings))) or _NOTHING) + r")\Z").search
-        self._last_characters = re.compile("|".join(map(re.escape, {token[-1] for token in tokens})) or _NOTHING).search
         self._endings = tuple(endings)
+        # Most contents hold none of the characters that all this begins and ends with, and need no second look.
+        self._first = frozenset(token[0] for token in tokens)
+        self._last = frozenset(token[-1] for token in tokens)
         self._insides = {token[1:-1] for token in tokens} | {token[2:-1] for token in tokens if token[1] == "/"}
         self._reach = max(map(len, tokens), default=0)
         self._clean_tools: OrderedDict[int, Any] = OrderedDict()
@@ -94,9 +96,10 @@ class ContentGuard:
 
     def _spells(self, text: str) -> bool:
         """Whether there is an added token in the text, or a piece of one at either end."""
-        if self._found(text) is not None or self._ends_open(text[-self._reach :]) is not None:
-            return True
-        return self._last_characters(text[: self._reach]) is not None and text.startswith(self._endings)
+        for first in self._first:  # one for Qwen's tokens: looking for a character is many times faster than a search
+            if first in text and (self._found(text) or self._ends_open(text[-self._reach :])):
+                return True
+        return not self._last.isdisjoint(text[: self._reach]) and text.startswith(self._endings)
 
     def _is_clean(self, tool: Any) -> bool:
         # By identity: whoever is kept here cannot make room for another object at the same address.

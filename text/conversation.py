@@ -141,21 +141,32 @@ def _check_size(conversation: Conversation) -> None:
             raise ConversationError(f"{name}: {number:,} {what}; at most {most:,} in one request", name)
 
 
-def conversation_to_template(conversation: Conversation) -> TemplateInput:
-    """Returns the template's input. Raises ConversationError."""
-    if not conversation.messages:
+def conversation_to_template(conversation: Conversation, *, large: bool | None = None) -> TemplateInput:
+    """Returns the template's input. `large` is the answer of `is_large`, where that has been asked.
+
+    Raises ConversationError.
+    """
+    given = conversation.messages
+    if not given:
         raise ConversationError("messages is empty; send at least one", "messages")
-    if large := is_large(conversation):
+    if large is None:
+        large = is_large(conversation)
+    if large:
         _check_size(conversation)  # what is not large is far below these bounds
-    messages = [_message(message, index) for index, message in enumerate(conversation.messages)]
-    try:
-        messages = in_call_order(messages)
-    except ToolResultError as error:
-        path = f"messages[{error.message_index}].tool_call_id"
-        raise ConversationError(f"{path}: {error.message}", path) from None
+    messages = [_message(message, index) for index, message in enumerate(given)]
+    if len(messages) > 1:
+        messages = _in_call_order(messages)
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)
     return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final, large)
+
+
+def _in_call_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        return in_call_order(messages)
+    except ToolResultError as error:
+        path = f"messages[{error.message_index}].tool_call_id"
+        raise ConversationError(f"{path}: {error.message}", path) from None
 
 
 def _message(message: message_pb2.Message, index: int) -> dict[str, Any]:

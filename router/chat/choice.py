@@ -260,7 +260,8 @@ class Choice:
         stopped = finish is not None and finish.reason == _STOP
         events += map(self._to_event, pipeline.finish(stopped=stopped))
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
-        ending.thinking_cut = self._thinking_cut
+        if self._thinking_cut:
+            ending.thinking_cut = True
         if isinstance(pipeline, ScoringPipeline):
             ending.reason = _LENGTH
         elif pipeline.stop_string is not None:

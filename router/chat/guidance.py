@@ -36,6 +36,14 @@ class Guidance:
         self._kept: OrderedDict[tuple[int, str], _Outcome] = OrderedDict()
         self._kept_characters = 0
 
+    def binds(self, request: chat_pb2.ChatCompletionRequest, tools: Sequence[Mapping[str, Any]] | None) -> bool:
+        """Whether `of_chat` has anything to do for a chat."""
+        if request.HasField("guide"):
+            return True
+        if not tools and not request.HasField("tool_choice"):
+            return False
+        return is_guided(request.tool_choice, tools, strict=self._strict_tools)
+
     async def of_chat(
         self, request: chat_pb2.ChatCompletionRequest, tools: Sequence[Mapping[str, Any]] | None
     ) -> guide_pb2.Guide | None:
@@ -48,7 +56,7 @@ class Guidance:
                     param="tool_choice",
                 )
             return await self.of_request(request)
-        if not is_guided(choice, tools, strict=self._strict_tools):
+        if not self.binds(request, tools):
             return None
         guide = await asyncio.to_thread(tools_guide, choice, tools, self._form, strict=self._strict_tools)
         return _wire(await self._outcome(guide.kind, guide.text, "tools"))

@@ -61,7 +61,7 @@ class ServedModel:
 
     def check_name(self, name: str) -> str:
         """Returns a name given in any case as it is configured, the first for an empty one. Raises ModelNotFound."""
-        if not name:
+        if not name or name == self.name:
             return self.name
         for known in self.names:
             if known.lower() == name.lower():

@@ -137,12 +137,15 @@ class Preparation:
         budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         choice = request.tool_choice
-        if choice.mode == _NONE:
+        mode = choice.mode
+        if mode == _NONE:
             # The only sure way to prevent calls: a model that sees no tools calls none.
             given = given._replace(tools=None)
         if budget == 0:
             given.variables["enable_thinking"] = False
-        guide = await _in_time(self._guidance.of_chat(request, given.tools), call)
+        guide = None
+        if self._guidance.binds(request, given.tools):
+            guide = await _in_time(self._guidance.of_chat(request, given.tools), call)
         stage = time.monotonic()
         rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
         self._prompt_stage.observe(time.monotonic() - stage)
@@ -165,6 +168,7 @@ class Preparation:
             in_reasoning = True
         fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call, guide)
         behind = self._thought_ends if in_reasoning and whole_answer else _NO_IDS
+        hidden = self._hidden_ids(request.sampling)
         separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
         settings = PipelineSettings(
             stop_strings=tuple(request.stop_strings),
@@ -174,7 +178,7 @@ class Preparation:
             # An answer that is bound to a form may be JSON of any kind.
             untagged=guide is None,
             parallel_tool_calls=not choice.HasField("parallel") or choice.parallel,
-            eos_token_ids=self._hidden_ids(request.sampling),
+            eos_token_ids=hidden,
         )
         return Prepared(
             prompts=[rendered.token_ids],
@@ -189,7 +193,7 @@ class Preparation:
             unsupported=fit.unsupported,
             needs=fit.needs,
             session=request.session,
-            end_ids=self._end_ids(sampling),
+            end_ids=_end_ids(sampling, hidden),
             thinking=ThinkingBudget(budget, self._thought_closing, self._thought_ends)
             if budget > 0 and (thinking or in_reasoning)
             else None,
@@ -232,9 +236,8 @@ class Preparation:
         longest = max(prompts, key=len)
         guide = await _in_time(self._guidance.of_request(request), call)
         fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call, guide)
-        settings = PipelineSettings(
-            stop_strings=tuple(request.stop_strings), eos_token_ids=self._hidden_ids(request.sampling)
-        )
+        hidden = self._hidden_ids(request.sampling)
+        settings = PipelineSettings(stop_strings=tuple(request.stop_strings), eos_token_ids=hidden)
         return Prepared(
             prompts=prompts,
             rendered="",
@@ -248,7 +251,7 @@ class Preparation:
             unsupported=fit.unsupported,
             needs=fit.needs,
             session=request.session,
-            end_ids=self._end_ids(sampling),
+            end_ids=_end_ids(sampling, hidden),
             guide=None if guide is None else LegGuide(guide),
         )
 
@@ -264,11 +267,17 @@ class Preparation:
         self._model.check_name(request.model)
         check_counts(request.n, request.stop_strings)
         check_sampling(request.sampling, self._tokenizer.vocab_size)
-        check_cache_salt(request.cache_salt)
-        labels = request.metadata if isinstance(request, chat_pb2.ChatCompletionRequest) else {}
-        check_labels(request.user, labels)
-        check_session(request.session)
-        check_priority(request.priority)
+        # Few requests have any of these.
+        if salt := request.cache_salt:
+            check_cache_salt(salt)
+        if session := request.session:
+            check_session(session)
+        if priority := request.priority:
+            check_priority(priority)
+        user = request.user
+        labels = request.metadata if isinstance(request, chat_pb2.ChatCompletionRequest) else None
+        if user or labels:
+            check_labels(user, labels or {})
         if request.HasField("prompt_logprobs"):
             check_top(request.prompt_logprobs, "prompt_logprobs")
 
@@ -288,7 +297,8 @@ class Preparation:
         if guide is not None and known:
             known = _following(guide.kind, known, "guide" if request.HasField("guide") else "tool_choice")
         kind = 0 if guide is None else int(guide.kind)
-        fields = {field.name for field, _ in asked.ListFields()} - {"max_tokens"}
+        fields = {field.name for field, _ in asked.ListFields()}
+        fields.discard("max_tokens")
         if request.cache_salt:
             fields.add("cache_salt")
         of_prompt = request.HasField("prompt_logprobs")
@@ -300,10 +310,12 @@ class Preparation:
         if known and top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
             raise InvalidRequest(f"top_logprobs must be 0 to {most} here, got {top_logprobs}", param="top_logprobs")
         # A prompt must fit with its first token; how much of `max_tokens` does comes out below.
-        suited = best_suited(known, Requirements(frozenset(fields), len(prompt) + 1, top_logprobs, kind))
+        suited = known
+        if len(known) > 1:
+            suited = best_suited(known, Requirements(frozenset(fields), len(prompt) + 1, top_logprobs, kind))
+            if suited is not known:
+                common = common_to(suited)
         ignored: list[str] = []
-        if suited is not known:
-            common = common_to(suited)
         window = self._window(common)
         if window and fit_window(sampling, len(prompt), window, default_max):
             if strict:
@@ -330,8 +342,10 @@ class Preparation:
             fields.add("seed")
         if "top_logprobs" in unsupported:
             top_logprobs = 0
-        needs = Requirements(frozenset(fields) - unsupported, len(prompt) + sampling.max_tokens, top_logprobs)
-        return _Fit(ignored, unsupported, needs if known else NO_REQUIREMENTS)
+        if not known:
+            return _Fit(ignored, unsupported, NO_REQUIREMENTS)
+        tokens = len(prompt) + sampling.max_tokens
+        return _Fit(ignored, unsupported, Requirements(frozenset(fields - unsupported), tokens, top_logprobs, kind))
 
     def _common_to(self, known: Sequence[Capabilities]) -> Common:
         if known is not self._known:
@@ -351,8 +365,9 @@ class Preparation:
         eos = self._model.assets.eos_token_ids
         return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
 
-    def _end_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
-        return frozenset(sampling.stop_token_ids) if sampling.ignore_eos else self._hidden_ids(sampling)
+
+def _end_ids(sampling: sampling_pb2.SamplingParams, hidden: frozenset[int]) -> frozenset[int]:
+    return frozenset(sampling.stop_token_ids) if sampling.ignore_eos else hidden
 
 
 def _scores_only(request: chat_pb2.CompletionRequest) -> bool:
@@ -384,8 +399,8 @@ def _following(kind: guide_pb2.GuideKind, workers: Sequence[Capabilities], param
 async def _converted(conversation: message_pb2.Conversation) -> TemplateInput:
     try:
         if is_large(conversation):
-            return await asyncio.to_thread(conversation_to_template, conversation)
-        return conversation_to_template(conversation)
+            return await asyncio.to_thread(conversation_to_template, conversation, large=True)
+        return conversation_to_template(conversation, large=False)
     except ConversationError as error:
         raise InvalidRequest(error.message, param=error.path) from None
 

@@ -97,7 +97,7 @@ def check_counts(n: int, stop_strings: Sequence[str]) -> None:
         raise InvalidRequest(
             f"stop has {len(stop_strings)} strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
         )
-    if "" in stop_strings:
+    if stop_strings and "" in stop_strings:
         raise InvalidRequest("stop must not contain an empty string", param="stop")
 
 
@@ -152,12 +152,10 @@ def fit_window(
     """
     check_prompt_length(prompt_tokens, window, param)
     room = window - prompt_tokens
-    asked = sampling.max_tokens if sampling.HasField("max_tokens") else 0
-    sampling.max_tokens = min(asked or default_max or room, room)
-    if sampling.min_tokens > sampling.max_tokens:
-        raise InvalidRequest(
-            f"min_tokens ({sampling.min_tokens}) is above max_tokens ({sampling.max_tokens})", param="min_tokens"
-        )
+    asked = sampling.max_tokens
+    limit = sampling.max_tokens = min(asked or default_max or room, room)
+    if (least := sampling.min_tokens) > limit:
+        raise InvalidRequest(f"min_tokens ({least}) is above max_tokens ({limit})", param="min_tokens")
     return asked > room
 
 

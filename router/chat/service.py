@@ -265,53 +265,76 @@ class ChatCore:
             answer.fail(Draining("the router is shutting down"))
 
     async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
-        await self._enter(call)
+        self._check_open()
+        if not self._workers.met:
+            await self._workers.until_met(call.remaining_s())
         use = self._reuse.use(request)
-        prepared = await self._prepared(self._prepare.chat(request, call), call)
-        async with self._admitted(call, prepared) as (call, prepared):
-            start = self._start("chatcmpl", prepared, request.return_token_ids, call)
-            plans = await self._plans(use, request, call, prepared, start)
-            if request.HasField("prompt_logprobs"):
-                # All choices have one prompt: once is enough.
-                plans = [self._scored(plans[0], request.prompt_logprobs), *plans[1:]]
-            answer = self._answer("chat", call, start, sink, began, request.return_token_ids)
-            return self._begin(answer, prepared, plans)
+        work = self._prepare.chat(request, call)
+        prepared = await (work if call.trace is None else self._traced_preparation(work, call))
+        if self._limiter is None or not call.key_id:
+            return await self._start_chat(use, request, call, prepared, sink, began)
+        async with self._limiter.admitted(call, prepared) as (call, prepared):
+            return await self._start_chat(use, request, call, prepared, sink, began)
+
+    async def _start_chat(
+        self,
+        use: CacheUse,
+        request: chat_pb2.ChatCompletionRequest,
+        call: Call,
+        prepared: Prepared,
+        sink: EventSink,
+        began: float,
+    ) -> Answer:
+        return_ids = request.return_token_ids
+        start = self._start("chatcmpl", prepared, return_ids, call)
+        plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, None)
+        if not use.nothing or self._workers.lost or self._cut_short:
+            plans = await self._placed(use, request, call, prepared, start, plans)
+        if request.HasField("prompt_logprobs"):
+            # All choices have one prompt: once is enough.
+            plans = [self._scored(plans[0], request.prompt_logprobs), *plans[1:]]
+        return self._begin(self._answer("chat", call, start, sink, began, return_ids), prepared, plans)
 
     async def _completion(
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
     ) -> Answer:
-        await self._enter(call)
+        self._check_open()
+        if not self._workers.met:
+            await self._workers.until_met(call.remaining_s())
         use = self._reuse.use(request)
-        prepared = await self._prepared(self._prepare.completion(request, call), call)
-        async with self._admitted(call, prepared) as (call, prepared):
-            start = self._start("cmpl", prepared, request.return_token_ids, call)
-            leads = await self._echoed(request, prepared) if request.echo else None
-            plans = await self._plans(use, request, call, prepared, start, leads)
-            if request.HasField("prompt_logprobs"):
-                plans = [self._scored(plan, request.prompt_logprobs) for plan in plans]
-            answer = self._answer("completion", call, start, sink, began, request.return_token_ids)
-            return self._begin(answer, prepared, plans)
+        work = self._prepare.completion(request, call)
+        prepared = await (work if call.trace is None else self._traced_preparation(work, call))
+        if self._limiter is None or not call.key_id:
+            return await self._start_completion(use, request, call, prepared, sink, began)
+        async with self._limiter.admitted(call, prepared) as (call, prepared):
+            return await self._start_completion(use, request, call, prepared, sink, began)
+
+    async def _start_completion(
+        self,
+        use: CacheUse,
+        request: chat_pb2.CompletionRequest,
+        call: Call,
+        prepared: Prepared,
+        sink: EventSink,
+        began: float,
+    ) -> Answer:
+        return_ids = request.return_token_ids
+        start = self._start("cmpl", prepared, return_ids, call)
+        leads = await self._echoed(request, prepared) if request.echo else None
+        plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
+        if not use.nothing or self._workers.lost or self._cut_short:
+            plans = await self._placed(use, request, call, prepared, start, plans)
+        if request.HasField("prompt_logprobs"):
+            plans = [self._scored(plan, request.prompt_logprobs) for plan in plans]
+        return self._begin(self._answer("completion", call, start, sink, began, return_ids), prepared, plans)
 
     def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
         return plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
-
-    def _admitted(
-        self, call: Call, prepared: Prepared
-    ) -> contextlib.AbstractAsyncContextManager[tuple[Call, Prepared]]:
-        """Lets a request in within the limits of its key. Raises RateLimited."""
-        if self._limiter is None or not call.key_id:
-            return contextlib.nullcontext((call, prepared))
-        return self._limiter.admitted(call, prepared)
 
     def _traced(self, call: Call) -> Call:
         if self._tracing is None:
             return call
         return call._replace(trace=self._tracing.begin(call.traceparent))
-
-    async def _enter(self, call: Call) -> None:
-        """Takes a request, once the router has met its workers. Raises Draining or QueueFull."""
-        self._check_open()
-        await self._workers.until_met(call.remaining_s())
 
     def _check_open(self) -> None:
         if self._draining:
@@ -323,10 +346,9 @@ class ChatCore:
                 retry_after_s=self._drain_rate.wait_s(open_requests, time.monotonic()),
             )
 
-    async def _prepared(self, work: Awaitable[Prepared], call: Call) -> Prepared:
+    async def _traced_preparation(self, work: Awaitable[Prepared], call: Call) -> Prepared:
         trace = call.trace
-        if trace is None:
-            return await work
+        assert trace is not None
         began = time.monotonic()
         try:
             prepared = await work
@@ -365,17 +387,18 @@ class ChatCore:
             on_end=self._ended,
         )
 
-    async def _plans(
+    async def _placed(
         self,
         use: CacheUse,
         request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
         call: Call,
         prepared: Prepared,
         start: chat_pb2.StreamStart,
-        leads: Sequence[str] | None = None,
+        plans: Sequence[ChoicePlan],
     ) -> Sequence[ChoicePlan]:
-        """Returns a plan for each choice, and notes in `start` where the answer comes from."""
-        plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
+        """Returns the plans with where kept answers come from, noted in `start`; waits for a worker that is expected
+        back, where one is needed.
+        """
         if not use.nothing:
             placement = Placement(
                 partial(self._choose, prepared.needs, prepared.cache_salt, prepared.session),

@@ -182,6 +182,16 @@ class WorkerDirectory:
         with contextlib.suppress(asyncio.TimeoutError):
             await within(left, self._met.wait())
 
+    @property
+    def met(self) -> bool:
+        """Whether `until_met` has nothing to wait for."""
+        return self._met.is_set()
+
+    @property
+    def lost(self) -> bool:
+        """Whether no worker takes requests, and one did: there may be something to wait for."""
+        return self._lost_at is not None
+
     async def until_ready(self, limit_s: float | None) -> bool:
         """Waits where no worker takes requests and one is expected back: until it does, or no longer is, `limit_s` at
         most. Returns whether there was anything to wait for.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import message_pb2
@@ -67,9 +66,12 @@ class LocalTextService:
         self, conversation: message_pb2.Conversation, given: TemplateInput, *, need_prompt: bool
     ) -> RenderedChat:
         """Renders here; large conversations are rendered, and long texts tokenized, off the event loop."""
-        render = partial(render_prompt, self._assets.template, given, self._guard)
+        template, guard = self._assets.template, self._guard
         try:
-            prompt = await asyncio.to_thread(render) if given.large else render()
+            if given.large:
+                prompt = await asyncio.to_thread(render_prompt, template, given, guard)
+            else:
+                prompt = render_prompt(template, given, guard)
         except TemplateError as error:
             where = "messages" if error.message_index is None else f"messages[{error.message_index}]"
             raise InvalidRequest(f"{where}: the chat template cannot render it: {error}", param=where) from None

@@ -213,30 +213,37 @@ class WorkerSession:
         self._next_handle = handle % _MAX_UINT32 + 1
         # At least 1: 0 would read as "no deadline".
         left_ms = 0 if deadline is None else max(1, int((deadline - time.monotonic()) * 1000))
-        self._message(len(prompt_token_ids)).submits.add(
+        length = len(prompt_token_ids)
+        submit = self._message(length).submits.add(
             handle=handle,
             prompt_token_ids=prompt_token_ids,
             sampling=sampling,
             request_id=request_id,
-            priority=priority,
             deadline_ms=min(left_ms, _MAX_UINT32),
-            cache_salt=cache_salt,
-            answer_offset=answer_offset,
-            guide=guide,
-            guide_offset=guide_offset,
         )
+        # Few have any of these, and each costs as much to leave unset by name.
+        if priority:
+            submit.priority = priority
+        if cache_salt:
+            submit.cache_salt = cache_salt
+        if answer_offset is not None:
+            submit.answer_offset = answer_offset
+        if guide is not None:
+            submit.guide.CopyFrom(guide)
+        if guide_offset is not None:
+            submit.guide_offset = guide_offset
         if traceparent:
-            self._outbox[-1].submits[-1].traceparent = traceparent
+            submit.traceparent = traceparent
         if prompt_logprobs is not None:
-            self._outbox[-1].submits[-1].prompt_logprobs = prompt_logprobs.top
+            submit.prompt_logprobs = prompt_logprobs.top
             self._prompt_streams[handle] = prompt_logprobs
         self._streams[handle] = stream
         if self._expected is not None:
             if prompt_logprobs is None:  # which saves nothing of what is cached
-                self._expectations[handle] = (self._expected, len(prompt_token_ids))
+                self._expectations[handle] = (self._expected, length)
             self._expected = None
-        self._unread.append((handle, len(prompt_token_ids)))
-        self.unread_tokens += len(prompt_token_ids)
+        self._unread.append((handle, length))
+        self.unread_tokens += length
         self._wake.set()
         return handle
 

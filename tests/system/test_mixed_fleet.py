@@ -15,11 +15,12 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.main import Router
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
-from qwenserve.type.v1 import sampling_pb2
+from qwenserve.type.v1 import guide_pb2, sampling_pb2
 from qwenserve.worker.engine_choice import BuiltEngine
 from qwenserve.worker.engine_interface import EngineInfo
 from qwenserve.worker.engines.simulated.engine import SimulatedEngine
 from qwenserve.worker.engines.simulated.state import SimulatedConfig
+from qwenserve.worker.guides.matcher import vocabulary_of
 from tests.system.stack import TINY, RunningWorker, stack_config, start_worker, until
 
 Complete = Callable[..., Awaitable[chat_pb2.Completion]]
@@ -56,8 +57,8 @@ async def fleet(*engines: SimulatedEngine, strict: bool = False) -> AsyncIterato
             async with make_channel(f"127.0.0.1:{router.grpc_port}", config.grpc) as channel:
                 stub = chat_pb2_grpc.ChatServiceStub(channel)
 
-                async def complete(**sampling: Any) -> chat_pb2.Completion:
-                    request = chat_pb2.CompletionRequest(sampling=sampling_pb2.SamplingParams(**sampling))
+                async def complete(guide: guide_pb2.Guide | None = None, **sampling: Any) -> chat_pb2.Completion:
+                    request = chat_pb2.CompletionRequest(sampling=sampling_pb2.SamplingParams(**sampling), guide=guide)
                     request.prompts.add().token_ids.ids.extend([1, 2, 3])
                     reply: chat_pb2.Completion = await stub.CreateCompletion(request, timeout=30)
                     return reply
@@ -107,3 +108,15 @@ async def test_what_no_worker_can_apply_is_refused_by_name_or_listed() -> None:
     async with fleet(PoorEngine(engine_of(), "min_p"), strict=True) as (complete, _):
         with pytest.raises(grpc.aio.AioRpcError, match="min_p"):
             await complete(max_tokens=2, min_p=0.1)
+
+
+async def test_guided_answers_go_to_workers_that_can_follow_the_guide() -> None:
+    """The others stay idle, whoever's turn it is."""
+    config = replace(engine_of(), vocab_size=4096, eos_token_ids=(4072,))
+    vocabulary = vocabulary_of(TINY, config.vocab_size, config.eos_token_ids)
+    engines = SimulatedEngine(config), SimulatedEngine(config, vocabulary)
+    guide = guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_CHOICE, text='["yes","no"]')
+    async with fleet(*engines) as (complete, _):
+        for _ in range(4):
+            assert (await complete(guide, max_tokens=8)).choices[0].text in ("yes", "no")
+        assert engines[0].load().steps == 0

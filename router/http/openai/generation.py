@@ -64,9 +64,10 @@ class GenerationEndpoints:
                 lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
             )
         fold = Fold()
-        answer = await naming_guide(draft.guide_field, self._backend.stream_chat(message, call, fold))
+        work = self._backend.stream_chat(message, call, fold)
+        answer = await (naming_guide(draft.guide_field, work) if draft.guide_field else work)
         await until_complete(exchange, fold, answer)
-        return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown())))
+        return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown()), draft))
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
@@ -98,12 +99,15 @@ class GenerationEndpoints:
                     max(1, message.n),
                     draft.shown(),
                 ),
+                draft,
             )
         )
 
 
-async def _written(fold: Fold, write: Callable[[], bytes]) -> bytes:
+async def _written(fold: Fold, write: Callable[[], bytes], draft: Draft) -> bytes:
     """Returns a whole answer's body, made off the event loop where it has many log-probabilities."""
+    if not draft.has_logprobs and draft.prompt_top is None:
+        return write()
     logprobs = sum(
         len(items) * (1 + len(items[-1].top_logprobs))
         for _, choice in fold.choices()
