@@ -30,6 +30,8 @@ class Setup(NamedTuple):
 
 SETUPS = {
     "vllm": Setup("f32", {"options": {"enforce_eager": True, "kv_cache_memory_bytes": 4 << 30}}),
+    # On a CPU too: scripts are tried out with it.
+    "transformers": Setup("f32", {"dtype": "float32"}),
     # Its norms have no float32.
     "sglang": Setup(
         "f16",
