@@ -68,8 +68,9 @@ class Network:
         cache = self._caches.get(one.cache)
         if cache is None:
             cache = self._caches[one.cache] = self._transformers.DynamicCache()
-        elif cache.get_seq_length() > one.kept:
-            cache.crop(one.kept)
+        elif (more := cache.get_seq_length() - one.kept) > 0:
+            # What to take off; what to leave is no longer taken by every version.
+            cache.crop(-more)
         with torch.inference_mode():
             ids = torch.tensor([list(one.ids)], device=self._device)
             result = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
