@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class EngineError(Exception):
@@ -181,6 +181,8 @@ class EngineInfo:
     `max_running` is the most requests it computes at once: the worker's admission never goes beyond. The names in
     `unsupported_fields` and `approximate_fields` (to what is different) are those of `Sampling` and of `EngineRequest`.
     `tells_kv_events`: `kv_events` tells all that comes into the prefix cache and goes, in blocks of `kv_block_tokens`.
+    `options`: those of the engine's own, by its names, with the values that it runs with; `kernel_tables`: files of
+    tuned kernels that fit.
     """
 
     name: str
@@ -196,6 +198,8 @@ class EngineInfo:
     guide_kinds: frozenset[GuideKind] = frozenset()
     max_top_logprobs: int = 20
     simulated: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kernel_tables: Sequence[str] = ()
 
 
 class KvEvent(NamedTuple):

@@ -249,7 +249,14 @@ class _Worker:
         dispatcher.started(info)
         found = stored(Path(self._config.model.reference).expanduser(), fingerprint) if fingerprint else None
         check = to_wire(found) if found is not None else None
-        identity = WorkerIdentity(settings.name, self._config.model_name, fingerprint, settings.max_queued, check)
+        identity = WorkerIdentity(
+            settings.name,
+            self._config.model_name,
+            fingerprint,
+            settings.max_queued,
+            check,
+            settings.engine_settings.get(settings.engine, {}),
+        )
         self._service.ready(dispatcher, info, identity)
         await self._health.set(True)
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -13,6 +14,7 @@ from qwenserve.type.v1 import task_pb2
 from qwenserve.worker.dispatch import Dispatcher
 from qwenserve.worker.engine_interface import EngineInfo
 from qwenserve.worker.streams import serve_generate, serve_session
+from qwenserve.worker.told_settings import told_settings
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 
 SERVICE_NAME = "qwenserve.worker.v1.WorkerService"
@@ -28,6 +30,7 @@ class WorkerIdentity(NamedTuple):
     model_fingerprint: str
     max_queued: int
     check: worker_pb2.ModelCheck | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Ready(NamedTuple):
@@ -69,6 +72,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             check=identity.check,
             approximate_fields=info.approximate_fields,
             exact_cache_news=info.tells_kv_events,
+            engine_settings=told_settings(identity.settings, info.options),
+            kernel_tables=info.kernel_tables,
             guide_kinds=[int(kind) for kind in sorted(info.guide_kinds)],  # type: ignore[misc]  # equal numbers by contract
         )
 

@@ -85,7 +85,7 @@ async def test_reflection_lists_and_describes_the_service():
 
 
 async def test_the_worker_describes_itself():
-    async with running(PACED, max_running=5, max_queued=7) as worker:
+    async with running(PACED, max_running=5, max_queued=7, **{"simulated.step_ms": 3}) as worker:
         info = await worker.stub.GetWorkerInfo(worker_pb2.GetWorkerInfoRequest())
 
         assert (info.name, info.engine, info.model, info.model_fingerprint) == ("w", "simulated", "m", "f")
@@ -93,6 +93,7 @@ async def test_the_worker_describes_itself():
         assert (info.vocab_size, info.max_model_len) == (151_936, 40_960)
         assert info.simulated
         assert not info.draining
+        assert info.engine_settings == {"step_ms": "3"}
 
 
 async def test_loads_are_numbered_and_tell_the_blocks():

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from qwenserve.worker.prepare.describe import Description
+from qwenserve.worker.prepare.describe import Description, NotAModel, describe
+from qwenserve.worker.prepare.machine import this_machine
 
 # What each engine's script calls the weights; where a kind is missing, its kernels have no tables for it.
 _DTYPES: Mapping[str, str] = {
@@ -94,6 +95,25 @@ def table_name(experts: int, width: int, card: str, dtype: str, kind: str) -> st
     of_dtype = "" if dtype == "auto" else f",dtype={dtype}"
     block = ",block_shape=[128,128]" if kind == "FP8_BLOCK_SCALES" else ""
     return f"E={experts},N={width},device_name={re.sub('[ /]+', '_', card)}{of_dtype}{block}.json"
+
+
+def fitting_tables(folder: str, engine: str, model: Path, tensor_parallel: int) -> tuple[str, ...]:
+    """Returns the names of a folder's tables that an engine takes for this model on this machine's card, or on any
+    where there is none. Nothing where the folder is empty or the model has no experts.
+    """
+    if not folder:
+        return ()
+    try:
+        wanted = plan_tuning(describe(model), engine, tensor_parallel, Path(folder), Path()).table
+    except (CannotTune, NotAModel):
+        return ()
+    card = this_machine(Path(folder)).card
+    of_card = re.sub("[ /]+", "_", card.name) if card is not None else None
+    return tuple(
+        table.file.name
+        for table in tables(Path(folder))
+        if table.file.name == wanted.replace("*", table.card) and of_card in (None, table.card)
+    )
 
 
 def tables(folder: Path) -> list[Table]:

@@ -10,7 +10,7 @@ import pytest
 
 from qwenserve.cli.main import main
 from qwenserve.worker.prepare.describe import describe
-from qwenserve.worker.prepare.tune_moe import CannotTune, plan_tuning, table_name, tables
+from qwenserve.worker.prepare.tune_moe import CannotTune, fitting_tables, plan_tuning, table_name, tables
 from tests.worker.prepare.test_quantize_plan import TINY, moe
 
 FOLDER, SOURCES = Path("/tuned"), Path("/sources")
@@ -54,6 +54,19 @@ def test_quantized_experts_have_tables_of_their_own(tmp_path: Path, method: dict
 
     assert tuning.command[tuning.command.index("--dtype") + 1] == dtype
     assert tuning.table == table
+
+
+def test_the_tables_that_an_engine_takes(tmp_path: Path):
+    """Those of the folder for this shape and number format; a dense model has none."""
+    model, folder = moe(tmp_path / "moe"), tmp_path / "tuned"
+    folder.mkdir()
+    fits = "E=128,N=384,device_name=NVIDIA_H100_80GB_HBM3.json"
+    for name in (fits, fits.replace("384", "768"), fits.replace(".json", ",dtype=fp8_w8a8.json"), "notes.json"):
+        (folder / name).write_text('{"1": {}}')
+
+    assert fitting_tables(str(folder), "vllm", model, 2) == (fits,)
+    assert fitting_tables(str(folder), "vllm", TINY, 1) == ()
+    assert fitting_tables("", "sglang", model, 2) == ()
 
 
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path):

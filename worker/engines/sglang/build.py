@@ -16,6 +16,7 @@ from qwenserve.worker.engines.sglang.settings import Settings
 from qwenserve.worker.guides.regions import special_ids_of
 from qwenserve.worker.model_facts import read_directory
 from qwenserve.worker.model_files import resolve_model
+from qwenserve.worker.prepare.tune_moe import fitting_tables
 from qwenserve.worker.progress import Progress
 
 # What the adapter has been written for; the extra in pyproject.toml says the same.
@@ -48,6 +49,9 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             seeds=bool(arguments.get("enable_deterministic_inference")),
             start_timeout_s=settings.start_timeout_s,
             special_ids=special_ids_of(model),
+            kernel_tables=fitting_tables(
+                settings.moe_kernels, "sglang", model, int(settings.options.get("tp_size", 1))
+            ),
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS
 from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
@@ -64,6 +65,7 @@ class SglangConfig(NamedTuple):
     start_timeout_s: float = 1800.0
     # Tokens that are no text, such as <tool_call>, by name.
     special_ids: Mapping[str, int] = {}
+    kernel_tables: Sequence[str] = ()
 
 
 class _Job:
@@ -137,8 +139,11 @@ class SglangEngine:
         """Returns the load as of the last look."""
         if self._tasks is None:
             return EngineLoad(0)
-        free = self._total - self._used if self._total >= 0 else -1
-        return EngineLoad(self._tasks.running, free, self._total, self._tasks.deliveries)
+        free, total = -1, -1
+        if self._total >= 0:
+            # It keeps single tokens; routers count in blocks.
+            free, total = (self._total - self._used) // DEFAULT_BLOCK_TOKENS, self._total // DEFAULT_BLOCK_TOKENS
+        return EngineLoad(self._tasks.running, free, total, self._tasks.deliveries)
 
     def kv_events(self) -> Sequence[KvEvent]:
         """Returns none: SGLang's do not say whose prefix a block is, which a salt keeps apart."""
@@ -202,9 +207,12 @@ class SglangEngine:
             vocab_size=native.vocab_size,
             eos_token_ids=config.eos_token_ids,
             max_running=config.max_running,
+            kv_block_tokens=DEFAULT_BLOCK_TOKENS,
             unsupported_fields=frozenset(lacking),
             approximate_fields=nearly,
             guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
+            options=native.options,
+            kernel_tables=config.kernel_tables,
         )
 
     async def _prove(self, native: NativeSglang, info: EngineInfo, died: asyncio.Future[str]) -> None:

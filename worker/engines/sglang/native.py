@@ -12,6 +12,9 @@ from typing import Any
 
 from qwenserve.worker.engine_interface import EngineError
 
+# Of ServerArgs, besides those that were given.
+_RESOLVED = ("attention_backend", "sampling_backend", "chunked_prefill_size", "mem_fraction_static", "quantization")
+
 
 def argument_names() -> frozenset[str]:
     """Returns what `sglang.Engine` takes."""
@@ -42,6 +45,12 @@ class NativeSglang:
             raise EngineError(f"SGLang could not load the model: {error}; its own messages are above") from error
         self._manager: Any = self.engine.tokenizer_manager
         self.vocab_size: int = self._manager.model_config.vocab_size
+        # What SGLang made of options, or chose itself.
+        told = self.engine.server_args
+        self.options: Mapping[str, Any] = {
+            **arguments,
+            **{name: getattr(told, name) for name in (*arguments, *_RESOLVED) if hasattr(told, name)},
+        }
         # A prompt has fewer ids than this, and with its answer there is room for four more than this.
         self.max_model_len: int = self._manager.max_req_input_len
 

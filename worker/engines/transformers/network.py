@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,9 @@ class Network:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise EngineError(f"{directory}: transformers does not load it: {error}") from error
         self._model = model.eval() if ranks is not None else model.to(self._device).eval()
+        # The older name is about to go.
+        names = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in names else "past_key_values"
 
     def run(self, one: Pass) -> NDArray[np.float64]:
         """Computes a pass; returns its logits, one row for each id. The cache then holds `kept` ids and these."""
@@ -73,8 +77,8 @@ class Network:
             cache.crop(-more)
         with torch.inference_mode():
             ids = torch.tensor([list(one.ids)], device=self._device)
-            result = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
-            self._caches[one.cache] = result.past_key_values
+            # The cache grows in place.
+            result = self._model(input_ids=ids, use_cache=True, **{self._cache_argument: cache})
             logits: NDArray[np.float64] = result.logits[0].to("cpu", torch.float64).numpy()
         return logits
 

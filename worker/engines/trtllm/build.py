@@ -75,6 +75,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             start_timeout_s=settings.start_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
             special_ids=special_ids_of(Path(settings.tokenizer).expanduser() if settings.tokenizer else model),
+            options=arguments,
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import (
@@ -64,6 +65,7 @@ class TrtllmConfig(NamedTuple):
     start_timeout_s: float = 3600.0
     stop_timeout_s: float = 60.0
     leave: Callable[[int], None] = os._exit
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class TrtllmEngine:
@@ -249,6 +251,8 @@ class TrtllmEngine:
         more: dict[str, Any] = {}
         if request.cache_salt and self._config.has.cache_salt:
             more["cache_salt"] = request.cache_salt
+        if request.traceparent and self._config.has.traces:
+            more["trace_headers"] = {"traceparent": request.traceparent}
         if self._config.has.priority:
             more["priority"] = 0.5 + request.priority / 200  # -100 to 100 is 0 to 1 there
         return more
@@ -312,6 +316,7 @@ def describe(config: TrtllmConfig) -> EngineInfo:
         unsupported_fields=frozenset(lacking),
         approximate_fields=nearly,
         guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
+        options=config.options,
     )
 
 

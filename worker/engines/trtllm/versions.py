@@ -25,6 +25,10 @@ class Has(NamedTuple):
         return "cache_salt" in self.call
 
     @property
+    def traces(self) -> bool:
+        return "trace_headers" in self.call
+
+    @property
     def priority(self) -> bool:
         return "priority" in self.call
 

@@ -16,6 +16,7 @@ from qwenserve.worker.engines.vllm.settings import Settings
 from qwenserve.worker.guides.regions import special_ids_of
 from qwenserve.worker.model_facts import read_directory
 from qwenserve.worker.model_files import resolve_model
+from qwenserve.worker.prepare.tune_moe import fitting_tables
 from qwenserve.worker.progress import Progress
 
 # What the adapter has been run with; the extra in pyproject.toml says the same.
@@ -51,10 +52,14 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             max_running=config.worker.max_running,
             guides=settings.guides,
             kv_events=settings.kv_events,
-            read_core=settings.read_core,
+            # Only AsyncLLM writes spans.
+            read_core=settings.read_core and not settings.options.get("otlp_traces_endpoint"),
             speculative="speculative_config" in settings.options,
             start_timeout_s=settings.start_timeout_s,
             special_ids=special_ids_of(model),
+            kernel_tables=fitting_tables(
+                settings.moe_kernels, "vllm", model, int(settings.options.get("tensor_parallel_size", 1))
+            ),
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

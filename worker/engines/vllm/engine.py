@@ -59,6 +59,7 @@ class VllmConfig(NamedTuple):
     start_timeout_s: float = 1800.0
     # Tokens that are no text, such as <tool_call>, by name.
     special_ids: Mapping[str, int] = {}
+    kernel_tables: Sequence[str] = ()
 
 
 class VllmEngine:
@@ -177,6 +178,8 @@ class VllmEngine:
             unsupported_fields=_NOT_SPECULATIVE if config.speculative else frozenset(),
             approximate_fields=_APPROXIMATE | (_GUIDED if config.guides else {}),
             guide_kinds=guide_kinds(config.special_ids) if config.guides else frozenset(),
+            options=native.options,
+            kernel_tables=config.kernel_tables,
         )
 
     async def _prove(self, failure: asyncio.Future[EngineError]) -> None:

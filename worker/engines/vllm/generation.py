@@ -80,6 +80,7 @@ class Generations:
                 request.cache_salt,
                 self._native.parameters(arguments, structured),
                 -request.priority,
+                request.traceparent,
             )
             async with contextlib.aclosing(outputs):
                 async for output in outputs:

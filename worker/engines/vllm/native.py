@@ -54,6 +54,7 @@ class NativeVllm:
         self.block_tokens: int = config.cache_config.block_size
         self.blocks: int = config.cache_config.num_gpu_blocks or 0
         self.core: Any = self.engine.engine_core
+        self.options: Mapping[str, Any] = {**arguments, **_resolved(config)}
 
     @property
     def core_is_known(self) -> bool:
@@ -74,11 +75,15 @@ class NativeVllm:
         return made
 
     def generate(
-        self, request_id: str, prompt: Sequence[int], salt: str, parameters: Any, priority: int
+        self, request_id: str, prompt: Sequence[int], salt: str, parameters: Any, priority: int, traceparent: str
     ) -> AsyncGenerator[Any, None]:
-        """Returns the outputs of a request, through AsyncLLM."""
+        """Returns the outputs of a request, through AsyncLLM, whose span is a child of `traceparent`."""
         outputs: AsyncGenerator[Any, None] = self.engine.generate(
-            _prompt(prompt, salt), parameters, request_id, priority=priority
+            _prompt(prompt, salt),
+            parameters,
+            request_id,
+            trace_headers={"traceparent": traceparent} if traceparent else None,
+            priority=priority,
         )
         return outputs
 
@@ -96,6 +101,23 @@ class NativeVllm:
     def close(self) -> None:
         """Ends the core's process. Blocks."""
         self.engine.shutdown()
+
+
+def _resolved(config: Any) -> dict[str, Any]:
+    """Returns what vLLM made of options, or chose itself."""
+    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "max_model_len": model.max_model_len,
+        "kv_cache_dtype": cache.cache_dtype,
+        "block_size": cache.block_size,
+        "num_gpu_blocks": cache.num_gpu_blocks,
+        "enable_prefix_caching": cache.enable_prefix_caching,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+    }
 
 
 class _NoLogger:

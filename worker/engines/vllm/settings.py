@@ -24,7 +24,7 @@ class Settings(Section):
     read_core: bool = Field(
         default=True,
         description="Read the steps of vLLM's core directly where its version is known: less processor time than "
-        "through AsyncLLM.",
+        "through AsyncLLM. Not with otlp_traces_endpoint among the options: only AsyncLLM writes vLLM's spans.",
     )
     moe_kernels: str = Field(
         default="", description="Folder of tuned kernel settings for mixtures of experts. Empty: vLLM's own."

@@ -80,6 +80,7 @@ class SglangDouble:
     """Has the methods of `NativeSglang`."""
 
     version = "0.5.17"
+    options: Mapping[str, Any] = {"tp_size": 1}
 
     def __init__(self, *, vocabulary: GuideVocabulary | None = None, deterministic: bool = True) -> None:
         """`vocabulary`: of the tokenizer that is loaded inside, None where it is not."""
@@ -125,7 +126,7 @@ class SglangDouble:
             self._on_end("one of its processes is gone")
 
     async def tokens(self) -> tuple[int, int]:
-        return 250, 1000
+        return 256, 1024
 
     async def generate(self, **fields: Any) -> AsyncGenerator[Mapping[str, Any], None]:
         assert not fields.keys() - FIELDS, f"GenerateReqInput has no {fields.keys() - FIELDS}"

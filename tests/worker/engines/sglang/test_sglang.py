@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS
 from qwenserve.runtime.config import Config
 from qwenserve.worker.engine_interface import (
     EngineError,
@@ -204,7 +205,7 @@ async def test_fields_of_a_request():
             driver.submit(PROMPT, Sampling(), answer_offset=5, guide=Guide(GuideKind.REGEX, "a"))
         with pytest.raises(EngineRefusal, match="JSON array"):
             driver.submit(PROMPT, Sampling(), guide=Guide(GuideKind.CHOICE, "1"))
-        assert driver.engine.load()[1:3] == (750, 1000)
+        assert driver.engine.load()[1:3] == (768 // DEFAULT_BLOCK_TOKENS, 1024 // DEFAULT_BLOCK_TOKENS)
 
 
 async def test_regions_are_told_as_a_grammar():

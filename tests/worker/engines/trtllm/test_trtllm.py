@@ -73,9 +73,10 @@ async def test_bias_allowed_ids_and_where_the_answer_began(llm):
 
 async def test_a_salt_and_ids_alone_are_passed(llm):
     async with driving(engine_over_double()) as driver:
-        await driver.ask(PROMPT, Sampling(), "tenant")
+        await driver.ask(PROMPT, Sampling(), "tenant", traceparent="00-ab-cd-01")
         call = llm.made[0].calls[-1]
         assert call["cache_salt"] == "tenant"
+        assert call["trace_headers"] == {"traceparent": "00-ab-cd-01"}
         assert call["inputs"] == {"prompt_token_ids": list(PROMPT)}
         await driver.ask(PROMPT, Sampling())
         assert "cache_salt" not in llm.made[0].calls[-1]

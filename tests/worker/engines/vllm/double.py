@@ -54,6 +54,7 @@ class VllmDouble:
     version = "0.26.0"
     block_tokens = 16
     blocks = 1000
+    options: Mapping[str, Any] = {"block_size": 16}
 
     def __init__(self, *, core_is_known: bool = True) -> None:
         self.config = SimulatedConfig(max_model_len=512, max_running=4, step_s=0.0005, prefill_tokens_per_s=1e6)
@@ -64,6 +65,7 @@ class VllmDouble:
         self.errored = False
         self.closed = 0
         self.seen: list[Mapping[str, Any]] = []
+        self.traced: list[str] = []
         self._engine = SimulatedEngine(self.config)
         self._keys = itertools.count(1)
         self._ids: dict[int, str] = {}
@@ -123,8 +125,9 @@ class VllmDouble:
         return outputs
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], salt: str, parameters: Any, priority: int
+        self, request_id: str, prompt: Sequence[int], salt: str, parameters: Any, priority: int, traceparent: str
     ) -> AsyncGenerator[Any, None]:
+        self.traced.append(traceparent)
         made = self.core_request(request_id, prompt, salt, parameters, priority)
         queue = self._streams[made.request_id] = asyncio.Queue()
         try:

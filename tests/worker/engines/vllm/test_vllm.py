@@ -133,6 +133,13 @@ async def test_regions_are_told_as_a_grammar():
         assert GuideKind.REGIONS not in driver.info.guide_kinds
 
 
+async def test_traces_go_on_in_vllm():
+    double = VllmDouble(core_is_known=False)
+    async with driving(engine(double)) as driver:
+        await driver.ask(PROMPT, Sampling(max_tokens=1), traceparent="00-ab-cd-01")
+        assert double.traced[-1] == "00-ab-cd-01"
+
+
 async def test_load_and_priority():
     double = VllmDouble()
     async with driving(engine(double)) as driver:

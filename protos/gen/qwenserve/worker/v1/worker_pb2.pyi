@@ -158,8 +158,15 @@ class GetWorkerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds", "check", "exact_cache_news")
+    __slots__ = ("name", "engine", "engine_version", "model", "model_fingerprint", "max_model_len", "max_running", "max_queued", "vocab_size", "kv_block_tokens", "unsupported_fields", "max_top_logprobs", "draining", "simulated", "pid", "approximate_fields", "guide_kinds", "task_kinds", "check", "exact_cache_news", "engine_settings", "kernel_tables")
     class ApproximateFieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EngineSettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +193,8 @@ class WorkerInfo(_message.Message):
     TASK_KINDS_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     EXACT_CACHE_NEWS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_TABLES_FIELD_NUMBER: _ClassVar[int]
     name: str
     engine: str
     engine_version: str
@@ -206,7 +215,9 @@ class WorkerInfo(_message.Message):
     task_kinds: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskKind]
     check: ModelCheck
     exact_cache_news: bool
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ..., check: _Optional[_Union[ModelCheck, _Mapping]] = ..., exact_cache_news: bool = ...) -> None: ...
+    engine_settings: _containers.ScalarMap[str, str]
+    kernel_tables: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., max_model_len: _Optional[int] = ..., max_running: _Optional[int] = ..., max_queued: _Optional[int] = ..., vocab_size: _Optional[int] = ..., kv_block_tokens: _Optional[int] = ..., unsupported_fields: _Optional[_Iterable[str]] = ..., max_top_logprobs: _Optional[int] = ..., draining: bool = ..., simulated: bool = ..., pid: _Optional[int] = ..., approximate_fields: _Optional[_Mapping[str, str]] = ..., guide_kinds: _Optional[_Iterable[_Union[_guide_pb2.GuideKind, str]]] = ..., task_kinds: _Optional[_Iterable[_Union[_task_pb2.TaskKind, str]]] = ..., check: _Optional[_Union[ModelCheck, _Mapping]] = ..., exact_cache_news: bool = ..., engine_settings: _Optional[_Mapping[str, str]] = ..., kernel_tables: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ModelCheck(_message.Message):
     __slots__ = ("baseline", "positions", "top1_agreement", "mean_kl", "baseline_perplexity", "perplexity", "greedy_agreement", "passed")
