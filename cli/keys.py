@@ -19,7 +19,7 @@ from qwenserve.runtime.config import load_config
 from qwenserve.runtime.keys import KeyRecord, digest, keys_text, new_key, read_keys
 from qwenserve.worker.engine_choice import engine_settings
 
-_LIMITS = ("rpm", "tpm", "concurrency", "max_tokens", "priority")
+_LIMITS = ("rpm", "tpm", "concurrency", "max_tokens", "priority", "cache", "similar")
 
 
 def run_keys(arguments: argparse.Namespace) -> int:

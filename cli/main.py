@@ -167,6 +167,12 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--concurrency", type=count(1), metavar="N", help="answers at a time, in each router")
     add.add_argument("--max-tokens", type=count(1), metavar="N", help="longest answer")
     add.add_argument("--priority", type=int, metavar="N", help="highest priority; higher is sooner")
+    add.add_argument(
+        "--cache", choices=("off", "read", "write", "readwrite"), help="what its requests do with kept answers"
+    )
+    add.add_argument(
+        "--similar", action=argparse.BooleanOptionalAction, help="whether they take answers to similar prompts"
+    )
     add.add_argument("--expires", metavar="WHEN", help="days, such as 90d, or a date, such as 2030-12-31")
 
 

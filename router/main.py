@@ -16,6 +16,8 @@ from pathlib import Path
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.announce import announced
 from qwenserve.router.answers.cache import AnswerCache
+from qwenserve.router.answers.embedders import open_embedder
+from qwenserve.router.answers.similar import SimilarPrompts
 from qwenserve.router.chat.answer import AnswerOutcome
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
@@ -104,7 +106,9 @@ class Router:
             else LocalTextService(model.assets, guard=config.template.special_tokens_in_content == "plain")
         )
         self.metrics.registry.register(TokenizerCollector(self._text))
-        self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size)
+        embedder = open_embedder(config.cache.similar)
+        similar = None if embedder is None else SimilarPrompts(self._store, embedder, config.cache)
+        self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size, similar)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
         self._outcomes = OutcomeRecorder(self.metrics)
@@ -123,6 +127,7 @@ class Router:
             self._record,
             self._tracing,
             self._limiter,
+            keys,
         )
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)

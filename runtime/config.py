@@ -415,6 +415,33 @@ class StoreConfig(Section):
     )
 
 
+class SimilarConfig(Section):
+    """Kept answers to similar prompts: the nearest earlier one by embedding that asks the same by plain rules."""
+
+    mode: Literal["off", "on"] = Field(
+        default="off", description="Whether requests that read kept answers and say nothing else take these too."
+    )
+    embedder: Literal["none", "local", "http"] = Field(
+        default="none",
+        description="Where embeddings come from: a small model in the router (the extra `similar`), or a server. none: "
+        "requests that ask for similar prompts are refused.",
+    )
+    url: str = Field(default="", description="The server's /v1/embeddings, for http.")
+    model: str = Field(default="", description="Name of the server's model, for http. Empty: the server's only one.")
+    api_key: Secret = Field(default=Secret(), description="The server's bearer key, for http. Empty: none.")
+    timeout_s: float = Field(default=0.5, gt=0, le=30, description="Longest time that anything waits for an embedding.")
+    threshold: float = Field(
+        default=0.8, gt=0, le=1, description="How near an earlier prompt must be: the cosine of the two embeddings."
+    )
+    turns: Literal["single", "any"] = Field(
+        default="single",
+        description="Only prompts of one question, or also the last message of a conversation that is else the same.",
+    )
+    entries: int = Field(
+        default=1024, ge=1, le=100_000, description="Most prompts kept for one system prompt, tools and sampling."
+    )
+
+
 class CacheConfig(Section):
     """Answers to repeated prompts, kept in the store. Only what would come out the same again: temperature 0, or a seed
     in the request."""
@@ -428,6 +455,7 @@ class CacheConfig(Section):
         ge=1024,
         description="Largest answer kept, in bytes: up to 4 for a token, 250 with log-probabilities.",
     )
+    similar: SimilarConfig = Field(default_factory=SimilarConfig, description="Answers to similar prompts.")
 
 
 class MetricsConfig(Section):

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,6 +38,9 @@ class KeyRecord(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     # Most urgent priority; requests that ask for a more urgent one get this.
     priority: int | None = None
+    # What its requests do with kept answers, and with those to similar prompts, where they do not say.
+    cache: Literal["off", "read", "write", "readwrite"] | None = None
+    similar: bool | None = None
     expires: datetime | None = None
 
     @property

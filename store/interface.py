@@ -41,6 +41,13 @@ class Taken(NamedTuple):
     left: tuple[float, ...] = ()
 
 
+class Entry(NamedTuple):
+    """One value of a log, and its place: places grow, and mean nothing else."""
+
+    place: str
+    value: bytes
+
+
 class Backend(Protocol):
     """One store. Every method may raise StoreUnreachable or StoreRefused, and none limits its own time."""
 
@@ -58,6 +65,12 @@ class Backend(Protocol):
 
     async def delete(self, key: str) -> None:
         """Forgets a value."""
+
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
+        """Adds a value to a log, which keeps about its last `keep` values until nothing was added for `ttl_s`."""
+
+    async def since(self, key: str, after: str, limit: int) -> Sequence[Entry]:
+        """Returns at most `limit` values of a log, oldest first: all, or those behind the place `after`."""
 
     async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """Announces a member of a group, or renews its lease, which then lasts `ttl_s` seconds from now."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from qwenserve.store.interface import Bucket, Taken
+from qwenserve.store.interface import Bucket, Entry, Taken
 
 # Bytes that a dictionary entry takes besides its key and its value.
 _ENTRY_BYTES = 200
@@ -20,6 +20,14 @@ class _Kept(NamedTuple):
     until: float
 
 
+class _Log:
+    __slots__ = ("entries", "until")
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[int, bytes]] = deque()
+        self.until = 0.0
+
+
 class MemoryBackend:
     """Keeps everything in dictionaries. `clock` is in seconds."""
 
@@ -29,6 +37,8 @@ class MemoryBackend:
         self._max_bytes = max_bytes
         self._clock = clock
         self._values: OrderedDict[str, _Kept] = OrderedDict()
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._appended = 0
         self._groups: dict[str, dict[str, _Kept]] = {}
         self._levels: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
         self.bytes_used = 0
@@ -55,12 +65,35 @@ class MemoryBackend:
             return
         self._values[key] = _Kept(value, self._clock() + ttl_s)
         self.bytes_used += size
-        while self.bytes_used > self._max_bytes:
-            self._forget(next(iter(self._values)))
+        self._make_room()
 
     async def delete(self, key: str) -> None:
         """See Backend."""
         self._forget(key)
+
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
+        """See Backend. All logs together are as large as the store at most: the one that was unused longest goes."""
+        log = self._logs.setdefault(key, _Log())
+        self._logs.move_to_end(key)
+        log.until = self._clock() + ttl_s
+        self._appended += 1
+        log.entries.append((self._appended, value))
+        self.bytes_used += _size(key, value)
+        while len(log.entries) > keep:
+            self.bytes_used -= _size(key, log.entries.popleft()[1])
+        self._make_room()
+
+    async def since(self, key: str, after: str, limit: int) -> Sequence[Entry]:
+        """See Backend."""
+        log = self._logs.get(key)
+        if log is None:
+            return []
+        if log.until <= self._clock():
+            self._forget_log(key)
+            return []
+        self._logs.move_to_end(key)
+        first = int(after or 0)
+        return [Entry(str(place), value) for place, value in log.entries if place > first][:limit]
 
     async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
@@ -102,7 +135,19 @@ class MemoryBackend:
     async def close(self) -> None:
         """See Backend."""
         self._values.clear()
+        self._logs.clear()
         self.bytes_used = 0
+
+    def _make_room(self) -> None:
+        while self.bytes_used > self._max_bytes and (self._values or self._logs):
+            if self._values:
+                self._forget(next(iter(self._values)))
+            else:
+                self._forget_log(next(iter(self._logs)))
+
+    def _forget_log(self, key: str) -> None:
+        log = self._logs.pop(key)
+        self.bytes_used -= sum(_size(key, value) for _, value in log.entries)
 
     def _forget(self, key: str) -> None:
         kept = self._values.pop(key, None)

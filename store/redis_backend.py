@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qwenserve.store.interface import Bucket, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.interface import Bucket, Entry, StoreRefused, StoreUnreachable, Taken
 from qwenserve.store.redis_url import Place
 
 # Members of one group that are looked at, and expired ones that a renewal clears away.
@@ -93,6 +93,13 @@ return {0, after}
 """
 
 
+# KEYS: the log (a stream). ARGV: value, most values, milliseconds it is kept. Returns nothing.
+_APPEND = """
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 'v', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+"""
+
+
 class TlsFiles(NamedTuple):
     """Files in PEM. Without an authority the system's are believed; `chain` and `key` are for servers that ask."""
 
@@ -135,6 +142,8 @@ class RedisBackend:
         self._stamp = self._tls.stamp()
         self._new_clients = functools.partial(_clients, place, password_file, self._tls)
         self._client, *self._beside = self._new_clients()
+        self._cluster = place.kind == "cluster"
+        self._learning = asyncio.Lock()
         # Bounds connections: a client opens another one where all of its own are busy.
         self._turns = asyncio.Semaphore(connections)
 
@@ -156,6 +165,15 @@ class RedisBackend:
     async def delete(self, key: str) -> None:
         """See Backend."""
         await self._call(self._client.delete(self._key("v", key)))
+
+    async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
+        """See Backend."""
+        await self._call(self._client.eval(_APPEND, 1, self._key("s", key), value, keep, _ms(ttl_s)))
+
+    async def since(self, key: str, after: str, limit: int) -> Sequence[Entry]:
+        """See Backend."""
+        found = await self._call(self._client.xrange(self._key("s", key), f"({after}" if after else "-", "+", limit))
+        return [Entry(place.decode(), fields.get(b"v", b"")) for place, fields in found]
 
     async def renew(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
@@ -203,6 +221,11 @@ class RedisBackend:
         try:
             async with self._turns:
                 with _translated():
+                    if self._cluster:
+                        # Of many first commands at a time some are sent to the wrong nodes (redis 8.1), and the fifth
+                        # node that says so makes the client close every connection.
+                        async with self._learning:
+                            await self._client.initialize()
                     return await command
         except StoreUnreachable:
             await self._take_new_certificates()

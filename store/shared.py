@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from qwenserve.runtime.counting import Counters
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.store.breaker import Breaker
-from qwenserve.store.interface import Backend, Bucket, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.interface import Backend, Bucket, Entry, StoreRefused, StoreUnreachable, Taken
 from qwenserve.store.values import BadValue, Envelope
 
 _log = EventLog("store")
@@ -30,6 +30,13 @@ _QUIET_S = 30.0
 _CONNECT_S = 1.0
 # Longest value of a lease: a description of a worker has a few hundred bytes.
 MAX_LEASE_BYTES = 16 * 1024
+
+
+class LogEntry(NamedTuple):
+    """One value of a log; None where it is not believed."""
+
+    place: str
+    payload: bytes | None
 
 
 class SharedStore:
@@ -87,6 +94,18 @@ class SharedStore:
         """Forgets a value. Returns whether the store was told."""
         return await self._call("delete", lambda: _done(self._backend.delete(key)), False)
 
+    async def append(self, key: str, payload: bytes, *, keep: int, ttl_s: float) -> bool:
+        """Adds a value to a log, which keeps about its last `keep`. Returns whether the store accepted it."""
+        sealed = self._envelope.seal(key, payload)
+        return await self._call("append", lambda: _done(self._backend.append(key, sealed, keep, ttl_s)), False)
+
+    async def since(self, key: str, after: str, *, limit: int, max_bytes: int) -> Sequence[LogEntry] | None:
+        """Returns what was added to a log behind the place `after`, oldest first; None where that cannot be known."""
+        found = await self._call("since", lambda: self._known_since(key, after, limit), None)
+        if found is None:
+            return None
+        return [LogEntry(entry.place, self._opened(key, entry.value, max_bytes)) for entry in found]
+
     async def renew(self, group: str, member: str, payload: bytes, *, ttl_s: float) -> bool:
         """Announces a member, or renews its lease. Returns whether the lease stands."""
         sealed = self._envelope.seal(_place(group, member), payload)
@@ -118,6 +137,9 @@ class SharedStore:
 
     async def _known_members(self, group: str) -> Mapping[str, bytes] | None:
         return await self._backend.members(group)
+
+    async def _known_since(self, key: str, after: str, limit: int) -> Sequence[Entry] | None:
+        return await self._backend.since(key, after, limit)
 
     async def _known_take(self, scope: str, buckets: Sequence[Bucket]) -> Taken | None:
         return await self._backend.take(scope, buckets)

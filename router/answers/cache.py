@@ -10,8 +10,9 @@ from typing import NamedTuple
 from qwenserve.router.answers.flight import Flight
 from qwenserve.router.answers.policy import CacheUse
 from qwenserve.router.answers.record import Recording, Unusable, decode, encode
+from qwenserve.router.answers.similar import Match, Question, SimilarPrompts
 from qwenserve.router.answers.tape import complete_tape
-from qwenserve.router.generation.leg import Choose, LegSource, Placement
+from qwenserve.router.generation.leg import Choose, LegGuide, LegSource, Placement
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.counting import Counters
 from qwenserve.runtime.lifecycle import TaskOwner
@@ -20,23 +21,41 @@ from qwenserve.type.v1 import sampling_pb2
 
 # Most answers on their way into the store: a slow store must not make them pile up here.
 _MAX_WRITES = 64
+# Similar prompts whose answers are looked for: those of the nearest ones may have been forgotten.
+_MOST_MATCHES = 3
 
 
 class Wanted(NamedTuple):
-    """One choice that may be answered from the store: its key, what was asked, and how it would be generated."""
+    """One choice that may be answered from the store: its key, what was asked, and how it would be generated.
+
+    `guide` binds it from its first id. `question` is there where similar prompts count, `answer_id` is its answer's.
+    """
 
     key: str
     prompt: Sequence[int]
     sampling: sampling_pb2.SamplingParams
     end_ids: frozenset[int]
     use: CacheUse
+    guide: LegGuide | None = None
+    question: Question | None = None
+    answer_id: str = ""
+
+
+class Similar(NamedTuple):
+    """The kept answer to a similar prompt."""
+
+    match: Match
+    recording: Recording
 
 
 class AnswerCache:
     """The kept answers of a store, and the generations of this router that others may join."""
 
-    def __init__(self, store: SharedStore, config: CacheConfig, vocab_size: int) -> None:
+    def __init__(
+        self, store: SharedStore, config: CacheConfig, vocab_size: int, similar: SimilarPrompts | None = None
+    ) -> None:
         self._store = store
+        self.similar = similar
         self._config = config
         self._vocab_size = vocab_size
         self._flights: dict[str, Flight] = {}
@@ -44,8 +63,8 @@ class AnswerCache:
         self._writes = 0
         self.results = Counters(
             "qwenserve_answer_cache",
-            "Choices that could be answered from the store, by result: hit, joined, miss, and of the misses kept, "
-            "too_long, not_kept.",
+            "Choices that could be answered from the store, by result: hit, similar, joined, miss, and of the "
+            "misses kept, too_long, not_kept.",
             ["result"],
         )
         self.reused = Counters(
@@ -56,13 +75,24 @@ class AnswerCache:
         """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
         return list(await asyncio.gather(*map(self._kept, wanted)))
 
+    async def look_for_similar(self, wanted: Wanted) -> Similar | None:
+        """Returns the kept answer to the nearest prompt that asks the same; None where there is none near enough."""
+        if self.similar is None or wanted.question is None or not wanted.use.read:
+            return None
+        matches = await self.similar.matches(wanted.question, wanted.use.similar)
+        for match in matches[:_MOST_MATCHES]:
+            recording = await self._kept(wanted._replace(key=match.answer_key))
+            if recording is not None:
+                return Similar(match, recording)
+        return None
+
     def joinable(self, key: str) -> bool:
         """Whether a generation that others may join is under way."""
         flight = self._flights.get(key)
         return flight is not None and flight.joinable
 
-    def chooser(self, wanted: Wanted, kept: Recording | None, placement: Placement) -> Choose:
-        """Returns what chooses where the legs of a choice come from.
+    def chooser(self, wanted: Wanted, kept: Recording | None, placement: Placement, *, result: str = "hit") -> Choose:
+        """Returns what chooses where the legs of a choice come from. `result` is what a kept answer counts as.
 
         The first one comes from the store, or from a generation that may be shared. Further legs
         continue in a way of their own, or after a failure: they are chosen as `placement` does.
@@ -75,7 +105,7 @@ class AnswerCache:
                 return placement.choose(prompt, tried)
             begun = True
             if kept is not None:
-                self._count("hit", wanted, len(kept.ids))
+                self._count(result, wanted, len(kept.ids))
                 return complete_tape(kept)
             flight = self._flights.get(wanted.key)
             if wanted.use.read and flight is not None and flight.joinable:
@@ -89,6 +119,8 @@ class AnswerCache:
     async def close(self) -> None:
         """Cancels the writes to the store that are still under way."""
         await self._tasks.close()
+        if self.similar is not None:
+            await self.similar.close()
 
     async def _kept(self, wanted: Wanted) -> Recording | None:
         if not wanted.use.read:
@@ -109,14 +141,14 @@ class AnswerCache:
             if self._flights.get(wanted.key) is flight:
                 del self._flights[wanted.key]
             if recording is not None and wanted.use.write:
-                self._keep(wanted.key, recording)
+                self._keep(wanted, recording)
 
-        flight = Flight(wanted.prompt, wanted.sampling, wanted.end_ids, placement, over)
+        flight = Flight(wanted.prompt, wanted.sampling, wanted.end_ids, placement, over, guide=wanted.guide)
         self._flights[wanted.key] = flight
         flight.begin()
         return flight
 
-    def _keep(self, key: str, recording: Recording) -> None:
+    def _keep(self, wanted: Wanted, recording: Recording) -> None:
         """Writes an answer into the store, in the background."""
         payload = encode(recording)
         if len(payload) > self._config.max_answer_bytes:
@@ -125,12 +157,14 @@ class AnswerCache:
             self.results.labels("not_kept").inc()
         else:
             self._writes += 1
-            self._tasks.start(self._write(key, payload), name="keep answer")
+            self._tasks.start(self._write(wanted, payload), name="keep answer")
 
-    async def _write(self, key: str, payload: bytes) -> None:
+    async def _write(self, wanted: Wanted, payload: bytes) -> None:
         try:
-            kept = await self._store.put(key, payload, ttl_s=self._config.max_age_s)
+            kept = await self._store.put(wanted.key, payload, ttl_s=self._config.max_age_s)
             self.results.labels("kept" if kept else "not_kept").inc()
+            if kept and self.similar is not None and wanted.question is not None:
+                await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
         finally:
             self._writes -= 1
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from qwenserve.router.answers.record import Recording
 from qwenserve.router.answers.tape import Tape
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import NextLeg, Placement
+from qwenserve.router.generation.leg import LegGuide, NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
@@ -31,6 +31,8 @@ class Flight(Tape):
         end_ids: frozenset[int],
         placement: Placement,
         on_end: Callable[[Flight, Recording | None], None],
+        *,
+        guide: LegGuide | None = None,
     ) -> None:
         """`on_end` gets what can be kept, or None; it is called once, before the readers hear of the end."""
         super().__init__("", kept=False)
@@ -38,7 +40,7 @@ class Flight(Tape):
         self.joinable = True
         self._on_end: Callable[[Flight, Recording | None], None] | None = on_end
         self._sampling = sampling
-        self._generation = Generation(prompt, sampling, end_ids, placement, self)
+        self._generation = Generation(prompt, sampling, end_ids, placement, self, guide=guide)
 
     @property
     def name(self) -> str:

@@ -45,12 +45,16 @@ Request = chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
 
 
 class CacheUse(NamedTuple):
-    """What a request may do: take kept answers of at most `max_age_s` seconds, keep fresh ones, or fail without one."""
+    """What a request may do: take kept answers of at most `max_age_s` seconds, keep fresh ones, or fail without one.
+
+    `similar` is how near another prompt must be whose answer it takes; 0: it takes none.
+    """
 
     read: bool
     write: bool
     max_age_s: float
     only_if_cached: bool
+    similar: float = 0.0
 
     @property
     def nothing(self) -> bool:
@@ -61,7 +65,20 @@ class CacheUse(NamedTuple):
 OFF = CacheUse(False, False, 0.0, False)
 
 
-def cache_use(asked: chat_pb2.CachePolicy, default: ModeName, max_age_s: float) -> CacheUse:
+class SimilarUse(NamedTuple):
+    """What holds for requests that do not say: whether similar prompts count (`possible`: could), and from where on."""
+
+    possible: bool = False
+    wanted: bool = False
+    threshold: float = 1.0
+
+
+NO_SIMILAR = SimilarUse()
+
+
+def cache_use(
+    asked: chat_pb2.CachePolicy, default: ModeName, max_age_s: float, similar: SimilarUse = NO_SIMILAR
+) -> CacheUse:
     """Returns what holds for a request. Raises InvalidRequest for a policy that contradicts itself."""
     if asked.max_age_s < 0:
         raise InvalidRequest(f"cache.max_age_s must be 0 or more, got {asked.max_age_s}", param="cache.max_age_s")
@@ -75,7 +92,25 @@ def cache_use(asked: chat_pb2.CachePolicy, default: ModeName, max_age_s: float) 
         # An age without a mode asks to read kept answers, whatever the deployment's default mode is.
         reads = True
     oldest = min(max_age_s, asked.max_age_s) if asked.HasField("max_age_s") else max_age_s
-    return CacheUse(reads, mode in _WRITES, oldest, asked.only_if_cached)
+    return CacheUse(reads, mode in _WRITES, oldest, asked.only_if_cached, _similar(asked, similar))
+
+
+def _similar(asked: chat_pb2.CachePolicy, default: SimilarUse) -> float:
+    threshold = asked.similar_threshold if asked.HasField("similar_threshold") else default.threshold
+    if not 0 < threshold <= 1:  # which NaN is not either
+        raise InvalidRequest(
+            f"cache.similar_threshold must be above 0 and at most 1, got {threshold}", param="cache.similar_threshold"
+        )
+    wanted = asked.similar if asked.HasField("similar") else default.wanted
+    if wanted and not default.possible:
+        if asked.HasField("similar"):
+            raise InvalidRequest(
+                "cache.similar needs an embedder, which this deployment has none of; leave it out, or set "
+                "cache.similar.embedder in the configuration",
+                param="cache.similar",
+            )
+        return 0.0
+    return threshold if wanted else 0.0
 
 
 def is_repeatable(sampling: sampling_pb2.SamplingParams, *, seed_given: bool, unsupported: Collection[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache, Wanted
@@ -10,35 +11,59 @@ from qwenserve.router.answers.policy import (
     OFF,
     CacheUse,
     Request,
+    SimilarUse,
     answer_key,
     cache_use,
     is_repeatable,
     request_identity,
 )
+from qwenserve.router.answers.similar import Question, question
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.prepare import Prepared
 from qwenserve.router.generation.leg import Placement
+from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.errors import NotCached
 from qwenserve.worker.v1 import worker_pb2
 
 
-class Reuse:
-    """Decides for each request. `fingerprint` says what the workers compute with; empty while none is known."""
+class Reused(NamedTuple):
+    """The plans of an answer, where it comes from, and the earlier prompt whose answer it is, if another one."""
 
-    def __init__(self, answers: AnswerCache, config: CacheConfig, fingerprint: Callable[[], str]) -> None:
+    plans: Sequence[ChoicePlan]
+    status: chat_pb2.CacheStatus
+    similar: chat_pb2.SimilarPrompt | None = None
+
+
+class Reuse:
+    """Decides for each request. `fingerprint` says what the workers compute with; empty while none is known. `keys` may
+    say what holds for a key's requests.
+    """
+
+    def __init__(
+        self, answers: AnswerCache, config: CacheConfig, fingerprint: Callable[[], str], keys: KeyRing | None = None
+    ) -> None:
         self._answers = answers
         self._config = config
         self._fingerprint = fingerprint
+        self._keys = keys
+        similar = config.similar
+        self._similar = SimilarUse(answers.similar is not None, similar.mode == "on", similar.threshold)
 
-    def use(self, request: Request) -> CacheUse:
-        """Returns what a request may do with kept answers. Raises InvalidRequest."""
-        if self._config.mode == "off" and not request.HasField("cache"):
+    def use(self, request: Request, key_id: str = "") -> CacheUse:
+        """Returns what a request of a key may do with kept answers. Raises InvalidRequest."""
+        mode, similar = self._config.mode, self._similar
+        record = self._keys.record(key_id) if self._keys is not None and key_id else None
+        if record is not None:
+            mode = record.cache or mode
+            if record.similar is not None:
+                similar = similar._replace(wanted=record.similar)
+        if mode == "off" and not request.HasField("cache"):
             return OFF
         if request.HasField("prompt_logprobs"):
             return OFF  # they are not kept
-        return cache_use(request.cache, self._config.mode, self._config.max_age_s)
+        return cache_use(request.cache, mode, self._config.max_age_s, similar)
 
     async def plans(
         self,
@@ -48,13 +73,15 @@ class Reuse:
         prepared: Prepared,
         plans: Sequence[ChoicePlan],
         placement: Placement,
-    ) -> tuple[Sequence[ChoicePlan], chat_pb2.CacheStatus]:
+        answer_id: str = "",
+    ) -> Reused:
         """Returns the plans with where their legs come from, and what is to be told of it.
 
         `placement` is how workers are reached. It has no single caller's deadline: a shared generation must not end
-        with the request that started it. Waits for the store once, no longer than it may take. Raises NotCached.
+        with the request that started it. Waits for the store once, no longer than it may take; where similar prompts
+        count and none is equal, for the store twice more and for the embedder. Raises NotCached.
         """
-        wanted = self._wanted(use, request, call, prepared, plans)
+        wanted = self._wanted(use, request, call, prepared, plans, answer_id)
         kept = await self._answers.look_up(wanted)
         joins = [use.read and self._answers.joinable(each.key) for each in wanted]
         status = chat_pb2.CACHE_STATUS_MISS
@@ -62,24 +89,42 @@ class Reuse:
             status = chat_pb2.CACHE_STATUS_HIT
         elif wanted and all(found or joined for found, joined in zip(kept, joins, strict=True)):
             status = chat_pb2.CACHE_STATUS_JOINED
+        elif wanted and wanted[0].question is not None:
+            like = await self._answers.look_for_similar(wanted[0])
+            if like is not None:
+                choose = self._answers.chooser(wanted[0], like.recording, placement, result="similar")
+                return Reused(
+                    [plans[0]._replace(choose=choose)],
+                    chat_pb2.CACHE_STATUS_SIMILAR,
+                    chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
+                )
         if use.only_if_cached and status != chat_pb2.CACHE_STATUS_HIT:
             raise NotCached("no answer is kept for this request; send it without only-if-cached", param="cache")
         if not wanted:
-            return plans, status
-        return [
-            plan._replace(choose=self._answers.chooser(want, found, placement))
-            for plan, want, found in zip(plans, wanted, kept, strict=True)
-        ], status
+            return Reused(plans, status)
+        return Reused(
+            [
+                plan._replace(choose=self._answers.chooser(want, found, placement))
+                for plan, want, found in zip(plans, wanted, kept, strict=True)
+            ],
+            status,
+        )
 
     def _wanted(
-        self, use: CacheUse, request: Request, call: Call, prepared: Prepared, plans: Sequence[ChoicePlan]
+        self,
+        use: CacheUse,
+        request: Request,
+        call: Call,
+        prepared: Prepared,
+        plans: Sequence[ChoicePlan],
+        answer_id: str,
     ) -> list[Wanted]:
         """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
         fingerprint = self._fingerprint()
         seed_given = request.sampling.HasField("seed")
         # A thought that is closed at its budget makes legs of its own; such answers are neither kept nor shared.
         # So does a guide that begins behind a thought.
-        if any(plan.thinking is not None or plan.guide is not None for plan in plans):
+        if any(plan.thinking is not None or (plan.guide is not None and plan.guide.behind) for plan in plans):
             return []
         if not fingerprint or not is_repeatable(
             plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
@@ -87,7 +132,12 @@ class Reuse:
             return []
         # A cache salt that the caller chose must not give access to what was kept for another key.
         tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
+        # A guide that follows from something else, such as the schemas of tools, is not a field of the request.
+        guide = plans[0].guide
         identity = request_identity(request)
+        if guide is not None:
+            identity += guide.guide.SerializeToString(deterministic=True)
+        asked = self._question(use, request, plans, fingerprint, tenant, identity)
         return [
             Wanted(
                 answer_key(
@@ -101,9 +151,35 @@ class Reuse:
                 plan.sampling,
                 plan.end_ids,
                 use,
+                plan.guide,
+                asked,
+                answer_id,
             )
             for plan in plans
         ]
+
+    def _question(
+        self,
+        use: CacheUse,
+        request: Request,
+        plans: Sequence[ChoicePlan],
+        fingerprint: str,
+        tenant: str,
+        identity: bytes,
+    ) -> Question | None:
+        similar = self._answers.similar
+        if not use.similar or similar is None or len(plans) != 1 or isinstance(request, chat_pb2.CompletionRequest):
+            return None
+        return question(
+            request.conversation,
+            fingerprint=fingerprint,
+            tenant=tenant,
+            identity=identity,
+            sampling=plans[0].sampling,
+            max_tokens_given=request.sampling.HasField("max_tokens"),
+            any_turn=self._config.similar.turns == "any",
+            space=similar.space,
+        )
 
 
 def fleet_fingerprint(infos: Iterable[worker_pb2.WorkerInfo]) -> str:

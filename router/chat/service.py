@@ -35,6 +35,7 @@ from qwenserve.router.limits.limiter import Limiter
 from qwenserve.router.routing.requirements import Requirements
 from qwenserve.router.tracing.spans import request_attributes
 from qwenserve.router.tracing.tracing import Tracing
+from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import CacheConfig, RouterConfig
 from qwenserve.runtime.drain_rate import DrainRate
 from qwenserve.runtime.errors import Draining, InvalidRequest, QueueFull, ServiceError
@@ -51,7 +52,7 @@ _INLINE_IDS = 16_384
 _SHUT_DOWN = "the router is shutting down; try another one"
 
 # Answers that are there already, or on their way.
-_WITHOUT_WORKER = (chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED)
+_WITHOUT_WORKER = (chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED, chat_pb2.CACHE_STATUS_SIMILAR)
 
 
 class ChatCore:
@@ -69,6 +70,7 @@ class ChatCore:
         on_outcome: Callable[[AnswerOutcome], None],
         tracing: Tracing | None = None,
         limiter: Limiter | None = None,
+        keys: KeyRing | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = model.assets.tokenizer
@@ -77,7 +79,7 @@ class ChatCore:
         self._config = config
         self._metrics = metrics
         self._prepare = Preparation(model, workers, text, config, metrics.stage.labels("prompt"))
-        self._reuse = Reuse(answers, cache, self._fleet_fingerprint)
+        self._reuse = Reuse(answers, cache, self._fleet_fingerprint, keys)
         self._on_outcome = on_outcome
         self._tracing = tracing
         self._limiter = limiter
@@ -268,7 +270,7 @@ class ChatCore:
         self._check_open()
         if not self._workers.met:
             await self._workers.until_met(call.remaining_s())
-        use = self._reuse.use(request)
+        use = self._reuse.use(request, call.key_id)
         work = self._prepare.chat(request, call)
         prepared = await (work if call.trace is None else self._traced_preparation(work, call))
         if self._limiter is None or not call.key_id:
@@ -301,7 +303,7 @@ class ChatCore:
         self._check_open()
         if not self._workers.met:
             await self._workers.until_met(call.remaining_s())
-        use = self._reuse.use(request)
+        use = self._reuse.use(request, call.key_id)
         work = self._prepare.completion(request, call)
         prepared = await (work if call.trace is None else self._traced_preparation(work, call))
         if self._limiter is None or not call.key_id:
@@ -410,7 +412,10 @@ class ChatCore:
                 traceparent=call.traceparent,
                 trace=call.trace,
             )
-            plans, start.cache = await self._reuse.plans(use, request, call, prepared, plans, placement)
+            reused = await self._reuse.plans(use, request, call, prepared, plans, placement, start.id)
+            plans, start.cache = reused.plans, reused.status
+            if reused.similar is not None:
+                start.similar.CopyFrom(reused.similar)
         if start.cache not in _WITHOUT_WORKER:
             await self._workers.until_ready(call.remaining_s())
         # One that was taken is answered, though the router drains meanwhile; but not once its time to drain is over.

@@ -19,6 +19,7 @@ def chat_completion(fold: Fold) -> chat_pb2.ChatCompletion:
         ignored_params=start.ignored_params,
         cache=start.cache,
         prompt_logprobs=fold.prompt_logprobs(),
+        similar=start.similar if start.HasField("similar") else None,
     )
 
 

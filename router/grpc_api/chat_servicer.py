@@ -213,6 +213,8 @@ def _tell_trailers(
     if start.cache:
         name = chat_pb2.CacheStatus.Name(start.cache)
         more.append(("x-cache", name.removeprefix("CACHE_STATUS_").lower()))
+    if not isinstance(start, chat_pb2.Completion) and start.HasField("similar"):
+        more += [("x-cache-match", start.similar.id), ("x-cache-score", f"{start.similar.score:.3f}")]
     if more:
         context.set_trailing_metadata((*context.trailing_metadata(), *more))
 

@@ -41,6 +41,8 @@ class RedisServer:
 
     def __init__(self, port: int | None = None, *options: str) -> None:
         self.port = port or free_port()
+        # Port of its cluster's bus, where it is in one.
+        self.bus = 0
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
         self._folder = tempfile.TemporaryDirectory()
@@ -76,6 +78,16 @@ class RedisServer:
         finally:
             writer.close()
 
+    async def knows_all_slots(self) -> bool:
+        """Whether a node of a cluster counts it as whole."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(b"CLUSTER INFO\r\n")
+            text = await asyncio.wait_for(reader.readuntil(b"cluster_my_epoch"), START_S)
+        finally:
+            writer.close()
+        return b"cluster_state:ok" in text and b"cluster_slots_assigned:16384" in text
+
     async def close(self) -> None:
         await self.kill()
         self._folder.cleanup()
@@ -101,15 +113,24 @@ async def running_redis(*options: str) -> AsyncIterator[RedisServer]:
 
 @contextlib.asynccontextmanager
 async def running_cluster() -> AsyncIterator[str]:
-    """Runs a cluster of one node, which has all slots, inside the block; yields its URL."""
-    # Without a port of its own the nodes' bus takes one 10,000 higher, which there may not be.
-    bus = ("--cluster-port", str(free_port()), "--cluster-announce-ip", "127.0.0.1")
-    async with running_redis("--cluster-enabled", "yes", *bus) as server:
-        await server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        # It takes a moment until it counts itself as whole.
-        await asyncio.wait_for(_until(lambda: server.command("SET", "probe", "1"), "+OK"), START_S)
-        await server.command("FLUSHALL")
-        yield f"redis+cluster://127.0.0.1:{server.port}"
+    """Runs a cluster of three nodes, each with a third of the slots, inside the block; yields the URL of one."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = []
+        for first, last in ((0, 5460), (5461, 10922), (10923, 16383)):
+            # Without a port of its own a node's bus takes one 10,000 higher, which there may not be.
+            bus = free_port()
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-announce-ip", "127.0.0.1")
+            node = await stack.enter_async_context(running_redis(*options))
+            await node.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            if nodes:
+                meeting = ("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port), str(nodes[0].bus))
+                await node.command(*meeting)
+            node.bus = bus
+            nodes.append(node)
+        for node in nodes:
+            # It takes a moment until each of them has heard of all slots.
+            await asyncio.wait_for(_until(lambda node=node: node.knows_all_slots(), True), START_S)
+        yield f"redis+cluster://127.0.0.1:{nodes[1].port}"
 
 
 @contextlib.asynccontextmanager
@@ -194,6 +215,6 @@ class Proxy:
                 await target.drain()
 
 
-def backend_of(url: str, **options: object) -> RedisBackend:
+def backend_of(url: str, prefix: str = "test", **options: object) -> RedisBackend:
     """A backend on `url`."""
-    return RedisBackend(parse_url(url), prefix="test", **options)  # type: ignore[arg-type]  # options of all types
+    return RedisBackend(parse_url(url), prefix=prefix, **options)  # type: ignore[arg-type]  # options of all types

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import pytest_asyncio
 
 from qwenserve.store.interface import Backend, Bucket
 from qwenserve.store.memory import MemoryBackend
@@ -17,6 +19,10 @@ SOON_S = 0.05
 LIMIT_S = 20.0
 
 
+# One server of each kind for all tests, which have keys of their own: starting a cluster takes seconds.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 @contextlib.asynccontextmanager
 async def running_single() -> AsyncIterator[str]:
     """Runs one server inside the block; yields its URL."""
@@ -24,21 +30,31 @@ async def running_single() -> AsyncIterator[str]:
         yield server.url
 
 
+PREFIXES = itertools.count()
 ARRANGEMENTS = {"redis": running_single, "cluster": running_cluster, "sentinel": running_sentinel}
 
 
-@pytest.fixture(params=["memory", "redis", "cluster", "sentinel"])
-async def store(request):
-    """One store of each kind, empty."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["memory", "redis", "cluster", "sentinel"])
+async def place(request) -> AsyncIterator[str]:
+    """The URL of a store of each kind; empty for the in-process one."""
     if request.param == "memory":
-        yield MemoryBackend(1 << 20)
+        yield ""
         return
     if why_none():
         pytest.skip(why_none())
     async with ARRANGEMENTS[request.param]() as url:
-        backend = backend_of(url)
-        yield backend
-        await backend.close()
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def store(place: str) -> AsyncIterator[Backend]:
+    """One store of each kind, empty."""
+    if not place:
+        yield MemoryBackend(1 << 20)
+        return
+    backend = backend_of(place, prefix=f"test{next(PREFIXES)}")
+    yield backend
+    await backend.close()
 
 
 async def until_none(look: Callable[[], Awaitable[object]]) -> None:
@@ -83,6 +99,29 @@ async def test_values_expire(store: Backend):
 
     await until_none(lambda: store.get("short", 10))
     assert await store.get("renewed", 10) == b"2"
+
+
+async def test_logs(store: Backend):
+    """What was added is there in its order, from any place on, as much as is kept; logs do not mix."""
+    assert await store.since("log", "", 10) == []
+    for number in range(4):
+        await store.append("log", b"%d" % number, 3, LONG_S)
+    await store.append("another", b"x", 3, LONG_S)
+
+    entries = await store.since("log", "", 10)
+    assert [entry.value for entry in entries] == [b"1", b"2", b"3"]
+    assert [entry.value for entry in await store.since("log", entries[0].place, 10)] == [b"2", b"3"]
+    assert [entry.value for entry in await store.since("log", entries[0].place, 1)] == [b"2"]
+    assert await store.since("log", entries[-1].place, 10) == []
+    await store.append("log", b"4", 3, LONG_S)
+    assert [entry.value for entry in await store.since("log", entries[-1].place, 10)] == [b"4"]
+
+
+async def test_logs_expire(store: Backend):
+    """A log to which nothing is added goes as a whole."""
+    await store.append("log", b"1", 3, SOON_S)
+
+    await until_none(lambda: store.since("log", "", 10))
 
 
 async def test_leases(store: Backend):

@@ -57,3 +57,21 @@ async def test_buckets_gain_with_time():
 
     assert refused.retry_after_s == 1.0
     assert (await store.take("key", [bucket])).allowed
+
+
+async def test_logs_share_the_bound():
+    """Values and logs together take no more than the store may; an expired log gives its room back."""
+    clock = Clock()
+    store = MemoryBackend(10_000, clock)
+    for index in range(30):
+        await store.append(f"log{index % 5}", bytes(800), 100, 60)
+        await store.put(f"k{index}", bytes(100), 60)
+
+        assert store.bytes_used <= 10_000
+    assert await store.since("log4", "", 100) != []
+    clock.now += 61
+
+    for index in range(5):
+        assert await store.since(f"log{index}", "", 100) == []
+        assert [await store.get(f"k{number}", 1) for number in range(30)] == [None] * 30
+    assert store.bytes_used == 0

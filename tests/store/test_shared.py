@@ -69,6 +69,8 @@ async def everything_is_unknown(store: SharedStore) -> None:
     assert await store.withdraw("workers", "w") is False
     assert await store.members("workers") is None
     assert await store.take("key", [Bucket("requests", 1, 1, 1)]) is None
+    assert await store.append("log", b"1", keep=1, ttl_s=LONG_S) is False
+    assert await store.since("log", "", limit=1, max_bytes=100) is None
 
 
 async def everything_works(store: SharedStore) -> None:
@@ -76,6 +78,9 @@ async def everything_works(store: SharedStore) -> None:
     assert await store.get("a", max_bytes=100) == b"1"
     assert await store.renew("workers", "w", b"2", ttl_s=LONG_S)
     assert await store.members("workers") == {"w": b"2"}
+    assert await store.append("log", b"3", keep=1, ttl_s=LONG_S)
+    [entry] = await store.since("log", "", limit=9, max_bytes=100) or []
+    assert entry.payload == b"3"
     taken = await store.take("key", [Bucket("requests", 1, 1000, 1)])
     assert taken is not None
     assert taken.allowed

@@ -55,6 +55,8 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 }
 # What it changes is which worker is asked; the tests of routing policies hold it.
 ROUTING = {"prompt_cache_key"}
+# What they change is whose kept answer is given; tests/system/test_similar_prompts.py holds it.
+SIMILAR = {"cache_similar", "cache_similar_threshold"}
 # Does nothing at the first time.
 REPEATED = {"cache"}
 # Differ between any two replies.
@@ -64,7 +66,7 @@ ROWS = [
     (face, row)
     for row in TABLE
     for face in (Face.CHAT, Face.COMPLETION)
-    if face in row.faces and row.effect is Effect.APPLIED and row.name not in ROUTING
+    if face in row.faces and row.effect is Effect.APPLIED and row.name not in ROUTING | SIMILAR
 ]
 
 

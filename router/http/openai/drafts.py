@@ -252,6 +252,16 @@ def write_cache(draft: Draft, value: str) -> None:
     draft.request.cache.mode = _CACHE_MODES[value]
 
 
+def write_similar(draft: Draft, value: bool) -> None:
+    """Whether the answer to a similar prompt will do."""
+    draft.request.cache.similar = value
+
+
+def write_similar_threshold(draft: Draft, value: float) -> None:
+    """How similar it must be."""
+    draft.request.cache.similar_threshold = value
+
+
 def write_top_k(draft: Draft, value: int) -> None:
     """-1 is the other common way to write off."""
     draft.sampling.top_k = 0 if value == -1 else value

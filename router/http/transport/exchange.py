@@ -23,6 +23,7 @@ _CACHE_NAMES: Mapping[int, str] = {
     chat_pb2.CACHE_STATUS_HIT: "hit",
     chat_pb2.CACHE_STATUS_JOINED: "joined",
     chat_pb2.CACHE_STATUS_MISS: "miss",
+    chat_pb2.CACHE_STATUS_SIMILAR: "similar",
 }
 
 
@@ -60,6 +61,7 @@ class Exchange:
         "name",
         "request",
         "request_id",
+        "similar",
         "stream",
         "strict",
         "traceparent",
@@ -95,6 +97,8 @@ class Exchange:
         self.cors: Mapping[str, str] = {}
         # What `x-cache` says; empty where kept answers were not asked for.
         self.cache = ""
+        # The earlier prompt whose answer this is, if another one.
+        self.similar: chat_pb2.SimilarPrompt | None = None
 
     def read_headers(self) -> None:
         """Reads the headers that can be wrong. Raises InvalidRequest."""
@@ -133,6 +137,8 @@ class Exchange:
         if start.key_limits and self.limits is no_limits:
             self.key_limits = dict(start.key_limits)
         self.cache = _CACHE_NAMES.get(start.cache, "")
+        if start.HasField("similar"):
+            self.similar = start.similar
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""
@@ -149,6 +155,9 @@ class Exchange:
             headers["traceparent"] = self.traceparent
         if self.cache:
             headers["x-cache"] = self.cache
+        if self.similar is not None:
+            headers["x-cache-match"] = self.similar.id
+            headers["x-cache-score"] = f"{self.similar.score:.3f}"
         if self.ignored:
             # Names come from the caller and may hold anything.
             names = [quote(name[:80], safe="[].-_") for name in self.ignored[:_MAX_LISTED]]

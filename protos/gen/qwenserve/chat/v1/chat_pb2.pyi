@@ -26,6 +26,7 @@ class CacheStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_STATUS_MISS: _ClassVar[CacheStatus]
     CACHE_STATUS_HIT: _ClassVar[CacheStatus]
     CACHE_STATUS_JOINED: _ClassVar[CacheStatus]
+    CACHE_STATUS_SIMILAR: _ClassVar[CacheStatus]
 CACHE_MODE_UNSPECIFIED: CacheMode
 CACHE_MODE_OFF: CacheMode
 CACHE_MODE_READ: CacheMode
@@ -35,6 +36,7 @@ CACHE_STATUS_UNSPECIFIED: CacheStatus
 CACHE_STATUS_MISS: CacheStatus
 CACHE_STATUS_HIT: CacheStatus
 CACHE_STATUS_JOINED: CacheStatus
+CACHE_STATUS_SIMILAR: CacheStatus
 
 class ToolChoice(_message.Message):
     __slots__ = ("mode", "names", "parallel")
@@ -57,14 +59,26 @@ class ToolChoice(_message.Message):
     def __init__(self, mode: _Optional[_Union[ToolChoice.Mode, str]] = ..., names: _Optional[_Iterable[str]] = ..., parallel: bool = ...) -> None: ...
 
 class CachePolicy(_message.Message):
-    __slots__ = ("mode", "max_age_s", "only_if_cached")
+    __slots__ = ("mode", "max_age_s", "only_if_cached", "similar", "similar_threshold")
     MODE_FIELD_NUMBER: _ClassVar[int]
     MAX_AGE_S_FIELD_NUMBER: _ClassVar[int]
     ONLY_IF_CACHED_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     mode: CacheMode
     max_age_s: int
     only_if_cached: bool
-    def __init__(self, mode: _Optional[_Union[CacheMode, str]] = ..., max_age_s: _Optional[int] = ..., only_if_cached: bool = ...) -> None: ...
+    similar: bool
+    similar_threshold: float
+    def __init__(self, mode: _Optional[_Union[CacheMode, str]] = ..., max_age_s: _Optional[int] = ..., only_if_cached: bool = ..., similar: bool = ..., similar_threshold: _Optional[float] = ...) -> None: ...
+
+class SimilarPrompt(_message.Message):
+    __slots__ = ("id", "score")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    score: float
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class ChatCompletionRequest(_message.Message):
     __slots__ = ("model", "conversation", "sampling", "stop_strings", "n", "tool_choice", "guide", "separate_reasoning", "return_token_ids", "user", "metadata", "request_id", "priority", "cache_salt", "session", "thinking_budget", "reasoning_effort", "cache", "prompt_logprobs")
@@ -190,7 +204,7 @@ class ChatEvent(_message.Message):
     def __init__(self, choice_index: _Optional[int] = ..., content_delta: _Optional[str] = ..., reasoning_delta: _Optional[str] = ..., tool_call_start: _Optional[_Union[ToolCallStart, _Mapping]] = ..., tool_call_arguments: _Optional[_Union[ToolCallArguments, _Mapping]] = ..., finish: _Optional[_Union[ChoiceFinish, _Mapping]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., start: _Optional[_Union[StreamStart, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ..., of_prompt: bool = ...) -> None: ...
 
 class StreamStart(_message.Message):
-    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "system_fingerprint", "key_limits")
+    __slots__ = ("id", "created", "model", "prompt_token_ids", "ignored_params", "worker", "prompt_tokens", "cache", "similar", "system_fingerprint", "key_limits")
     class KeyLimitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +220,7 @@ class StreamStart(_message.Message):
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
     id: str
@@ -216,9 +231,10 @@ class StreamStart(_message.Message):
     worker: str
     prompt_tokens: int
     cache: CacheStatus
+    similar: SimilarPrompt
     system_fingerprint: str
     key_limits: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., system_fingerprint: _Optional[str] = ..., key_limits: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[_Union[TokenIdList, _Mapping]]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., similar: _Optional[_Union[SimilarPrompt, _Mapping]] = ..., system_fingerprint: _Optional[str] = ..., key_limits: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ToolCallStart(_message.Message):
     __slots__ = ("index", "id", "name")
@@ -251,7 +267,7 @@ class ChoiceFinish(_message.Message):
     def __init__(self, reason: _Optional[_Union[_sampling_pb2.FinishReason, str]] = ..., stop_string: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., thinking_cut: bool = ...) -> None: ...
 
 class ChatCompletion(_message.Message):
-    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params", "cache", "prompt_logprobs")
+    __slots__ = ("id", "created", "model", "choices", "usage", "prompt_token_ids", "ignored_params", "cache", "prompt_logprobs", "similar")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +277,7 @@ class ChatCompletion(_message.Message):
     IGNORED_PARAMS_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
@@ -270,7 +287,8 @@ class ChatCompletion(_message.Message):
     ignored_params: _containers.RepeatedScalarFieldContainer[str]
     cache: CacheStatus
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[_sampling_pb2.TokenLogprob]
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ...) -> None: ...
+    similar: SimilarPrompt
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[ChatChoice, _Mapping]]] = ..., usage: _Optional[_Union[_sampling_pb2.Usage, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., cache: _Optional[_Union[CacheStatus, str]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_sampling_pb2.TokenLogprob, _Mapping]]] = ..., similar: _Optional[_Union[SimilarPrompt, _Mapping]] = ...) -> None: ...
 
 class ChatChoice(_message.Message):
     __slots__ = ("index", "message", "finish", "logprobs", "token_ids")

@@ -7,6 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LearnedPrompt(_message.Message):
+    __slots__ = ("text", "embedding", "answer_key", "answer_id")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_KEY_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_ID_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    embedding: bytes
+    answer_key: str
+    answer_id: str
+    def __init__(self, text: _Optional[str] = ..., embedding: _Optional[bytes] = ..., answer_key: _Optional[str] = ..., answer_id: _Optional[str] = ...) -> None: ...
+
 class RecordedAnswer(_message.Message):
     __slots__ = ("token_ids", "logprobs", "reason", "stop_token_id", "created_ms")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
