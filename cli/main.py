@@ -164,7 +164,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--config", type=Path, help="configuration file (YAML)")
     add.add_argument("--rpm", type=count(1), metavar="N", help="requests a minute")
     add.add_argument("--tpm", type=count(1), metavar="N", help="tokens of prompts and answers a minute")
-    add.add_argument("--concurrency", type=count(1), metavar="N", help="answers at a time, in each router")
+    add.add_argument("--concurrency", type=count(1), metavar="N", help="requests at a time")
     add.add_argument("--max-tokens", type=count(1), metavar="N", help="longest answer")
     add.add_argument("--priority", type=int, metavar="N", help="highest priority; higher is sooner")
     add.add_argument(

@@ -113,7 +113,9 @@ class Router:
             self.metrics.registry.register(counters)
         self._outcomes = OutcomeRecorder(self.metrics)
         self._usage = UsageRecorder(config.auth, self.metrics, model.name)
-        self._limiter = Limiter(keys, self._store, without_store=config.auth.without_store)
+        self._limiter = Limiter(
+            keys, self._store, without_store=config.auth.without_store, lease_s=config.store.lease_s
+        )
         self._spans = OtlpSpans(config.tracing) if config.tracing.endpoint else None
         self._tracing = Tracing(model.name, config.tracing.share, self._spans) if self._spans is not None else None
         self.core = ChatCore(
@@ -132,7 +134,7 @@ class Router:
         self._server = make_server(config.grpc, keys=keys, share_port=share_ports)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.core, keys, config.grpc), self._server)
         chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self.core), self._server)
-        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(self.core), self._server)
+        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(self.core, keys), self._server)
         self._health = Health(self._server, SERVICES)
         self._http = (
             HttpServer(

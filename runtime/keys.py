@@ -32,7 +32,7 @@ class KeyRecord(BaseModel):
     # Requests, and tokens of prompts and answers, in a minute.
     rpm: int | None = Field(default=None, ge=1)
     tpm: int | None = Field(default=None, ge=1)
-    # Answers under way at a time, in one router.
+    # Requests under way at a time, in all routers that share a store.
     concurrency: int | None = Field(default=None, ge=1)
     # Longest answer, in tokens of each choice.
     max_tokens: int | None = Field(default=None, ge=1)

@@ -18,27 +18,49 @@ class StoreRefused(Exception):
     """The store answered that it will not do this one thing: it is full, read-only, or holds something else there."""
 
 
-class Bucket(NamedTuple):
-    """Takes `cost` from a bucket that holds `capacity` at most and gains `per_s` a second; it begins full.
+# A window is counted in so many parts. What was taken in a part is free again when all of that part is older than the
+# window, so no span of the window's length ever holds more than its limit, and waiting takes one part longer at most.
+WINDOW_PARTS = 60
 
-    A negative cost gives back. `cost` must not be above `capacity`: that could never be granted.
+
+class Window(NamedTuple):
+    """Takes `cost` of what may be taken within any `span_s` seconds: `limit` in all. A cost above the limit could never
+    be granted, and must not be asked for.
     """
 
     name: str
-    cost: float
-    capacity: float
-    per_s: float
+    cost: int
+    limit: int
+    span_s: float
+
+
+class Places(NamedTuple):
+    """Places that several holders share, `limit` in all. `held` is how many this holder has, the one that is asked for
+    among them; they are its own for `ttl_s` seconds, unless it says so again. What a holder says with a higher `number`
+    is newer, in whatever order it arrives.
+    """
+
+    holder: str
+    held: int
+    limit: int
+    number: int
+    ttl_s: float
 
 
 class Taken(NamedTuple):
-    """Whether all buckets had what was asked. If not, nothing was taken; after `retry_after_s` they will have it.
+    """Whether all windows and places had what was asked. If not, nothing was taken.
 
-    `left` is what each bucket holds now.
+    `busy`: there was no place. Windows have what is asked for after `retry_after_s`. `left` is what each window has
+    now, and `full_after_s` when it will have everything again. `at_ms` is the time on the store's clock: with it a
+    part can be given back.
     """
 
     allowed: bool
-    retry_after_s: float
-    left: tuple[float, ...] = ()
+    retry_after_s: float = 0.0
+    left: tuple[int, ...] = ()
+    full_after_s: tuple[float, ...] = ()
+    at_ms: int = 0
+    busy: bool = False
 
 
 class Entry(NamedTuple):
@@ -81,8 +103,11 @@ class Backend(Protocol):
     async def members(self, group: str) -> Mapping[str, bytes]:
         """Returns the values of a group's leases that have not expired."""
 
-    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
-        """Takes from all buckets of a scope, or from none, in one round trip."""
+    async def take(self, scope: str, windows: Sequence[Window], places: Places | None) -> Taken:
+        """Takes from all windows of a scope and its places, or from none, in one round trip."""
+
+    async def give_back(self, scope: str, at_ms: int, windows: Sequence[Window], places: Places | None) -> None:
+        """Gives back `cost` of what was taken from windows at `at_ms`, and says how many places are held now."""
 
     async def close(self) -> None:
         """Closes connections. Nothing may be called afterwards."""

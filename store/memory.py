@@ -7,11 +7,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from qwenserve.store.interface import Bucket, Entry, Taken
+from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, Taken, Window
 
 # Bytes that a dictionary entry takes besides its key and its value.
 _ENTRY_BYTES = 200
-# A bucket that nobody has touched for long is full again in any sane configuration.
+# A scope that nobody has touched for long has everything again in any sane configuration.
 _MAX_SCOPES = 100_000
 
 
@@ -28,6 +28,42 @@ class _Log:
         self.until = 0.0
 
 
+class _Held(NamedTuple):
+    places: int
+    number: int
+    until_ms: int
+
+
+class _Scope:
+    """What was taken from the windows of a scope, by part, and who holds its places."""
+
+    __slots__ = ("held", "taken")
+
+    def __init__(self) -> None:
+        self.taken: dict[str, dict[int, int]] = {}
+        self.held: dict[str, _Held] = {}
+
+    def parts(self, window: Window, now_ms: int) -> dict[int, int]:
+        """Returns what counts now, by part, the oldest first. Older parts are forgotten."""
+        oldest = now_ms // _part_ms(window) - WINDOW_PARTS
+        kept = {part: amount for part, amount in self.taken.get(window.name, {}).items() if part >= oldest}
+        self.taken[window.name] = kept
+        return kept
+
+    def hold(self, places: Places, now_ms: int) -> int:
+        """Returns how many places all holders have, with what this one asks for."""
+        self.held = {holder: held for holder, held in self.held.items() if held.until_ms > now_ms}
+        own = self.held.get(places.holder)
+        mine = own.places if own is not None and own.number > places.number else places.held
+        return mine + sum(held.places for holder, held in self.held.items() if holder != places.holder)
+
+    def set_held(self, places: Places, now_ms: int) -> None:
+        """Notes what a holder says, unless it has said something newer."""
+        own = self.held.get(places.holder)
+        if own is None or own.number <= places.number:
+            self.held[places.holder] = _Held(places.held, places.number, now_ms + round(places.ttl_s * 1000))
+
+
 class MemoryBackend:
     """Keeps everything in dictionaries. `clock` is in seconds."""
 
@@ -40,7 +76,7 @@ class MemoryBackend:
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._appended = 0
         self._groups: dict[str, dict[str, _Kept]] = {}
-        self._levels: OrderedDict[str, dict[str, tuple[float, float]]] = OrderedDict()
+        self._scopes: OrderedDict[str, _Scope] = OrderedDict()
         self.bytes_used = 0
 
     async def ping(self) -> None:
@@ -110,27 +146,46 @@ class MemoryBackend:
         self._groups[group] = living
         return {member: kept.value for member, kept in living.items()}
 
-    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
+    async def take(self, scope: str, windows: Sequence[Window], places: Places | None) -> Taken:
         """See Backend."""
-        now = self._clock()
-        levels = self._levels.setdefault(scope, {})
-        self._levels.move_to_end(scope)
-        if len(self._levels) > _MAX_SCOPES:
-            self._levels.popitem(last=False)
-        wait = 0.0
-        held: list[float] = []
-        left = {}
-        for name, cost, capacity, per_s in buckets:
-            level, since = levels.get(name, (capacity, now))
-            level = min(capacity, level + (now - since) * per_s)
-            if level < cost:
-                wait = max(wait, (cost - level) / per_s)
-            held.append(level)
-            left[name] = (min(capacity, level - cost), now)
-        if wait > 0:
-            return Taken(False, wait, tuple(held))
-        levels.update(left)
-        return Taken(True, 0.0, tuple(level for level, _ in left.values()))
+        now_ms = self._now_ms()
+        kept = self._scope(scope)
+        counted = [kept.parts(window, now_ms) for window in windows]
+        wait_ms = max(
+            (_wait_ms(window, parts, now_ms) for window, parts in zip(windows, counted, strict=True)), default=0
+        )
+        busy = places is not None and kept.hold(places, now_ms) > places.limit
+        allowed = not (wait_ms or busy)
+        if allowed:
+            for window, parts in zip(windows, counted, strict=True):
+                part = now_ms // _part_ms(window)
+                parts[part] = parts.get(part, 0) + window.cost
+            if places is not None:
+                kept.set_held(places, now_ms)
+        left = tuple(window.limit - sum(parts.values()) for window, parts in zip(windows, counted, strict=True))
+        full = tuple(_full_ms(window, parts, now_ms) / 1000 for window, parts in zip(windows, counted, strict=True))
+        return Taken(allowed, wait_ms / 1000, left, full, now_ms, busy)
+
+    async def give_back(self, scope: str, at_ms: int, windows: Sequence[Window], places: Places | None) -> None:
+        """See Backend."""
+        now_ms = self._now_ms()
+        kept = self._scope(scope)
+        for window in windows:
+            parts, part = kept.parts(window, now_ms), at_ms // _part_ms(window)
+            if part in parts:
+                parts[part] = max(0, parts[part] - window.cost)
+        if places is not None:
+            kept.set_held(places, now_ms)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _scope(self, name: str) -> _Scope:
+        kept = self._scopes.setdefault(name, _Scope())
+        self._scopes.move_to_end(name)
+        if len(self._scopes) > _MAX_SCOPES:
+            self._scopes.popitem(last=False)
+        return kept
 
     async def close(self) -> None:
         """See Backend."""
@@ -157,3 +212,28 @@ class MemoryBackend:
 
 def _size(key: str, value: bytes) -> int:
     return len(key) + len(value) + _ENTRY_BYTES
+
+
+def _part_ms(window: Window) -> int:
+    return max(1, round(window.span_s * 1000 / WINDOW_PARTS))
+
+
+def _free_ms(window: Window, part: int, now_ms: int) -> int:
+    return (part + WINDOW_PARTS + 1) * _part_ms(window) - now_ms
+
+
+def _wait_ms(window: Window, parts: Mapping[int, int], now_ms: int) -> int:
+    """Returns how long it takes until the window has its cost; 0 if it has."""
+    missing = sum(parts.values()) + window.cost - window.limit
+    for part in sorted(parts):
+        if missing <= 0:
+            break
+        missing -= parts[part]
+        if missing <= 0:
+            return _free_ms(window, part, now_ms)
+    return 0
+
+
+def _full_ms(window: Window, parts: Mapping[int, int], now_ms: int) -> int:
+    used = [part for part, amount in parts.items() if amount]
+    return _free_ms(window, max(used), now_ms) if used else 0

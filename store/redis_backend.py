@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qwenserve.store.interface import Bucket, Entry, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
 from qwenserve.store.redis_url import Place
 
 # Members of one group that are looked at, and expired ones that a renewal clears away.
@@ -60,37 +60,128 @@ end
 return found
 """
 
-# KEYS: level and its time by bucket (hash, "level:milliseconds").
-# ARGV: for each bucket its name, cost, capacity and gain a second.
-# Returns the milliseconds to wait, 0 where all has been taken, and what each bucket holds, as texts: numbers in an
-# answer are whole.
-_TAKE = """
+# What both scripts below know of windows and places (see `store.interface`).
+# KEYS: one hash. Its fields: `w:NAME:PART`, what was taken in a part of a window, and `h:HOLDER`, "places:number:until"
+# with the time in milliseconds.
+_COUNTED = (
+    f"local PARTS = {WINDOW_PARTS}\n"
+    + """
 local t = redis.call('TIME')
-local now = t[1] * 1000 + t[2] / 1000
-local wait, keep, left = 0, 1000, {}
-local held, after = {}, {}
-for i = 1, #ARGV, 4 do
-  local cost, capacity, per_s = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local level = capacity
-  local kept = redis.call('HGET', KEYS[1], ARGV[i])
-  if kept then
-    local was, since = string.match(kept, '^(%-?[%d.e+-]+):([%d.e+-]+)$')
-    was, since = tonumber(was), tonumber(since)
-    if was and since then level = math.min(capacity, was + math.max(0, now - since) / 1000 * per_s) end
-  end
-  if level < cost then wait = math.max(wait, math.ceil((cost - level) / per_s * 1000)) end
-  held[#held + 1] = string.format('%.3f', level)
-  level = math.min(capacity, level - cost)
-  after[#after + 1] = string.format('%.3f', level)
-  left[#left + 1] = ARGV[i]
-  left[#left + 1] = string.format('%.6f:%.3f', level, now)
-  keep = math.max(keep, math.ceil((capacity - level) / per_s * 1000))
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function part_ms(span) return math.max(1, math.floor(span / PARTS + 0.5)) end
+local function held_by(text)
+  local places, number, until_ms = string.match(text, '^(%d+):(%d+):(%d+)$')
+  return tonumber(places), tonumber(number), tonumber(until_ms)
 end
-if wait > 0 then return {wait, held} end
-redis.call('HSET', KEYS[1], unpack(left))
-redis.call('PEXPIRE', KEYS[1], keep + 1000)
-return {0, after}
+local function hold(key, holder, places, number, ttl)
+  local kept = redis.call('HGET', key, 'h:' .. holder)
+  if kept then
+    local _, newest = held_by(kept)
+    if newest and newest > number then return end
+  end
+  -- None held is noted too: what was said before and arrives later must not count.
+  redis.call('HSET', key, 'h:' .. holder, string.format('%d:%d:%d', places, number, now + ttl))
+end
+local function keep_for(key, ms)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
+end
 """
+)
+
+# ARGV: holder (empty for none), places it holds, limit of places, number, milliseconds they are its own; then for each
+# window its name, cost, limit and milliseconds.
+# Returns whether all was taken, whether there was no place, the milliseconds to wait, the time, and for each window
+# what is left and the milliseconds until all is.
+_TAKE = (
+    _COUNTED
+    + """
+local key, holder = KEYS[1], ARGV[1]
+local mine, limit, number, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local parts, spans = {}, {}
+for i = 6, #ARGV, 4 do
+  parts[ARGV[i]] = {}
+  spans[ARGV[i]] = part_ms(tonumber(ARGV[i + 3]))
+end
+local others = 0
+local all = redis.call('HGETALL', key)
+for i = 1, #all, 2 do
+  local name, part = string.match(all[i], '^w:(.+):(%d+)$')
+  if name then
+    part = tonumber(part)
+    local amount = tonumber(all[i + 1])
+    if spans[name] and amount and part >= math.floor(now / spans[name]) - PARTS then
+      table.insert(parts[name], {part, amount})
+    elseif spans[name] then
+      redis.call('HDEL', key, all[i])
+    end
+  else
+    local other = string.match(all[i], '^h:(.*)$')
+    local places, newest, until_ms = held_by(all[i + 1])
+    if until_ms and until_ms <= now then
+      redis.call('HDEL', key, all[i])
+    elseif until_ms and other == holder then
+      if newest > number then mine = places end
+    elseif until_ms then
+      others = others + places
+    end
+  end
+end
+local wait, lasts, told = 0, ttl, {}
+local busy = holder ~= '' and others + mine > limit
+for i = 6, #ARGV, 4 do
+  local name, cost, most = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local used = 0
+  table.sort(parts[name], function(a, b) return a[1] < b[1] end)
+  for _, each in ipairs(parts[name]) do used = used + each[2] end
+  local missing = used + cost - most
+  for _, each in ipairs(parts[name]) do
+    if missing <= 0 then break end
+    missing = missing - each[2]
+    if missing <= 0 then wait = math.max(wait, (each[1] + PARTS + 1) * spans[name] - now) end
+  end
+  lasts = math.max(lasts, (PARTS + 2) * spans[name])
+end
+local allowed = wait == 0 and not busy
+for i = 6, #ARGV, 4 do
+  local name, cost, most = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local used, newest = 0, nil
+  if allowed and cost > 0 then
+    local part = math.floor(now / spans[name])
+    redis.call('HINCRBY', key, string.format('w:%s:%d', name, part), cost)
+    used, newest = cost, part
+  end
+  for _, each in ipairs(parts[name]) do
+    used = used + each[2]
+    if each[2] > 0 then newest = math.max(newest or 0, each[1]) end
+  end
+  told[#told + 1] = most - used
+  told[#told + 1] = newest and (newest + PARTS + 1) * spans[name] - now or 0
+end
+if allowed then
+  if holder ~= '' then hold(key, holder, mine, number, ttl) end
+  keep_for(key, lasts)
+end
+return {allowed and 1 or 0, busy and 1 or 0, wait, now, told}
+"""
+)
+
+# ARGV: holder (empty for none), places it holds, number, milliseconds they are its own, the time of what is given back;
+# then for each window its name, what is given back, and milliseconds. Returns nothing.
+_GIVE_BACK = (
+    _COUNTED
+    + """
+local key, holder, at = KEYS[1], ARGV[1], tonumber(ARGV[5])
+for i = 6, #ARGV, 3 do
+  local field = string.format('w:%s:%d', ARGV[i], math.floor(at / part_ms(tonumber(ARGV[i + 2]))))
+  local used = tonumber(redis.call('HGET', key, field))
+  if used then redis.call('HSET', key, field, string.format('%d', math.max(0, used - tonumber(ARGV[i + 1])))) end
+end
+if holder ~= '' then
+  hold(key, holder, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
+  keep_for(key, tonumber(ARGV[4]))
+end
+"""
+)
 
 
 # KEYS: the log (a stream). ARGV: value, most values, milliseconds it is kept. Returns nothing.
@@ -189,11 +280,23 @@ class RedisBackend:
         pairs = iter(found)
         return {member.decode(errors="replace"): value for member, value in zip(pairs, pairs, strict=True)}
 
-    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken:
+    async def take(self, scope: str, windows: Sequence[Window], places: Places | None) -> Taken:
         """See Backend."""
-        arguments = [part for bucket in buckets for part in bucket]
-        wait_ms, left = await self._call(self._client.eval(_TAKE, 1, self._key("b", scope), *arguments))
-        return Taken(wait_ms == 0, wait_ms / 1000, tuple(map(float, left)))
+        holder, held, number, ttl_ms = _held(places)
+        arguments: list[str | int] = [holder, held, places.limit if places is not None else 0, number, ttl_ms]
+        for window in windows:
+            arguments += (window.name, window.cost, window.limit, _ms(window.span_s))
+        told = await self._call(self._client.eval(_TAKE, 1, self._key("b", scope), *arguments))
+        allowed, busy, wait_ms, now_ms, states = told
+        full = tuple(ms / 1000 for ms in states[1::2])
+        return Taken(bool(allowed), wait_ms / 1000, tuple(states[::2]), full, now_ms, bool(busy))
+
+    async def give_back(self, scope: str, at_ms: int, windows: Sequence[Window], places: Places | None) -> None:
+        """See Backend."""
+        arguments: list[str | int] = [*_held(places), at_ms]
+        for window in windows:
+            arguments += (window.name, window.cost, _ms(window.span_s))
+        await self._call(self._client.eval(_GIVE_BACK, 1, self._key("b", scope), *arguments))
 
     async def close(self) -> None:
         """See Backend."""
@@ -261,6 +364,10 @@ def _reason(error: BaseException) -> str:
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def _held(places: Places | None) -> tuple[str, int, int, int]:
+    return (places.holder, places.held, places.number, _ms(places.ttl_s)) if places is not None else ("", 0, 0, 0)
 
 
 async def _close(clients: Sequence[Any]) -> None:

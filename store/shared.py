@@ -17,7 +17,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.store.breaker import Breaker
-from qwenserve.store.interface import Backend, Bucket, Entry, StoreRefused, StoreUnreachable, Taken
+from qwenserve.store.interface import Backend, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
 from qwenserve.store.values import BadValue, Envelope
 
 _log = EventLog("store")
@@ -123,9 +123,17 @@ class SharedStore:
         opened = ((m, self._opened(_place(group, m), value, MAX_LEASE_BYTES)) for m, value in values.items())
         return {member: payload for member, payload in opened if payload is not None}
 
-    async def take(self, scope: str, buckets: Sequence[Bucket]) -> Taken | None:
-        """Takes from all buckets or none; None where the store cannot say, and the caller must count by itself."""
-        return await self._call("take", lambda: self._known_take(scope, buckets), None)
+    async def take(self, scope: str, windows: Sequence[Window], places: Places | None = None) -> Taken | None:
+        """Takes from all windows and places or none; None where the store cannot say, and the caller must count by
+        itself.
+        """
+        return await self._call("take", lambda: self._known_take(scope, windows, places), None)
+
+    async def give_back(self, scope: str, at_ms: int, windows: Sequence[Window], places: Places | None = None) -> bool:
+        """Gives back what was taken at `at_ms`, and says how many places are held. Returns whether the store knows."""
+        return await self._call(
+            "give_back", lambda: _done(self._backend.give_back(scope, at_ms, windows, places)), False
+        )
 
     async def close(self) -> None:
         """Ends the probe and closes connections."""
@@ -141,8 +149,8 @@ class SharedStore:
     async def _known_since(self, key: str, after: str, limit: int) -> Sequence[Entry] | None:
         return await self._backend.since(key, after, limit)
 
-    async def _known_take(self, scope: str, buckets: Sequence[Bucket]) -> Taken | None:
-        return await self._backend.take(scope, buckets)
+    async def _known_take(self, scope: str, windows: Sequence[Window], places: Places | None) -> Taken | None:
+        return await self._backend.take(scope, windows, places)
 
     async def _call(self, call: str, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if not self._backend.remote:

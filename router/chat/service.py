@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache
@@ -53,6 +54,22 @@ _SHUT_DOWN = "the router is shutting down; try another one"
 
 # Answers that are there already, or on their way.
 _WITHOUT_WORKER = (chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED, chat_pb2.CACHE_STATUS_SIMILAR)
+
+
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+
+
+def _within_limits(method: Method) -> Method:
+    """Makes a method that generates nothing count among the requests of its caller's key. It may raise RateLimited."""
+
+    @wraps(method)
+    async def limited(core: ChatCore, request: Any, call: Call) -> Any:
+        if core._limiter is None or not call.key_id:
+            return await method(core, request, call)
+        async with core._limiter.counted(call):
+            return await method(core, request, call)
+
+    return cast(Method, limited)
 
 
 class ChatCore:
@@ -126,6 +143,7 @@ class ChatCore:
         await _until_complete(await self.stream_completion(request, call, fold), fold)
         return completion(fold, max(1, request.n))
 
+    @_within_limits
     async def explain(self, request: chat_pb2.ExplainRequest, call: Call) -> chat_pb2.ExplainResponse:
         """Shows what would be done; generates nothing."""
         self._check_open()
@@ -168,6 +186,7 @@ class ChatCore:
             max_model_len=self._prepare.max_model_len,
         )
 
+    @_within_limits
     async def tokenize(self, request: tokenizer_pb2.TokenizeRequest, call: Call) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._model.check_name(request.model)
@@ -176,6 +195,7 @@ class ChatCore:
             results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
+    @_within_limits
     async def tokenize_chat(
         self, request: tokenizer_pb2.TokenizeChatRequest, call: Call
     ) -> tokenizer_pb2.TokenizeChatResponse:
@@ -195,6 +215,7 @@ class ChatCore:
             )
         return tokenizer_pb2.TokenizeChatResponse(results=results, max_model_len=self._prepare.max_model_len)
 
+    @_within_limits
     async def detokenize(
         self, request: tokenizer_pb2.DetokenizeRequest, call: Call
     ) -> tokenizer_pb2.DetokenizeResponse:

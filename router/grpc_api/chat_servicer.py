@@ -92,14 +92,14 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Returns what travels with the call. Raises InvalidRequest for metadata values that cannot be read."""
         metadata = dict(context.invocation_metadata() or ())
         remaining = context.time_remaining()
-        found = request_id(given_id or _text(metadata.get("x-request-id")))
+        found = request_id(given_id or text_of(metadata.get("x-request-id")))
         context.set_trailing_metadata((("x-request-id", found),))
         return Call(
             request_id=found,
             deadline=None if remaining is None else time.monotonic() + remaining,
-            traceparent=traceparent(_text(metadata.get("traceparent"))),
-            key_id=self._keys.check(_text(metadata.get("authorization"))),
-            strict=strictness(_text(metadata.get("x-strict"))),
+            traceparent=traceparent(text_of(metadata.get("traceparent"))),
+            key_id=self._keys.check(text_of(metadata.get("authorization"))),
+            strict=strictness(text_of(metadata.get("x-strict"))),
         )
 
 
@@ -224,5 +224,5 @@ def _tell_continued(context: Context, usage: sampling_pb2.Usage) -> None:
         context.set_trailing_metadata((*context.trailing_metadata(), ("x-continued", str(usage.continued_legs))))
 
 
-def _text(value: str | bytes | None) -> str | None:
+def text_of(value: str | bytes | None) -> str | None:
     return value if isinstance(value, str) else None

@@ -1,24 +1,25 @@
 """What each key may use: requests and tokens a minute, answers at a time, longest answer, highest priority.
 
-A minute's allowance can be used at once and comes back evenly. Tokens are taken before the answer, for the prompt and
-the longest answer that the request allows, and what was not used is given back at its end: so nobody gets ahead by
-asking for many answers at a time. Rates are counted in the store, for all routers together; answers at a time in each
-router.
+No minute, wherever it begins, holds more than is allowed. Tokens are taken before the answer, for the prompt and the
+longest answer that the request allows, and what was not used is given back at its end: so nobody gets ahead by asking
+for many answers at a time. All is counted in the store, for all routers together, in one round trip.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.prepare import Prepared
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.errors import RateLimited, Unavailable
+from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.keys import KeyRecord
 from qwenserve.runtime.lifecycle import TaskOwner
-from qwenserve.store.interface import Bucket, Taken
+from qwenserve.store.interface import Places, Taken, Window
 from qwenserve.store.memory import MemoryBackend
 from qwenserve.store.shared import SharedStore
 
@@ -32,10 +33,18 @@ _STORE_RETRY_S = 1.0
 _BUSY_RETRY_S = 1.0
 
 
+class _Reserved(NamedTuple):
+    """Tokens taken, the time of that on the clock of who counted them, and whether that was this process."""
+
+    tokens: int = 0
+    at_ms: int = 0
+    here: bool = False
+
+
 class Admission:
     """The place of one admitted request. `settle` is called once it has ended; further calls do nothing."""
 
-    def __init__(self, limiter: Limiter, record: KeyRecord, reserved: int) -> None:
+    def __init__(self, limiter: Limiter, record: KeyRecord, reserved: _Reserved) -> None:
         self._limiter = limiter
         self._record = record
         self._reserved = reserved
@@ -45,29 +54,42 @@ class Admission:
         """Gives back what was reserved and not used."""
         if self._open:
             self._open = False
-            self._limiter.settle(self._record, self._reserved - used_tokens)
+            unused = max(0, self._reserved.tokens - used_tokens)
+            self._limiter.settle(self._record, self._reserved._replace(tokens=unused))
 
 
 class _Seen(NamedTuple):
-    requests_left: float
-    tokens_left: float
+    """What was left of a minute, and when it is whole again."""
+
+    left: int
+    full_after_s: float
 
 
 class Limiter:
     """Keeps keys to their limits. `close` ends what it still tells the store."""
 
-    def __init__(self, keys: KeyRing, store: SharedStore, *, without_store: str = "count") -> None:
-        """`without_store`: `count` here while the store does not answer, or `refuse`."""
+    def __init__(
+        self, keys: KeyRing, store: SharedStore, *, without_store: str = "count", lease_s: float = 30.0
+    ) -> None:
+        """`without_store`: `count` here while the store does not answer, or `refuse`. `lease_s`: how long the answers
+        of a router that has died still count among those under way.
+        """
         self._keys = keys
         self._store = store
         self._refuses = without_store == "refuse"
+        self._lease_s = lease_s
         self._own = MemoryBackend(0)
         self._tasks = TaskOwner()
+        self._telling: set[asyncio.Task[None]] = set()
+        self._keeping = False
+        self._holder = new_id()
+        self._number = 0
         self._running: dict[str, int] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[tuple[str, str], _Seen] = {}
 
     async def close(self) -> None:
-        """Ends what is still being told to the store."""
+        """Tells the store what is still to be told, each in its limit of time, and ends."""
+        await asyncio.gather(*self._telling, return_exceptions=True)
         await self._tasks.close()
 
     @contextlib.asynccontextmanager
@@ -80,7 +102,7 @@ class Limiter:
             yield call, prepared
             return
         prepared = _within(record, prepared)
-        reserved = await self._take(record, prepared)
+        reserved = await self._take(record, _prompt_tokens(prepared) + _answer_tokens(prepared))
         admission = Admission(self, record, reserved)
         try:
             yield call._replace(admission=admission), prepared
@@ -88,90 +110,139 @@ class Limiter:
             admission.settle(0)
             raise
 
-    def settle(self, record: KeyRecord, unused: int) -> None:
+    @contextlib.asynccontextmanager
+    async def counted(self, call: Call) -> AsyncIterator[None]:
+        """Admits a request that generates nothing, or raises RateLimited: it counts among requests, and among what is
+        under way inside the block; not among tokens.
+        """
+        record = self._keys.record(call.key_id) if call.key_id else None
+        if record is None or not record.limited:
+            yield
+            return
+        reserved = await self._take(record, 0)
+        try:
+            yield
+        finally:
+            self.settle(record, reserved)
+
+    def settle(self, record: KeyRecord, unused: _Reserved) -> None:
         """Ends one request of a key."""
         running = self._running.get(record.name, 0) - 1
         if running > 0:
             self._running[record.name] = running
         else:
             self._running.pop(record.name, None)
-        if record.tpm is not None and unused > 0:
-            back = Bucket(_TOKENS, -unused, record.tpm, record.tpm / _MINUTE_S)
-            self._tasks.start(self._give_back(record.name, back), name="unused tokens")
+        places = self._places(record)
+        back = [Window(_TOKENS, unused.tokens, record.tpm, _MINUTE_S)] if record.tpm and unused.tokens else []
+        if places is None and not back:
+            return
+        task = self._tasks.start(self._give_back(record.name, unused, back, places), name="unused tokens")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def headers(self, key_id: str) -> Mapping[str, str]:
         """Returns what a reply says about the limits of its caller's key, after the newest of its requests."""
         record = self._keys.record(key_id)
-        seen = self._seen.get(key_id)
-        if record is None or seen is None:
+        if record is None:
             return {}
         headers: dict[str, str] = {}
-        for name, limit, left in (
-            (_REQUESTS, record.rpm, seen.requests_left),
-            (_TOKENS, record.tpm, seen.tokens_left),
-        ):
-            if limit is not None:
-                left = max(0.0, min(limit, left))
+        for name, limit in ((_REQUESTS, record.rpm), (_TOKENS, record.tpm)):
+            seen = self._seen.get((key_id, name))
+            if limit is not None and seen is not None:
                 headers[f"x-ratelimit-limit-{name}"] = str(limit)
-                headers[f"x-ratelimit-remaining-{name}"] = str(int(left))
-                headers[f"x-ratelimit-reset-{name}"] = f"{(limit - left) / limit * _MINUTE_S:.3f}s"
+                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, min(limit, seen.left)))
+                headers[f"x-ratelimit-reset-{name}"] = f"{seen.full_after_s:.3f}s"
         return headers
 
-    async def _take(self, record: KeyRecord, prepared: Prepared) -> int:
-        """Takes one request's share; returns the tokens reserved. Raises RateLimited."""
+    async def _take(self, record: KeyRecord, tokens: int) -> _Reserved:
+        """Takes one request's share. Raises RateLimited."""
         running = self._running.get(record.name, 0)
         if record.concurrency is not None and running >= record.concurrency:
-            raise RateLimited(
-                f"{running} answers of this key are under way, the most it may have at a time",
-                metadata={"limit": "concurrency"},
-                retry_after_s=_BUSY_RETRY_S,
-            )
+            raise _busy(record.concurrency)
         # Counted before the store is asked: what comes meanwhile must see it.
         self._running[record.name] = running + 1
         try:
-            return await self._take_rates(record, prepared)
+            return await self._take_rates(record, tokens)
         except BaseException:
-            self.settle(record, 0)
+            self.settle(record, _Reserved())
             raise
 
-    async def _take_rates(self, record: KeyRecord, prepared: Prepared) -> int:
-        tokens = _prompt_tokens(prepared) + _answer_tokens(prepared)
-        buckets = []
+    async def _take_rates(self, record: KeyRecord, tokens: int) -> _Reserved:
+        windows = []
         if record.rpm is not None:
-            buckets.append(Bucket(_REQUESTS, 1, record.rpm, record.rpm / _MINUTE_S))
-        if record.tpm is not None:
-            buckets.append(Bucket(_TOKENS, tokens, record.tpm, record.tpm / _MINUTE_S))
-        if not buckets:
-            return 0
-        taken = await self._ask(record.name, buckets)
-        left = dict(zip((bucket.name for bucket in buckets), taken.left, strict=False))
+            windows.append(Window(_REQUESTS, 1, record.rpm, _MINUTE_S))
+        if record.tpm is not None and tokens:
+            windows.append(Window(_TOKENS, tokens, record.tpm, _MINUTE_S))
+        places = self._places(record)
+        if not windows and places is None:
+            return _Reserved()
+        taken = await self._store.take(_scope(record.name), windows, places)
+        here = taken is None
+        if taken is None:
+            if self._refuses:
+                reason = "limits cannot be checked now: the store does not answer"
+                raise Unavailable(reason, retry_after_s=_STORE_RETRY_S)
+            taken = await self._own.take(_scope(record.name), windows, None)
+        self._note(record.name, windows, taken)
+        if not taken.allowed:
+            raise _busy(record.concurrency) if taken.busy else _too_fast(record, taken.retry_after_s)
+        if places is not None and not self._keeping:
+            self._keeping = True
+            self._tasks.start(self._keep_places(), name="places of keys")
+        return _Reserved(tokens if record.tpm is not None else 0, taken.at_ms, here)
+
+    def _note(self, name: str, windows: Sequence[Window], taken: Taken) -> None:
         if len(self._seen) >= _MAX_SEEN:
             self._seen.clear()
-        self._seen[record.name] = _Seen(left.get(_REQUESTS, 0.0), left.get(_TOKENS, 0.0))
-        if not taken.allowed:
-            what = " and ".join(
-                f"{limit:,} {name} a minute"
-                for name, limit in ((_REQUESTS, record.rpm), (_TOKENS, record.tpm))
-                if limit is not None
-            )
-            raise RateLimited(
-                f"this key may use {what}; wait {taken.retry_after_s:.1f} s",
-                metadata={"limit": "rate"},
-                retry_after_s=taken.retry_after_s,
-            )
-        return tokens if record.tpm is not None else 0
+        for window, left, full_after_s in zip(windows, taken.left, taken.full_after_s, strict=True):
+            self._seen[name, window.name] = _Seen(left, full_after_s)
 
-    async def _ask(self, name: str, buckets: list[Bucket]) -> Taken:
-        taken = await self._store.take(_scope(name), buckets)
-        if taken is not None:
-            return taken
-        if self._refuses:
-            raise Unavailable("limits cannot be checked now: the store does not answer", retry_after_s=_STORE_RETRY_S)
-        return await self._own.take(_scope(name), buckets)
+    def _places(self, record: KeyRecord) -> Places | None:
+        """Returns how many answers of a key this router has under way, for the others; None where nobody else asks."""
+        if record.concurrency is None or not self._store.shared:
+            return None
+        self._number += 1
+        held = self._running.get(record.name, 0)
+        return Places(self._holder, held, record.concurrency, self._number, self._lease_s)
 
-    async def _give_back(self, name: str, bucket: Bucket) -> None:
-        if await self._store.take(_scope(name), [bucket]) is None:
-            await self._own.take(_scope(name), [bucket])
+    async def _keep_places(self) -> None:
+        """Says again and again which answers are under way, as long as there are some."""
+        try:
+            while self._running:
+                await asyncio.sleep(self._lease_s / 3)
+                for name in list(self._running):
+                    record = self._keys.record(name)
+                    places = self._places(record) if record is not None else None
+                    if places is not None:
+                        await self._store.give_back(_scope(name), 0, (), places)
+        finally:
+            self._keeping = False
+
+    async def _give_back(self, name: str, unused: _Reserved, back: Sequence[Window], places: Places | None) -> None:
+        if not unused.here:
+            await self._store.give_back(_scope(name), unused.at_ms, back, places)
+            return
+        await self._own.give_back(_scope(name), unused.at_ms, back, None)
+        if places is not None:
+            await self._store.give_back(_scope(name), 0, (), places)
+
+
+def _busy(limit: int | None) -> RateLimited:
+    return RateLimited(
+        f"{limit} requests of this key are under way, the most it may have at a time",
+        metadata={"limit": "concurrency"},
+        retry_after_s=_BUSY_RETRY_S,
+    )
+
+
+def _too_fast(record: KeyRecord, retry_after_s: float) -> RateLimited:
+    limits = ((_REQUESTS, record.rpm), (_TOKENS, record.tpm))
+    what = " and ".join(f"{limit:,} {name} a minute" for name, limit in limits if limit is not None)
+    return RateLimited(
+        f"this key may use {what}; wait {retry_after_s:.1f} s",
+        metadata={"limit": "rate"},
+        retry_after_s=retry_after_s,
+    )
 
 
 def _scope(name: str) -> str:

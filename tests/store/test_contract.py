@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from qwenserve.store.interface import Backend, Bucket
+from qwenserve.store.interface import WINDOW_PARTS, Backend, Places, Window
 from qwenserve.store.memory import MemoryBackend
 from tests.store.servers import backend_of, running_cluster, running_redis, running_sentinel, why_none
 
@@ -154,34 +154,70 @@ async def test_leases_expire(store: Backend):
     assert await store.members("workers") == {"long": b"1", "new": b"3"}
 
 
-async def test_buckets(store: Backend):
-    """A bucket gives what it holds, all of them or none; what is given back can be taken again."""
-    requests, tokens = Bucket("requests", 1, 2, 0.001), Bucket("tokens", 60, 100, 0.001)
+async def test_windows(store: Backend):
+    """A window gives what it has, all of them or none; what is given back can be taken again."""
+    requests, tokens = Window("requests", 1, 2, LONG_S), Window("tokens", 60, 100, LONG_S)
 
-    taken = await store.take("key", [requests, tokens])
+    taken = await store.take("key", [requests, tokens], None)
     assert taken.allowed
-    assert taken.left == pytest.approx((1, 40), abs=0.1)
-    refused = await store.take("key", [requests, tokens])
+    assert taken.left == (1, 40)
+    refused = await store.take("key", [requests, tokens], None)
     assert not refused.allowed
-    assert refused.left == pytest.approx((1, 40), abs=0.1)
-    assert refused.retry_after_s == pytest.approx(20_000, rel=0.01)
+    assert refused.left == (1, 40)
+    longest = LONG_S + LONG_S / WINDOW_PARTS
+    assert LONG_S - LIMIT_S < refused.retry_after_s <= longest
+    assert all(LONG_S - LIMIT_S < each <= longest for each in refused.full_after_s)
     # The refusal took no request either.
-    assert (await store.take("key", [requests, tokens._replace(cost=40)])).allowed
-    assert not (await store.take("key", [requests])).allowed
-    assert (await store.take("another key", [requests])).allowed
-    assert (await store.take("key", [tokens._replace(cost=-100)])).allowed
-    assert (await store.take("key", [tokens._replace(cost=100)])).allowed
+    again = await store.take("key", [requests, tokens._replace(cost=40)], None)
+    assert again.allowed
+    assert not (await store.take("key", [requests], None)).allowed
+    assert (await store.take("another key", [requests], None)).allowed
+    await store.give_back("key", taken.at_ms, [tokens._replace(cost=50)], None)
+    await store.give_back("key", again.at_ms, [tokens._replace(cost=40)], None)
+    assert (await store.take("key", [tokens._replace(cost=90)], None)).allowed
+    # Of another time nothing was taken.
+    await store.give_back("key", taken.at_ms - 3_600_000, [tokens._replace(cost=90)], None)
+    assert not (await store.take("key", [tokens], None)).allowed
 
 
-async def test_buckets_fill_again(store: Backend):
-    """A bucket gains with time, up to its capacity."""
-    bucket = Bucket("requests", 2, 2, 50.0)
-    assert (await store.take("key", [bucket])).allowed
+async def test_windows_move_on(store: Backend):
+    """What was taken counts for the window's length, and no longer."""
+    window = Window("requests", 2, 2, 0.05)
+    assert (await store.take("key", [window], None)).allowed
 
     async def empty() -> bool:
-        return not (await store.take("key", [bucket])).allowed
+        return not (await store.take("key", [window], None)).allowed
 
     await until_none(empty)
+
+
+async def test_places_are_shared(store: Backend):
+    """Several holders have no more than the limit; what one says later counts, in whatever order it arrives."""
+    one, other = Places("one", 1, 3, 1, LONG_S), Places("other", 1, 3, 1, LONG_S)
+    assert (await store.take("key", [], one)).allowed
+    assert (await store.take("key", [], one._replace(held=2, number=2))).allowed
+    assert (await store.take("key", [], other)).allowed
+    refused = await store.take("key", [], other._replace(held=2, number=2))
+    assert (refused.allowed, refused.busy) == (False, True)
+    # Where there is no place, nothing else is taken.
+    window = Window("requests", 1, 1, LONG_S)
+    assert not (await store.take("key", [window], other._replace(held=2, number=3))).allowed
+    assert (await store.take("key", [window], None)).allowed
+    # The newer word came first.
+    await store.give_back("key", 0, [], one._replace(held=0, number=9))
+    await store.give_back("key", 0, [], one._replace(held=2, number=8))
+    assert (await store.take("key", [], other._replace(held=3, number=4))).allowed
+    assert not (await store.take("key", [], one._replace(held=1, number=10))).allowed
+
+
+async def test_places_of_a_holder_that_is_gone_come_free(store: Backend):
+    """After its time; whoever says so again keeps them."""
+    assert (await store.take("key", [], Places("gone", 2, 2, 1, 0.05))).allowed
+
+    async def busy() -> bool:
+        return not (await store.take("key", [], Places("one", 1, 2, 1, LONG_S))).allowed
+
+    await until_none(busy)
 
 
 async def test_many_at_a_time(store: Backend):
@@ -196,10 +232,10 @@ async def test_many_at_a_time(store: Backend):
     assert answers == [b"%d" % index for index in range(100)]
 
 
-async def test_a_bucket_for_many_is_exact(store: Backend):
+async def test_a_window_for_many_is_exact(store: Backend):
     """Of many who ask at once, as many get something as there is."""
-    bucket = Bucket("requests", 1, 10, 0.0001)
+    window = Window("requests", 1, 10, LONG_S)
 
-    taken = await asyncio.gather(*(store.take("key", [bucket]) for _ in range(50)))
+    taken = await asyncio.gather(*(store.take("key", [window], None) for _ in range(50)))
 
     assert sum(each.allowed for each in taken) == 10

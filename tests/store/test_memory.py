@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from qwenserve.store.interface import Bucket
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenserve.store.interface import WINDOW_PARTS, Window
 from qwenserve.store.memory import MemoryBackend
 
 
@@ -44,19 +47,22 @@ async def test_expired_values_give_their_room_back():
     assert store.bytes_used == 0
 
 
-async def test_buckets_gain_with_time():
-    """A bucket's wait is the time until it has what was asked."""
+async def test_the_wait_is_the_time_until_a_window_has_what_was_asked():
+    """Neither earlier nor later; a window of ten seconds has parts of a sixth of a second."""
     clock = Clock()
     store = MemoryBackend(10_000, clock)
-    bucket = Bucket("requests", 3, 10, 2.0)
+    window = Window("requests", 3, 10, 10.0)
     for _ in range(3):
-        assert (await store.take("key", [bucket])).allowed
+        assert (await store.take("key", [window], None)).allowed
+        clock.now += 1.0
 
-    refused = await store.take("key", [bucket])
-    clock.now += refused.retry_after_s
-
-    assert refused.retry_after_s == 1.0
-    assert (await store.take("key", [bucket])).allowed
+    refused = await store.take("key", [window], None)
+    assert refused.left == (1,)
+    assert 7.0 < refused.retry_after_s <= 7.0 + 2 * 10.0 / WINDOW_PARTS
+    clock.now += refused.retry_after_s - 0.01
+    assert not (await store.take("key", [window], None)).allowed
+    clock.now += 0.01
+    assert (await store.take("key", [window], None)).allowed
 
 
 async def test_logs_share_the_bound():
@@ -75,3 +81,23 @@ async def test_logs_share_the_bound():
         assert await store.since(f"log{index}", "", 100) == []
         assert [await store.get(f"k{number}", 1) for number in range(30)] == [None] * 30
     assert store.bytes_used == 0
+
+
+@given(
+    asks=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 5), st.integers(0, 3)), max_size=60),
+)
+async def test_no_span_of_a_window_holds_more_than_its_limit(asks: list[tuple[int, int, int]]):
+    """Whenever and however much is asked for, and whatever part is given back at once."""
+    clock = Clock()
+    store = MemoryBackend(10_000, clock)
+    used: list[tuple[float, int]] = []
+    for pause_ms, cost, back in asks:
+        clock.now += pause_ms / 1000
+        window = Window("requests", cost, 10, 3.0)
+        taken = await store.take("key", [window], None)
+        if taken.allowed:
+            given = min(back, cost)
+            await store.give_back("key", taken.at_ms, [window._replace(cost=given)], None)
+            used.append((clock.now, cost - given))
+    for begin, _ in used:
+        assert sum(amount for at, amount in used if begin <= at < begin + 3.0) <= 10

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from qwenserve.store.interface import Bucket
+from qwenserve.store.interface import Window
 from qwenserve.store.memory import MemoryBackend
 from qwenserve.store.shared import SharedStore
 from tests.store.servers import Proxy, RedisServer, backend_of, running_redis, why_none
@@ -68,7 +68,7 @@ async def everything_is_unknown(store: SharedStore) -> None:
     assert await store.renew("workers", "w", b"1", ttl_s=LONG_S) is False
     assert await store.withdraw("workers", "w") is False
     assert await store.members("workers") is None
-    assert await store.take("key", [Bucket("requests", 1, 1, 1)]) is None
+    assert await store.take("key", [Window("requests", 1, 1000, 60)]) is None
     assert await store.append("log", b"1", keep=1, ttl_s=LONG_S) is False
     assert await store.since("log", "", limit=1, max_bytes=100) is None
 
@@ -81,7 +81,7 @@ async def everything_works(store: SharedStore) -> None:
     assert await store.append("log", b"3", keep=1, ttl_s=LONG_S)
     [entry] = await store.since("log", "", limit=9, max_bytes=100) or []
     assert entry.payload == b"3"
-    taken = await store.take("key", [Bucket("requests", 1, 1000, 1)])
+    taken = await store.take("key", [Window("requests", 1, 1000, 60)])
     assert taken is not None
     assert taken.allowed
 
@@ -167,7 +167,7 @@ async def test_read_only(store: SharedStore, server: RedisServer):
 
     assert await store.put("a", b"2", ttl_s=LONG_S) is False
     assert await store.renew("workers", "w", b"3", ttl_s=LONG_S) is False
-    assert await store.take("key", [Bucket("requests", 1, 1, 1)]) is None
+    assert await store.take("key", [Window("requests", 1, 1000, 60)]) is None
     assert await store.get("a", max_bytes=100) == b"1"
     assert await store.members("workers") == {"w": b"2"}
     assert store.answering
@@ -210,11 +210,11 @@ async def test_lies_change_nothing(store: SharedStore, server: RedisServer, capl
     await everything_works(store)
     await server.command("SET", "test:v:a", "hello")
     await server.command("HSET", "test:l:{workers}:values", "w", "http://elsewhere")
-    await server.command("HSET", "test:b:key", "requests", "many:never")
+    await server.command("HSET", "test:b:key", f"w:requests:{int(time.time())}", "many", "h:me", "no:number")
 
     assert await store.get("a", max_bytes=100) is None
     assert await store.members("workers") == {}
-    taken = await store.take("key", [Bucket("requests", 1, 1, 1)])
+    taken = await store.take("key", [Window("requests", 1, 1000, 60)])
     assert taken is not None
     for key in ("test:v:a", "test:l:{workers}:values", "test:l:{workers}:until", "test:b:key"):
         await server.command("DEL", key)
@@ -222,7 +222,7 @@ async def test_lies_change_nothing(store: SharedStore, server: RedisServer, capl
     assert await store.get("a", max_bytes=100) is None
     assert await store.members("workers") is None
     assert await store.renew("workers", "w", b"1", ttl_s=LONG_S) is False
-    assert await store.take("key", [Bucket("requests", 1, 1, 1)]) is None
+    assert await store.take("key", [Window("requests", 1, 1000, 60)]) is None
     assert await store.put("a", b"1", ttl_s=LONG_S)
     assert await store.get("a", max_bytes=100) == b"1"
     assert sum(each.value for each in next(store.bad_values.collect()).samples if each.name.endswith("_total")) == 2

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.cli.main import main
+from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tests.system.stack import running_stack, stack_config
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -21,6 +22,11 @@ FACES = {
     "/v1/completions": {"prompt": "Hello", "max_tokens": 4},
     "/v1/responses": {"input": "Hello", "max_output_tokens": 16},
     "/v1/messages": {"model": "qwen3-tiny", "messages": MESSAGES, "max_tokens": 4},
+}
+TEXTS = {
+    "/tokenize": {"prompt": "Hello"},
+    "/detokenize": {"tokens": [1]},
+    "/explain": {"messages": MESSAGES},
 }
 pytestmark = pytest.mark.timeout(240)
 
@@ -35,6 +41,7 @@ async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Pat
     file, log = tmp_path / "keys.yaml", tmp_path / "usage.jsonl"
     keys = {path: added(file, capsys, f"face-{n}", "--rpm", "1") for n, path in enumerate(FACES)}
     rpc_key = added(file, capsys, "rpc", "--rpm", "1", "--tpm", "100000", "--concurrency", "4")
+    text_key = added(file, capsys, "texts", "--rpm", str(len(TEXTS)))
     config = stack_config(auth__keys_file=str(file), auth__usage_log=str(log))
     async with (
         running_stack(config) as stack,
@@ -48,11 +55,25 @@ async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Pat
                 assert reply.headers["x-ratelimit-remaining-requests"] == "0"
             async with web.post(path, json={**body, "stream": True}, headers=headers) as reply:
                 assert reply.status == 429
-                assert 1 <= int(reply.headers["Retry-After"]) <= 60
+                assert 1 <= int(reply.headers["Retry-After"]) <= 61
                 assert "x-ratelimit-reset-requests" in reply.headers
                 assert "1 requests a minute" in await reply.text()
             async with web.post(path, json=body, headers={"Authorization": "Bearer forged"}) as reply:
                 assert reply.status == 401
+
+        # What generates nothing is a request, too.
+        other = {"Authorization": f"Bearer {text_key}"}
+        for path, body in TEXTS.items():
+            async with web.post(path, json=body, headers=other) as reply:
+                assert reply.status == 200, await reply.text()
+                assert reply.headers["x-ratelimit-limit-requests"] == str(len(TEXTS))
+        async with web.post("/tokenize", json=TEXTS["/tokenize"], headers=other) as reply:
+            assert reply.status == 429
+        tokens = tokenizer_pb2_grpc.TokenizerServiceStub(stack.channel)
+        asked = tokenizer_pb2.TokenizeRequest(texts=["Hello"])
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await tokens.Tokenize(asked, metadata=(("authorization", f"Bearer {text_key}"),), timeout=60)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         request = chat_pb2.ChatCompletionRequest(
             conversation=message_pb2.Conversation(
@@ -69,7 +90,7 @@ async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Pat
         status = rpc_status.from_call(refused.value)
         retry = error_details_pb2.RetryInfo()
         assert any(detail.Unpack(retry) for detail in status.details if detail.Is(retry.DESCRIPTOR))
-        assert 0 < retry.retry_delay.ToNanoseconds() <= 60e9
+        assert 0 < retry.retry_delay.ToNanoseconds() <= 61e9
         exposed = stack.router.metrics.render()[0].decode()
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -80,7 +80,7 @@ class Dispatcher:
         endpoint, name = self._find(request.method, request.path)
         exchange = Exchange(request, endpoint.kind, endpoint.errors, strict=self._strict, name=name)
         exchange.id_header = endpoint.id_header
-        if endpoint.generates:
+        if endpoint.guarded:
             exchange.limits = self._limits
         status = 499  # the client went away, unless something better is known
         connection = request.protocol

@@ -95,7 +95,7 @@ async def grpc_router(
     server = make_server(limits, keys=ring)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(cast(ChatCore, backend), ring, limits), server)
     chat_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(backend), server)
-    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(backend), server)
+    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(TokenizerServicer(backend, ring), server)
     if health is None:
         own = Health(server, ())
         await own.set(True)

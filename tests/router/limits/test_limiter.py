@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,11 @@ async def admit(limiter: Limiter, key: str, **fields: Any) -> tuple[Call, Prepar
 
 
 async def test_a_storm_gives_every_key_its_share_and_no_more(tmp_path: Path, clock: Clock):
-    """A hundred keys, each asking far too often at once: each gets what it may, then what comes back with time."""
+    """A hundred keys, each asking far too often, again and again: no minute, wherever it begins, holds more than a key
+    may have, and none holds less than is possible.
+    """
     names = [f"k{n}" for n in range(100)]
+    allowed = [3 + n % 5 for n in range(100)]
     limiter, _ = limiter_of(tmp_path, clock, *(record(name, rpm=3 + n % 5) for n, name in enumerate(names)))
 
     async def ask(name: str) -> bool:
@@ -86,13 +90,15 @@ async def test_a_storm_gives_every_key_its_share_and_no_more(tmp_path: Path, clo
         return True
 
     async def storm() -> list[int]:
-        answers = await asyncio.gather(*(asyncio.gather(*(ask(name) for _ in range(20))) for name in names))
+        answers = await asyncio.gather(*(asyncio.gather(*(ask(name) for _ in range(10))) for name in names))
         return [sum(each) for each in answers]
 
-    assert [3 + n % 5 for n in range(100)] == await storm()
-    assert await storm() == [0] * 100
-    clock.now += 60
-    assert [3 + n % 5 for n in range(100)] == await storm()
+    clock.now += 1000  # nothing is saved up
+    given = [await storm()]
+    for pause in (0.5, 29.5, 30, 1):
+        clock.now += pause
+        given.append(await storm())
+    assert given == [allowed, *[[0] * 100] * 3, allowed]
     await limiter.close()
 
 
@@ -105,11 +111,12 @@ async def test_the_time_to_wait_is_the_time_after_which_it_works(tmp_path: Path,
     with pytest.raises(RateLimited) as refused:
         await admit(limiter, "a")
 
-    assert refused.value.retry_after_s == pytest.approx(10)
-    clock.now += 9.9
+    assert refused.value.retry_after_s is not None
+    assert 60 <= refused.value.retry_after_s <= 61
+    clock.now += refused.value.retry_after_s - 0.1
     with pytest.raises(RateLimited):
         await admit(limiter, "a")
-    clock.now += 0.2
+    clock.now += 0.1
     await admit(limiter, "a")
 
 
@@ -124,15 +131,14 @@ async def test_tokens_are_reserved_and_what_is_not_used_comes_back(tmp_path: Pat
     assert call.admission is not None
     call.admission.settle(15)
     call.admission.settle(0)
-    await asyncio.sleep(0)
+    await limiter.close()
     await admit(limiter, "a", prompt=10, max_tokens=50)
 
     assert limiter.headers("a") == {
         "x-ratelimit-limit-tokens": "100",
         "x-ratelimit-remaining-tokens": "25",
-        "x-ratelimit-reset-tokens": "45.000s",
+        "x-ratelimit-reset-tokens": "61.000s",
     }
-    await limiter.close()
 
 
 async def test_an_answer_without_a_limit_gets_what_is_left_of_a_minute(tmp_path: Path, clock: Clock):
@@ -185,6 +191,67 @@ async def test_keys_without_limits_and_calls_without_keys_pass(tmp_path: Path, c
         call, _ = await admit(limiter, key)
         assert call.admission is None
         assert limiter.headers(key) == {}
+
+
+class Elsewhere(MemoryBackend):
+    """A store that routers share."""
+
+    remote = True
+
+
+async def test_answers_at_a_time_are_counted_over_all_routers(tmp_path: Path, clock: Clock):
+    """A storm over two routers: never more than the key may have, and as many as that; what a router that has died had
+    under way counts for its lease.
+    """
+    backend = Elsewhere(0, clock)
+    one, _ = limiter_of(tmp_path, clock, record("a", concurrency=3), backend=backend)
+    other, _ = limiter_of(tmp_path, clock, record("a", concurrency=3), backend=backend)
+    running: list[Call] = []
+    most = 0
+
+    async def ask(limiter: Limiter) -> None:
+        nonlocal most
+        with contextlib.suppress(RateLimited):
+            call, _ = await admit(limiter, "a")
+            running.append(call)
+            most = max(most, len(running))
+
+    for _ in range(10):
+        await asyncio.gather(*(ask(limiter) for limiter in (one, other) for _ in range(5)))
+        assert len(running) == 3
+        ended = running.pop(0)
+        assert ended.admission is not None
+        ended.admission.settle(0)
+        await asyncio.sleep(0)
+    assert most == 3
+
+    await one.close()
+    await other.close()
+    third, _ = limiter_of(tmp_path, clock, record("a", concurrency=3), backend=backend)
+    await admit(third, "a")
+    with pytest.raises(RateLimited):
+        await admit(third, "a")
+    clock.now += 31
+    await admit(third, "a")
+    await third.close()
+
+
+async def test_what_generates_nothing_counts_as_a_request(tmp_path: Path, clock: Clock):
+    """And among what is under way meanwhile; it takes no tokens."""
+    limiter, _ = limiter_of(tmp_path, clock, record("a", rpm=3, tpm=20, concurrency=1), record("b"))
+    call = Call("r", key_id="a")
+
+    async with limiter.counted(call):
+        with pytest.raises(RateLimited):
+            async with limiter.counted(call):
+                pass
+    async with limiter.counted(call):
+        pass
+    await admit(limiter, "a", prompt=10, max_tokens=10)
+    assert limiter.headers("a")["x-ratelimit-remaining-requests"] == "0"
+    async with limiter.counted(Call("r", key_id="b")), limiter.counted(Call("r")):
+        pass
+    await limiter.close()
 
 
 class Broken(MemoryBackend):
