@@ -128,9 +128,15 @@ def make_parser() -> argparse.ArgumentParser:
     for tier in TIERS:
         commands.add_parser(tier, help=f"one {tier} process in the foreground, for service managers and containers")
     probe = commands.add_parser("probe", help="ask a process whether it serves: exit code 0 or 1")
-    probe.add_argument("address", metavar="HOST:PORT", help="its gRPC address, or with --http its HTTP address")
+    probe.add_argument(
+        "address",
+        metavar="HOST:PORT|TIER",
+        help="its gRPC address, or with --http its HTTP address; or worker, router, tokenizer, shim: the one with the "
+        "configuration of this command, TLS included",
+    )
     probe.add_argument("--http", action="store_true", help="ask a router's /readyz instead of gRPC's health service")
     add_tls_options(probe)
+    add_setting_options(probe)
     _add_keys(commands.add_parser("keys", help="keys with limits: add, list, revoke"))
     certs = commands.add_parser("certs", help="make a private authority and certificates for a test cluster")
     certs.add_argument("folder", metavar="DIR", help="where to; an authority that is there already is used")

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qwenserve.cli.options import setting_texts
 from qwenserve.cli.ports import Endpoint
-from qwenserve.runtime.client_tls import ClientTls
-from qwenserve.runtime.config import ENV_PREFIX, SECRETS, Config, TlsConfig
+from qwenserve.runtime.client_tls import ClientTls, own_tls
+from qwenserve.runtime.config import ENV_PREFIX, SECRETS, Config
 
 Tier = Literal["store", "worker", "tokenizer", "router"]
 
@@ -153,23 +153,12 @@ def make_plan(
         http=str(addresses.http.reachable) if addresses.http else "",
         grpc=str(addresses.grpc.reachable),
         drain_timeout_s=config.drain_timeout_s,
-        tls=_client_tls(config.tls),
+        tls=own_tls(config.tls),
         drain_notice_s=config.drain_notice_s,
         health_timeout_s=config.health_timeout_s,
         secrets={f"{ENV_PREFIX}{key.upper().replace('.', '__')}": text for key, text in secrets.items()},
         processes=(*stores, *processes),
     )
-
-
-def _client_tls(config: TlsConfig) -> ClientTls | None:
-    """Returns how this machine's own commands call the public ports: they know the router's certificate, and show it
-    where clients must show one.
-    """
-    if not config.cert_file:
-        return None
-    certificate, key = (str(Path(file).expanduser().absolute()) for file in (config.cert_file, config.key_file))
-    shown = (certificate, key) if config.client_ca_file else ("", "")
-    return ClientTls(certificate, *shown, own=True)
 
 
 def _process(

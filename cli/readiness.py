@@ -11,6 +11,7 @@ import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from qwenserve.runtime.client_channel import secure_channel
 from qwenserve.runtime.client_tls import ClientTls
 
 _ANSWER_S = 2.0
@@ -36,7 +37,15 @@ async def ask_health(address: str, service: str = "", *, tls: ClientTls | None =
     # A channel of its own: one that failed before would wait out its back-off, and one that is kept would always
     # reach the same process behind a shared port.
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-    async with _channel(address, tls, options) as channel:
+    try:
+        channel = (
+            grpc.aio.insecure_channel(address, options=options)
+            if tls is None
+            else await secure_channel(address, tls, options)
+        )
+    except OSError:
+        return Health.GONE
+    async with channel:
         try:
             response = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_S, wait_for_ready=False
@@ -45,15 +54,6 @@ async def ask_health(address: str, service: str = "", *, tls: ClientTls | None =
             return Health.GONE if error.code() is grpc.StatusCode.UNAVAILABLE else Health.SILENT
     serving = response.status == health_pb2.HealthCheckResponse.SERVING
     return Health.SERVING if serving else Health.NOT_SERVING
-
-
-def _channel(address: str, tls: ClientTls | None, options: tuple[tuple[str, int], ...]) -> grpc.aio.Channel:
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    tls.context()  # names a file that cannot be used
-    return grpc.aio.secure_channel(
-        address, grpc.ssl_channel_credentials(tls.believed().encode() or None, *(tls.pair() or ())), options=options
-    )
 
 
 async def is_http_ready(address: str, tls: ClientTls | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 
 import grpc
 
@@ -24,14 +25,17 @@ async def router_channel(address: str, tls: ClientTls | None) -> grpc.aio.Channe
     """
     if tls is None:
         return make_channel(address, GrpcConfig())
+    return await secure_channel(address, tls, channel_options(GrpcConfig()))
+
+
+async def secure_channel(address: str, tls: ClientTls, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
+    """Returns a channel with these options. Raises like `router_channel`."""
     context = tls.context()
-    options: list[tuple[str, int | str]] = [*channel_options(GrpcConfig())]
-    if tls.own:
-        options.append(("grpc.ssl_target_name_override", await _name_at(address, context)))
+    named = [("grpc.ssl_target_name_override", await _name_at(address, context))] if tls.own else []
     believed = tls.believed() or _system_authorities(context)
     credentials = grpc.ssl_channel_credentials(believed.encode() or None, *(tls.pair() or ()))
     with setting_up():
-        return grpc.aio.secure_channel(address, credentials, options=options)
+        return grpc.aio.secure_channel(address, credentials, options=[*options, *named])
 
 
 async def _name_at(address: str, context: ssl.SSLContext) -> str:

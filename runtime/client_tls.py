@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
-from qwenserve.runtime.config import ConfigError
+from qwenserve.runtime.config import ConfigError, TlsConfig
 
 _END = "-----END CERTIFICATE-----"
 _SECURE = ("https://", "grpcs://")
@@ -53,6 +53,20 @@ class ClientTls(NamedTuple):
         if not self.cert_file:
             return None
         return Path(_path(self.key_file or self.cert_file)).read_bytes(), Path(_path(self.cert_file)).read_bytes()
+
+
+def own_tls(config: TlsConfig, *, cluster: bool = False) -> ClientTls | None:
+    """Returns how this machine's own commands call a port of a process with this configuration, by its certificate,
+    which they also show where one must be shown; None for plain text. `cluster`: the port of a worker or tokenizer.
+    """
+    asks = config.cluster_ca_file if cluster else config.client_ca_file
+    chain, key = config.cert_file, config.key_file
+    if cluster:
+        chain, key = config.cluster_cert_file or chain, config.cluster_key_file or key
+    if not chain or (cluster and not asks):
+        return None
+    chain, key = (str(Path(file).expanduser().absolute()) for file in (chain, key))
+    return ClientTls(chain, *((chain, key) if asks else ("", "")), own=True)
 
 
 def add_tls_options(parser: argparse.ArgumentParser) -> None:

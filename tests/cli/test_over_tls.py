@@ -116,6 +116,26 @@ def test_probe(record: DeploymentRecord, files: Path, capsys: pytest.CaptureFixt
     assert "/no/such/file" in capsys.readouterr().err
 
 
+def test_a_health_check_knows_the_process_by_its_configuration(record: DeploymentRecord, files: Path):
+    """Named by its tier, a process is asked as it is configured; so the same check works with and without TLS."""
+    tls = {
+        "cert_file": "router.pem",
+        "key_file": "router.key",
+        "client_ca_file": "ca.pem",
+        "cluster_ca_file": "ca.pem",
+    }
+    settings = [part for name, file in tls.items() for part in ("--set", f"tls.{name}={files / file}")]
+    worker = next(process for process in record.processes if process.tier == "worker")
+    port = worker.address.rpartition(":")[2]
+    # The port of the record is the one for health checks; the worker's own is what routers call.
+    router = ["--set", f"router.port={record.grpc.rpartition(':')[2]}"]
+    http = ["--set", f"http.port={record.http.rpartition(':')[2]}"]
+    assert main(["probe", "router", *router, *settings]) == 0
+    assert main(["probe", "router", "--http", *http, *settings]) == 0
+    assert main(["probe", "router", *router]) == 1
+    assert main(["probe", "worker", "--set", f"worker.port={port}"]) == 0
+
+
 def test_top_and_report(record: DeploymentRecord, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Metrics are read, by name and by address."""
     for source in (["secure"], ["--address", record.http, *shown(files)]):

@@ -39,14 +39,20 @@ def local(text: str, ports: Ports, own: str) -> str:
     return text.replace("/models/qwen3-tiny", str(ROOT / "models" / "qwen3-tiny"))
 
 
+def environment_of(service: Service, ports: Ports) -> dict[str, str]:
+    """Returns what a service's container has in its environment, for its process and its health check alike."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
+    environment |= {key: local(value, ports, service.name) for key, value in service.environment.items()}
+    listens = LISTENS[service.command[0]]
+    return environment | {setting: str(ports[service.name, port]) for port, setting in listens.items()}
+
+
 @contextlib.asynccontextmanager
 async def running(
     service: Service, ports: Ports, cache: Path, more: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Runs a service's own command with its own environment, and `more` variables."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("QWENSERVE_")}
-    environment |= {key: local(value, ports, service.name) for key, value in service.environment.items()}
-    environment |= {setting: str(ports[service.name, port]) for port, setting in LISTENS[service.command[0]].items()}
+    environment = environment_of(service, ports)
     environment |= {"QWENSERVE_CACHE_DIR": str(cache), "QWENSERVE_LOG__LEVEL": "warning", "OMP_WAIT_POLICY": "passive"}
     environment |= more or {}
     process = await asyncio.create_subprocess_exec(
@@ -72,7 +78,8 @@ async def healthy(service: Service, ports: Ports, process: asyncio.subprocess.Pr
     while True:
         assert process.returncode is None, f"{service.name} ended with {process.returncode}"
         probe = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "qwenserve.cli", *command[1:], cwd=ROOT, stdout=asyncio.subprocess.DEVNULL
-        )
+            sys.executable, "-m", "qwenserve.cli", *command[1:],
+            cwd=ROOT, env=environment_of(service, ports), stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
         if await probe.wait() == 0:
             return
