@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -99,6 +100,25 @@ async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Pat
     assert all(line["completion_tokens"] for line in lines if line["outcome"] == "ok")
     assert 'qwenserve_key_requests_total{key="rpc",outcome="ok"} 1.0' in exposed
     assert keys["/v1/chat/completions"] not in file.read_text() + log.read_text() + exposed
+
+
+async def test_a_forged_key_is_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A request whose body never comes is answered; over gRPC its bytes are not even decoded."""
+    file = tmp_path / "keys.yaml"
+    added(file, capsys, "alice")
+    async with running_stack(stack_config(auth__keys_file=str(file))) as stack:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.router.http_port)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Authorization: Bearer forged\r\nContent-Length: 1000000\r\n\r\n".encode())
+        status = await asyncio.wait_for(reader.readline(), 60)
+        writer.close()
+
+        raw = stack.channel.unary_unary("/qwenserve.chat.v1.ChatService/CreateChatCompletion")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await raw(b"\xff no message", metadata=(("authorization", "Bearer forged"),), timeout=60)
+
+    assert b" 401 " in status
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_keys_are_listed_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
