@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qwenserve.store.batches import Batches, Command
 from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
 from qwenserve.store.redis_url import Place
 
@@ -235,6 +236,8 @@ class RedisBackend:
         self._client, *self._beside = self._new_clients()
         self._cluster = place.kind == "cluster"
         self._learning = asyncio.Lock()
+        # Not in a cluster, whose commands go to different nodes.
+        self._batches = Batches(self._together)
         # Bounds connections: a client opens another one where all of its own are busy.
         self._turns = asyncio.Semaphore(connections)
 
@@ -247,11 +250,19 @@ class RedisBackend:
     async def get(self, key: str, max_bytes: int) -> bytes | None:
         """See Backend."""
         # The range of a missing key is empty, and no value of ours is.
-        return await self._call(self._client.getrange(self._key("v", key), 0, max_bytes)) or None
+        if self._cluster:
+            return await self._call(self._client.getrange(self._key("v", key), 0, max_bytes)) or None
+        with _translated():
+            return await self._batches.ask("getrange", self._key("v", key), 0, max_bytes) or None
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
-        await self._call(self._client.set(self._key("v", key), value, px=_ms(ttl_s)))
+        if self._cluster:
+            await self._call(self._client.set(self._key("v", key), value, px=_ms(ttl_s)))
+            return
+        with _translated():
+            # Nobody waits for a value to be kept.
+            await self._batches.ask("psetex", self._key("v", key), _ms(ttl_s), value, patient=True)
 
     async def delete(self, key: str) -> None:
         """See Backend."""
@@ -300,6 +311,7 @@ class RedisBackend:
 
     async def close(self) -> None:
         """See Backend."""
+        await self._batches.close()
         await _close([self._client, *self._beside])
 
     def _key(self, kind: str, name: str) -> str:
@@ -319,6 +331,13 @@ class RedisBackend:
             old = [self._client, *self._beside]
             self._client, *self._beside = self._new_clients()
             await _close(old)
+
+    async def _together(self, commands: Sequence[Command]) -> Sequence[Any]:
+        batch = self._client.pipeline(transaction=False)
+        for name, *arguments in commands:
+            getattr(batch, name)(*arguments)
+        answers: Sequence[Any] = await self._call(batch.execute(raise_on_error=False))
+        return answers
 
     async def _call(self, command: Awaitable[Any]) -> Any:
         try:

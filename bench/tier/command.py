@@ -17,6 +17,7 @@ from qwenserve.bench.findings import Finding, slow_interpreter
 from qwenserve.bench.meter import describe_machine
 from qwenserve.bench.tier import (
     apart,
+    kept,
     latency,
     memory,
     peer,
@@ -43,6 +44,7 @@ ROWS: Mapping[str, _Rows] = {
     "wrk": wrk.wrk_rows,
     "request": whole.request_rows,
     "long": whole.long_rows,
+    "kept": kept.kept_rows,
     "route": route.route_rows,
     "grpc": streamed.grpc_rows,
     "latency": latency.latency_rows,

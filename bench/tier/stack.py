@@ -21,6 +21,8 @@ class StackSettings(NamedTuple):
     model: str
     step_ms: float
     max_running: int = 1024
+    # Where answers are kept; empty: nowhere.
+    store_url: str = ""
 
     def worker_arguments(self, port: int) -> list[str]:
         """Returns the worker's command line. Prefill takes no time: the tier is measured, not the engine."""
@@ -49,6 +51,7 @@ class StackSettings(NamedTuple):
             "router.tokenizers": tiers.tokenizers,
             "router.port": grpc_port,
             "http.port": http_port,
+            **({"store.url": self.store_url, "cache.mode": "readwrite"} if self.store_url else {}),
         }
         return _arguments(settings)
 

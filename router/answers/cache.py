@@ -73,6 +73,8 @@ class AnswerCache:
 
     async def look_up(self, wanted: Sequence[Wanted]) -> list[Recording | None]:
         """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
+        if len(wanted) == 1:  # most answers have one choice; it needs no task of its own
+            return [await self._kept(wanted[0])]
         return list(await asyncio.gather(*map(self._kept, wanted)))
 
     async def look_for_similar(self, wanted: Wanted) -> Similar | None:

@@ -25,20 +25,22 @@ _WRITES = frozenset({chat_pb2.CACHE_MODE_WRITE, chat_pb2.CACHE_MODE_READ_WRITE})
 
 # Fields of a request that do not decide which ids are generated for a prompt. Every other one goes into the key, new
 # ones too: a field that was forgotten here can only cause a miss, never a wrong hit.
-_NOT_IN_KEY = (
-    "model",  # the fingerprint says which
-    "conversation",  # the prompt has it
-    "prompts",
-    "sampling",  # the complete parameters are taken
-    "n",  # choices are kept one by one
-    "echo",
-    "return_token_ids",
-    "user",
-    "metadata",
-    "request_id",
-    "priority",
-    "session",
-    "cache",
+_NOT_IN_KEY = frozenset(
+    (
+        "model",  # the fingerprint says which
+        "conversation",  # the prompt has it
+        "prompts",
+        "sampling",  # the complete parameters are taken
+        "n",  # choices are kept one by one
+        "echo",
+        "return_token_ids",
+        "user",
+        "metadata",
+        "request_id",
+        "priority",
+        "session",
+        "cache",
+    )
 )
 
 Request = chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
@@ -123,11 +125,15 @@ def is_repeatable(sampling: sampling_pb2.SamplingParams, *, seed_given: bool, un
 
 def request_identity(request: Request) -> bytes:
     """Returns what else of a request decides which ids are generated, besides prompt, sampling, model and tenant."""
+    kind = type(request).__name__.encode()
+    # Most requests set no other field, and the copy of a conversation would be thrown away at once.
+    if all(field.name in _NOT_IN_KEY for field, _ in request.ListFields()):
+        return kind
     rest = copy.copy(request)
     for name in _NOT_IN_KEY:
         if name in rest.DESCRIPTOR.fields_by_name:
             rest.ClearField(name)
-    return type(request).__name__.encode() + rest.SerializeToString(deterministic=True)
+    return kind + rest.SerializeToString(deterministic=True)
 
 
 def answer_key(

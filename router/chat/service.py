@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import operator
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -46,6 +47,7 @@ from qwenserve.text.assets import tokenizer_facts
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2
 
 # Ids that are decoded on the event loop in one go, about 5 ms.
 _INLINE_IDS = 16_384
@@ -100,6 +102,8 @@ class ChatCore:
         self._on_outcome = on_outcome
         self._tracing = tracing
         self._limiter = limiter
+        # What the workers say of themselves, and what follows from it for the keys of kept answers.
+        self._fleet: tuple[Sequence[worker_pb2.WorkerInfo], str] = ((), "")
         limits = ContinuationLimits(
             config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
         )
@@ -495,7 +499,12 @@ class ChatCore:
         return answer
 
     def _fleet_fingerprint(self) -> str:
-        return fleet_fingerprint(session.info for session in self._workers.sessions if session.info is not None)
+        infos = [session.info for session in self._workers.sessions if session.info is not None]
+        known, fingerprint = self._fleet
+        if len(infos) != len(known) or not all(map(operator.is_, infos, known)):
+            fingerprint = fleet_fingerprint(infos)
+            self._fleet = infos, fingerprint
+        return fingerprint
 
     def _choose(
         self, needs: Requirements, cache_salt: str, session: str, prompt: Sequence[int], tried: frozenset[str]
