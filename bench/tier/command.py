@@ -17,6 +17,7 @@ from qwenserve.bench.findings import Finding, slow_interpreter
 from qwenserve.bench.meter import describe_machine
 from qwenserve.bench.tier import (
     apart,
+    encrypted,
     kept,
     latency,
     memory,
@@ -54,6 +55,7 @@ ROWS: Mapping[str, _Rows] = {
     "memory": memory.memory_rows,
     "peer": peer.peer_rows,
     "shim": apart.shim_rows,
+    "tls": encrypted.tls_rows,
 }
 
 _METHOD = (

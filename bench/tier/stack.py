@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qwenserve.bench.tier.cores import Cores
@@ -16,13 +16,16 @@ _READY = '"event": "ready"'
 
 class StackSettings(NamedTuple):
     """One deployment: `model` is a directory with a tokenizer; `step_ms` is the engine's time for a token. How many
-    processes of each kind there are is told by `Cores`."""
+    processes of each kind there are is told by `Cores`. `certificates`: a folder of `qwenserve certs`, for TLS on every
+    hop.
+    """
 
     model: str
     step_ms: float
     max_running: int = 1024
     # Where answers are kept; empty: nowhere.
     store_url: str = ""
+    certificates: str = ""
 
     def worker_arguments(self, port: int) -> list[str]:
         """Returns the worker's command line. Prefill takes no time: the tier is measured, not the engine."""
@@ -36,12 +39,13 @@ class StackSettings(NamedTuple):
             "worker.simulated.prefill_tokens_per_s": 1e9,
             "worker.simulated.prefill_chunk_tokens": 1_000_000,
             "worker.simulated.kv_blocks": 65536,
+            **self._cluster_tls("worker"),
         }
         return _arguments(settings)
 
     def tokenizer_arguments(self, port: int) -> list[str]:
         """Returns a tokenizer process's command line."""
-        return _arguments({"model.reference": self.model, "tokenizer.port": port})
+        return _arguments({"model.reference": self.model, "tokenizer.port": port, **self._cluster_tls("tokenizer")})
 
     def router_arguments(self, tiers: Tiers, grpc_port: int, http_port: int) -> list[str]:
         """Returns a router's command line."""
@@ -52,8 +56,19 @@ class StackSettings(NamedTuple):
             "router.port": grpc_port,
             "http.port": http_port,
             **({"store.url": self.store_url, "cache.mode": "readwrite"} if self.store_url else {}),
+            **self._cluster_tls("router"),
+            **self._tls({"cert_file": "router.pem", "key_file": "router.key"}),
         }
         return _arguments(settings)
+
+    def _cluster_tls(self, name: str) -> dict[str, object]:
+        pair = {"cluster_cert_file": f"{name}.pem", "cluster_key_file": f"{name}.key"}
+        return self._tls({"cluster_ca_file": "ca.pem", **pair})
+
+    def _tls(self, files: Mapping[str, str]) -> dict[str, object]:
+        if not self.certificates:
+            return {}
+        return {f"tls.{setting}": f"{self.certificates}/{file}" for setting, file in files.items()}
 
 
 class Tiers(NamedTuple):
@@ -115,7 +130,7 @@ async def deployment(settings: StackSettings, cores: Cores) -> AsyncIterator[Sta
         arguments = settings.router_arguments(tiers, grpc_port, http_port)
         shared = ["--share-ports"] if len(cores.routers) > 1 else []
         routers = await start("router", [[*arguments, *shared]] * len(cores.routers), cores.routers)
-        url = f"http://127.0.0.1:{http_port}"
+        url = f"http{'s' if settings.certificates else ''}://127.0.0.1:{http_port}"
         yield Stack(workers, tokenizers, routers, tiers.workers, f"127.0.0.1:{grpc_port}", url)
 
 

@@ -192,3 +192,13 @@ def test_pinning_ends_with_its_block() -> None:
         assert os.sched_getaffinity(0) == ONE
 
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_tls_rows_are_measured(tmp_path: Path) -> None:
+    """Two deployments in turn, one with certificates on every hop."""
+    rows = by_key(measured(tmp_path, "tls", 0.2))
+
+    assert {"tls.token.tls", "tls.request.ratio"} <= set(rows)
+    assert all(row["median"] > 0 for row in rows.values())
