@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Generic, TypeVar
 
 import prometheus_client
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 # Whether each series also says when it began is decided for the library, by its environment variable.
@@ -38,6 +38,21 @@ class Count:
         self.value += amount
 
 
+class RecentCount(Count):
+    """Knows when it last grew, in seconds since the epoch. For what happens seldom: each time a clock is read."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = self.created
+
+    def inc(self, amount: float = 1) -> None:
+        """Adds `amount`, which must not be negative."""
+        super().inc(amount)
+        self.last = time.time()
+
+
 class Distribution:
     """How often values fell into each bucket, up to and with its bound, and their sum. The last bucket has the rest."""
 
@@ -55,7 +70,10 @@ class Distribution:
         self.sum += value
 
 
-SeriesT = TypeVar("SeriesT", Count, Distribution)
+SeriesT = TypeVar("SeriesT", bound="Count | Distribution")
+
+
+CountT = TypeVar("CountT", bound=Count)
 
 
 class _Family(Collector, Generic[SeriesT]):
@@ -94,11 +112,8 @@ def _bound(bound: float) -> str:
     return f"{whole[0]}{'.' if digits else ''}{digits}e+{len(whole) - 1:02d}"
 
 
-class Counters(_Family[Count]):
+class _Counters(_Family[CountT]):
     """Counters of one name."""
-
-    def __init__(self, name: str, meaning: str, labels: Sequence[str] = ()) -> None:
-        super().__init__(name, meaning, labels, Count)
 
     def collect(self) -> Iterator[Metric]:
         """Yields the family as it stands."""
@@ -106,6 +121,30 @@ class Counters(_Family[Count]):
         for values, series in self._series.items():
             metric.add_metric(values, series.value)
             self._add_created(metric, values, series)
+        yield metric
+
+
+class Counters(_Counters[Count]):
+    """Counters of one name."""
+
+    def __init__(self, name: str, meaning: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name, meaning, labels, Count)
+
+
+class RecentCounters(_Counters[RecentCount]):
+    """Counters of one name, and a gauge that says when each last grew. `last` is the gauge's name and meaning."""
+
+    def __init__(self, name: str, meaning: str, last: tuple[str, str], labels: Sequence[str] = ()) -> None:
+        super().__init__(name, meaning, labels, RecentCount)
+        self._last = last
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields both families as they stand."""
+        yield from super().collect()
+        name, meaning = self._last
+        metric = GaugeMetricFamily(name, meaning, labels=self._label_names)
+        for values, series in self._series.items():
+            metric.add_metric(values, series.last)
         yield metric
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
-from qwenserve.runtime.counting import Count, Counters, Distribution, Histograms
+from qwenserve.runtime.counting import Count, Counters, Distribution, Histograms, RecentCounters
 from qwenserve.runtime.release import release
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -41,7 +41,9 @@ class RouterMetrics:
         self.requests = self.counters(
             "qwenserve_requests", "Finished answers by kind and outcome.", ["kind", "outcome"]
         )
-        self.errors = self.counters("qwenserve_errors", "Failed requests by reason.", ["reason"])
+        last = ("qwenserve_last_error_timestamp_seconds", "When a request last failed, by reason.")
+        self.errors = RecentCounters("qwenserve_errors", "Failed requests by reason.", last, ["reason"])
+        self.registry.register(self.errors)
         self.prompt_tokens = self._count("qwenserve_prompt_tokens", "Prompt tokens.")
         self.cached_tokens = self._count("qwenserve_cached_tokens", "Prompt tokens found in an engine's cache.")
         self.completion_tokens = self._count("qwenserve_completion_tokens", "Generated tokens.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,14 @@ async def test_settings_reach_the_request(shown: Shown):
     await shown.page.fill("#set-system", "Be brief.")
     await shown.page.fill("#set-temperature", "0.5")
     await shown.page.fill("#set-max_tokens", "64")
+    await shown.page.fill("#set-thinking_budget", "32")
     await shown.page.uncheck("#set-thinking")
     await shown.ask("Hello")
     await shown.answered()
 
     (body,) = sent
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    assert (body["temperature"], body["max_tokens"]) == (0.5, 64)
+    assert (body["temperature"], body["max_tokens"], body["thinking_budget"]) == (0.5, 64, 32)
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert not {"top_p", "seed", "tools"} & body.keys()
 
@@ -266,14 +268,23 @@ async def test_keyboard_and_screen_reader(shown: Shown):
 
 
 async def test_status_view(shown: Shown):
-    """The status view has the worker, its load, and the errors that happened."""
-    await shown.page.evaluate("fetch('/v1/chat/completions', {method: 'POST', body: '{'})")
-    await shown.ask(SAY + "x")
-    await shown.answered()
+    """The status view has the worker, its load, cache hits, and the errors that happened, the newest first."""
+    refused = "async path => { await fetch(path, {method: 'POST', body: '{'}); }"
+    await shown.page.evaluate(refused, "/no/such/path")
+    await shown.page.evaluate(refused, "/v1/chat/completions")
+    shown.engine.hold(after=3)
+    await shown.ask(SAY + "one two three four five")
     await shown.page.click("#show-status")
 
-    await expect(shown.page.locator("#status")).to_contain_text("worker-0")
-    await expect(shown.page.locator("#status")).to_contain_text("INVALID_REQUEST")
+    status = shown.page.locator("#status")
+    await expect(status).to_contain_text("worker-0")
+    rows = status.locator("table")
+    await expect(rows.nth(0).locator("td")).to_have_text(["worker-0", "ready", "1", "0", re.compile(".+")])
+    shown.engine.release()
+    await expect(rows.nth(0).locator("td").nth(2)).to_have_text("0")
+    await expect(rows.nth(1).locator("td").nth(2)).to_have_text(re.compile(r"^\d+\.\d %$"))
+    await expect(rows.nth(2).locator("tbody td:first-child")).to_have_text(["INVALID_REQUEST", "NOT_FOUND"])
+    await expect(rows.nth(2).locator("tbody td:last-child").first).to_have_text(re.compile(r"\d+:\d\d"))
     await expect(shown.page.locator("#question")).not_to_be_visible()
     await shown.page.click("#show-status")
     await expect(shown.page.locator("#question")).to_be_visible()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from qwenserve.runtime.counting import Counters, Histograms
+from qwenserve.runtime.counting import Counters, Histograms, RecentCounters
 
 BOUNDS = (0.001, 0.5, 2.0, 1000.0)
 
@@ -85,3 +86,18 @@ def test_bounds_of_buckets(bound: float) -> None:
     prometheus_client.Histogram("wait_seconds", "Waiting.", buckets=(bound,), registry=theirs)
 
     assert text(ours) == text(theirs)
+
+
+def test_counters_that_know_when_they_last_grew() -> None:
+    """A gauge beside the counter, by the same labels."""
+    registry = CollectorRegistry()
+    family = RecentCounters("things", "Things.", ("last_thing_timestamp_seconds", "When."), ["reason"])
+    registry.register(family)
+    before = time.time()
+
+    family.labels("a").inc()
+
+    last = registry.get_sample_value("last_thing_timestamp_seconds", {"reason": "a"})
+    assert registry.get_sample_value("things_total", {"reason": "a"}) == 1
+    assert last is not None
+    assert before <= last <= time.time()

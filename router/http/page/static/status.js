@@ -34,7 +34,10 @@ function draw(section, found) {
   const workers = [...new Set(found.filter((each) => each.name === "qwenserve_worker_ready").map((each) => each.labels.worker))].sort();
   const prompt = sum("qwenserve_prompt_tokens_total");
   const cached = sum("qwenserve_cached_tokens_total");
-  const errors = found.filter((each) => each.name === "qwenserve_errors_total" && each.value > 0);
+  const last = (reason) => found.find((each) => each.name === "qwenserve_last_error_timestamp_seconds" && each.labels.reason === reason)?.value ?? 0;
+  const errors = found.filter((each) => each.name === "qwenserve_errors_total" && each.value > 0)
+    .map((each) => ({ reason: each.labels.reason, count: each.value, last: last(each.labels.reason) }))
+    .sort((a, b) => b.last - a.last);
   section.replaceChildren(
     heading(word("workers")),
     table([word("worker"), word("status"), word("running"), word("queued"), word("freeKv")], workers.map((worker) => [
@@ -47,8 +50,12 @@ function draw(section, found) {
       sum("qwenserve_running_requests"), sum("qwenserve_requests_total"), prompt ? `${((100 * cached) / prompt).toFixed(1)} %` : "–",
     ]]),
     heading(word("errors")),
-    errors.length ? table([word("errors"), word("total")], errors.map((each) => [each.labels.reason, each.value])) : paragraph(word("noErrors")),
+    errors.length ? table([word("errors"), word("total"), word("last")], errors.map((each) => [each.reason, each.count, when(each.last)])) : paragraph(word("noErrors")),
   );
+}
+
+function when(seconds) {
+  return seconds ? new Date(seconds * 1000).toLocaleString(document.documentElement.lang) : "–";
 }
 
 function heading(text) {
