@@ -20,8 +20,12 @@ class TestLlamaCppEngine(EngineContract):
 
     @pytest.fixture(autouse=True)
     def _model(self, tmp_path: Path) -> None:
-        self._directory = write_model(tmp_path / "model")
-        self._gguf = engine_file(self._directory, WeightType.F32, tmp_path / "cache")
+        self.use_model_below(tmp_path)
+
+    def use_model_below(self, folder: Path) -> None:
+        """Makes the model that the engine runs."""
+        self._directory = write_model(folder / "model")
+        self._gguf = engine_file(self._directory, WeightType.F32, folder / "cache")
 
     def make_engine(self) -> Engine:
         return LlamaCppEngine(

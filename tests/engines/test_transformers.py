@@ -39,6 +39,10 @@ class TestTransformersEngine(EngineContract):
     def _model(self, model: Path) -> None:
         self._directory = model
 
+    def use_model_below(self, folder: Path) -> None:
+        """Makes the model that the engine runs."""
+        self._directory = write_model(folder / "transformers")
+
     def text_of(self, token_ids: Sequence[int]) -> str:
         return text_of(token_ids)
 
