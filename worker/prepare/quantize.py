@@ -48,9 +48,11 @@ def run_quantize(plan: QuantizePlan, backend: Backend, *, tell: Callable[[str], 
         "calibration": _digest(plan.options),
         "versions": dict(backend.versions()),
     }
-    if _is_there(plan, record, tell):
-        return False
     partial = plan.partial
+    if _is_there(plan, record, tell):
+        # Left by a run that was killed after its last step but this one.
+        shutil.rmtree(partial, ignore_errors=True)
+        return False
     if _record_of(partial) != record:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

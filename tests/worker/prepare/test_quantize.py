@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +18,8 @@ from qwenserve.worker.prepare.quantize import RECORD, run_command, run_quantize
 from qwenserve.worker.prepare.quantize_plan import CannotQuantize, QuantizeOptions, QuantizePlan, plan_quantize
 from qwenserve.worker.prepare.texts import CALIBRATION, CHECK, BadTexts, read_texts
 
-TINY = Path(__file__).parents[3] / "models" / "qwen3-tiny"
+ROOT = Path(__file__).parents[3]
+TINY = ROOT / "models" / "qwen3-tiny"
 STAGES = ("calibrate", "export", "complete")
 
 
@@ -91,6 +95,30 @@ def test_a_broken_run_is_gone_on_with(tmp_path: Path, stage: str):
     assert list(tmp_path.iterdir()) == [plan.out]
     assert not run_quantize(plan, backend, tell=quiet)
     assert backend.done == ["calibrate", "export"]
+
+
+@pytest.mark.parametrize("moment", [*STAGES, "renamed"])
+def test_a_killed_run_is_gone_on_with(tmp_path: Path, moment: str):
+    """SIGKILL in each stage, and after the last one: the same command makes the result, and leaves nothing else."""
+    command = [sys.executable, "-m", "tests.worker.prepare.killed_run", str(tmp_path), moment]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if said[-1] == moment:
+                break
+        process.kill()
+    assert said[-1] == moment
+    assert process.returncode == -signal.SIGKILL
+    plan, backend = made_plan(tmp_path), Scripted()
+    assert plan.out.exists() == (moment == "renamed")
+
+    assert run_quantize(plan, backend, tell=quiet) == (moment != "renamed")
+
+    assert backend.done == ["calibrate", "export"][STAGES.index(moment) if moment in STAGES else 2 :]
+    assert json.loads((plan.out / "config.json").read_text()) == {}
+    assert list(tmp_path.iterdir()) == [plan.out]
 
 
 @pytest.mark.parametrize("changed", ["options", "versions", "calibration"])
