@@ -1,8 +1,8 @@
-"""What the check of the repository finds, and that the page on security names tests that exist."""
+"""What the check of the repository finds, and what an audit makes of its answer."""
 
 from __future__ import annotations
 
-import re
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "secrets_and_pins.py"
+AUDIT = ROOT / "scripts" / "audit_findings.py"
+CLEAN = {"name": "a", "version": "1", "vulns": []}
+BAD = {"name": "b", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+UNKNOWN = {"name": "c", "skip_reason": "not found"}
 # Put together here, so that this file is none of the finds.
 LIKE_SECRETS = [
     "-----BEGIN " + "PRIVATE KEY-----\n" + "A" * 64,
@@ -69,10 +73,19 @@ def test_what_has_no_version_is_found(tmp_path: Path):
     ]
 
 
-def test_the_page_on_security_names_tests_that_exist():
-    """Each promise has a test, and the test is where the page says."""
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "security.md").read_text())
+@pytest.mark.parametrize(
+    ("dependencies", "code", "told"),
+    [
+        ([{"name": "qwenserve", "skip_reason": "editable"}, CLEAN], 0, "1 packages audited"),
+        ([BAD, UNKNOWN], 1, "b 2: PYSEC-1, mended in 3"),
+        ([CLEAN, UNKNOWN], 3, "1 packages could not be audited (c)"),
+        ([], 3, "0 packages audited"),
+    ],
+)
+def test_an_audit_that_could_not_audit_says_so(dependencies: list[object], code: int, told: str):
+    """A mirror of the index without advisories gives no clean bill of health."""
+    given = json.dumps({"dependencies": dependencies})
+    done = subprocess.run([sys.executable, AUDIT], input=given, capture_output=True, text=True, timeout=60, check=False)
 
-    assert len(named) > 20
-    for file, test in named:
-        assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).is_file(), (file, test)
+    assert done.returncode == code
+    assert told in done.stdout
