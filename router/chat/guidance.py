@@ -6,26 +6,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.tool_guides import is_guided, must_call, tools_guide
 from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, checked
-from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.runtime.errors import InvalidRequest, QueueFull
 from qwenserve.runtime.guide_grammar import available, lark_of, why_not
 from qwenserve.type.v1 import guide_pb2
 
 # Characters of guides, as they were asked for, whose outcome is kept.
 _MOST_KEPT = 4_000_000
 _ENTRY = 1_000
+# Guides are compiled in threads of their own: those in which prompts are tokenized never wait for them.
+_THREADS = 2
+# Requests that wait for a guide; others are refused. A guide takes 10 to 100 ms, at most a second.
+_MOST_WAITING = 256
 
 _Outcome = Guide | GuideError
+T = TypeVar("T")
 
 
 class Guidance:
-    """Guides for answers of one model. Its methods raise InvalidRequest or Unsupported, naming the field at fault."""
+    """Guides for answers of one model. Its methods raise InvalidRequest or Unsupported, naming the field at fault, and
+    QueueFull where too many wait for theirs.
+    """
 
     def __init__(self, model: ServedModel, *, strict_tools: bool = False) -> None:
         """`strict_tools`: all functions' calls follow their schemas, whether or not a request says strict."""
@@ -35,6 +44,10 @@ class Guidance:
         self._strict_tools = strict_tools
         self._kept: OrderedDict[tuple[int, str], _Outcome] = OrderedDict()
         self._kept_characters = 0
+        self._threads = ThreadPoolExecutor(_THREADS, "guides")
+        self._waiting = 0
+        # Guides that are being compiled, for all who ask for the same.
+        self._under_way: dict[tuple[int, str], asyncio.Future[_Outcome]] = {}
 
     def binds(self, request: chat_pb2.ChatCompletionRequest, tools: Sequence[Mapping[str, Any]] | None) -> bool:
         """Whether `of_chat` has anything to do for a chat."""
@@ -58,7 +71,7 @@ class Guidance:
             return await self.of_request(request)
         if not self.binds(request, tools):
             return None
-        guide = await asyncio.to_thread(tools_guide, choice, tools, self._form, strict=self._strict_tools)
+        guide = await self._apart(partial(tools_guide, choice, tools, self._form, strict=self._strict_tools))
         return _wire(await self._outcome(guide.kind, guide.text, "tools"))
 
     async def of_request(
@@ -77,14 +90,37 @@ class Guidance:
         key = (int(kind), text)
         outcome = self._kept.get(key)
         if outcome is None:
-            outcome = await asyncio.to_thread(self._compiled, kind, text)
-            self._keep(key, outcome)
+            outcome = await self._shared(key, partial(self._compiled, kind, text))
         else:
             self._kept.move_to_end(key)
         if isinstance(outcome, GuideError):
             where = f"{param}.{outcome.path}" if outcome.path else param
             raise InvalidRequest(f"{where}: {outcome.message}", param=where)
         return outcome
+
+    async def _shared(self, key: tuple[int, str], compile_it: Callable[[], _Outcome]) -> _Outcome:
+        """Returns a guide's outcome; whoever asks for the same meanwhile waits for the same."""
+        under_way = self._under_way.get(key)
+        if under_way is None:
+            under_way = self._under_way[key] = asyncio.ensure_future(self._apart(compile_it))
+            under_way.add_done_callback(partial(self._compiled_for_all, key))
+        # One who leaves takes nothing away from the others.
+        return await asyncio.shield(under_way)
+
+    def _compiled_for_all(self, key: tuple[int, str], done: asyncio.Future[_Outcome]) -> None:
+        del self._under_way[key]
+        if not done.cancelled() and done.exception() is None:
+            self._keep(key, done.result())
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """Runs work in a thread for guides. Raises QueueFull."""
+        if self._waiting >= _MOST_WAITING:
+            raise QueueFull(f"{_MOST_WAITING} requests wait for their forms to be checked", retry_after_s=1.0)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
 
     def _compiled(self, kind: GuideKind, text: str) -> _Outcome:
         try:
