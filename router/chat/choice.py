@@ -258,7 +258,9 @@ class Choice:
         pipeline = self.pipeline
         events += self._lead()
         stopped = finish is not None and finish.reason == _STOP
-        events += map(self._to_event, pipeline.finish(stopped=stopped))
+        # An event without text only accounts for ids: where nobody asked for those it would be one of nothing.
+        left = [each for each in pipeline.finish(stopped=stopped) if self._tracked is not None or _says_something(each)]
+        events += map(self._to_event, left)
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         if self._thinking_cut:
             ending.thinking_cut = True
@@ -291,6 +293,10 @@ class Choice:
         if self._tracked is not None:
             self._tracked.attach(made, event.tokens)
         return made
+
+
+def _says_something(event: TextEvent) -> bool:
+    return not isinstance(event, (Content, Reasoning)) or bool(event.text)
 
 
 def _first_pause(plan: ChoicePlan) -> int | None:

@@ -91,6 +91,8 @@ class ResponseStream:
     def _one(self, event: chat_pb2.ChatEvent) -> str:
         kind = event.WhichOneof("event")
         if kind == "content_delta":
+            if not event.content_delta and self._kind not in ("", "message"):
+                return ""  # log-probabilities of ids that are no text, behind a thought or a call
             opening = self._open("message", "msg")
             logprobs = _logprobs(event.logprobs)
             self._logprobs += logprobs

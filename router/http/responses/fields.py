@@ -24,7 +24,7 @@ TABLE: tuple[Field, ...] = (
     applied("instructions", str, "conversation.messages", "Be kind.", "What stands before all messages.",
             draft.write_instructions),
     applied("tools", Objects, "conversation.tools", [{"type": "function", "name": "look"}],
-            "Functions that the model may call; other tools are refused.", items.write_tools),
+            "Functions that the model may call; web search is ignored, other tools are refused.", items.write_tools),
     applied("tool_choice", Any, "request.tool_choice", "auto",
             "none, auto, required, a function, or allowed_tools.",
             draft.write_tool_choice),

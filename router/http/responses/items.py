@@ -99,7 +99,12 @@ def write_tools(draft: ResponsesDraft, value: list[dict[str, Any]]) -> None:
     shown = []
     for index, tool in enumerate(value):
         at = f"tools[{index}]"
-        if tool.get("type", "function") != "function":
+        kind = tool.get("type", "function")
+        if isinstance(kind, str) and kind.startswith("web_search"):
+            # Agents add it on their own: a model that is not shown it does without.
+            draft.ignored.append(at)
+            continue
+        if kind != "function":
             raise Unsupported(f"{at}.type: only 'function' is supported", param=f"{at}.type")
         function: dict[str, Any] = {"name": _text(tool, "name", at)}
         if not function["name"]:
