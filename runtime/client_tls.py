@@ -48,6 +48,10 @@ class ClientTls(NamedTuple):
         text = Path(_path(self.ca_file)).read_text(encoding="ascii", errors="replace")
         return text.partition(_END)[0] + _END + "\n" if self.own else text
 
+    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """Returns what changes with the files; a missing one has a stamp, too."""
+        return tuple(_stamp_of(file) for file in (self.ca_file, self.cert_file, self.key_file) if file)
+
     def pair(self) -> tuple[bytes, bytes] | None:
         """Returns the key and the certificate to show; None for none. Raises OSError."""
         if not self.cert_file:
@@ -91,6 +95,14 @@ def tls_of(arguments: argparse.Namespace, address: str = "", known: ClientTls | 
     if arguments.cert:
         tls = tls._replace(cert_file=arguments.cert, key_file=arguments.key)
     return tls
+
+
+def _stamp_of(file: str) -> tuple[int, int, int]:
+    try:
+        state = Path(_path(file)).stat()
+    except OSError:
+        return (0, 0, 0)
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def _path(file: str) -> str:

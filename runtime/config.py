@@ -244,6 +244,8 @@ class ShimConfig(Section):
         default="",
         description="Certificates to trust for TLS to the routers, which need tls.cert_file then. Empty: plain text.",
     )
+    cert_file: str = Field(default="", description="Certificate chain to show to routers with tls.client_ca_file.")
+    key_file: str = Field(default="", description="Its key, without a password. Empty: in shim.cert_file.")
     router_wait_s: float = Field(
         default=5.0, ge=0, description="How long a request waits for a router where none is ready."
     )

@@ -98,10 +98,10 @@ def make_channel(
     *,
     receive_window: int | None = None,
     trust: Trust = OPEN,
-    authority: bytes = b"",
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> grpc.aio.Channel:
-    """Returns a channel to another tier of this deployment, as `trust` says; or to a public port, whose certificate
-    must come from `authority` (PEM) where there is one.
+    """Returns a channel to another tier of this deployment, as `trust` says; or to a public port with
+    `credentials`.
 
     `receive_window`: bytes that the other side may send ahead of what was read here. None lets gRPC grow it.
     """
@@ -109,8 +109,8 @@ def make_channel(
     if receive_window is not None:
         options += [("grpc.http2.lookahead_bytes", receive_window), ("grpc.http2.bdp_probe", 0)]
     with setting_up():
-        if authority:
-            return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority), options=options)
+        if credentials is not None:
+            return grpc.aio.secure_channel(address, credentials, options=options)
         if trust.certificate is None:
             return grpc.aio.insecure_channel(address, options=options)
         named = [("grpc.ssl_target_name_override", trust.name)] if trust.name else []

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qwenserve.chat.v1 import chat_pb2_grpc
 from qwenserve.router.shim.session import RouterSession
-from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.client_tls import ClientTls
+from qwenserve.runtime.config import Config, ConfigError, ShimConfig
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import QueueFull, RouterLost, ServiceError
 from qwenserve.runtime.grpc_setup import make_channel
@@ -40,17 +40,28 @@ class RouterLink:
     """One router. `ready`: it would take a request now; `state` is another number each time that it becomes so."""
 
     def __init__(
-        self, address: str, config: Config, authority: bytes, tasks: TaskOwner, on_change: Callable[[], None]
+        self, address: str, config: Config, tls: ClientTls | None, tasks: TaskOwner, on_change: Callable[[], None]
     ) -> None:
+        """Dials in plain text without `tls`, whose files have been found to be usable."""
         self.address = address
         self.ready = False
         self.state = 0
         self._silence_s = config.router.stall_timeout_s
-        self._channel = make_channel(address, config.grpc, authority=authority)
+        self._config = config.grpc
+        self._tls = tls
+        self._dial()
         self._tasks = tasks
         self._on_change = on_change
         self._look = asyncio.Event()
         self._sessions: OrderedDict[Secret, tuple[RouterSession, asyncio.Task[None]]] = OrderedDict()
+
+    def _dial(self) -> None:
+        credentials = None
+        if self._tls is not None:
+            self._stamp = self._tls.stamp()
+            pair = self._tls.pair() or ()
+            credentials = grpc.ssl_channel_credentials(self._tls.believed().encode() or None, *pair)
+        self._channel = make_channel(self.address, self._config, credentials=credentials)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self.chats = chat_pb2_grpc.ChatServiceStub(self._channel)
         self.models = chat_pb2_grpc.ModelServiceStub(self._channel)
@@ -78,12 +89,27 @@ class RouterLink:
         while True:
             self._look.clear()
             self._set(await self._asked())
+            if not (self.ready or self.open):
+                await self._take_new_certificates()
             with contextlib.suppress(asyncio.TimeoutError):
                 await within(_LOOK_S if self.ready else _LOOK_AGAIN_S, self._look.wait())
 
     async def close(self) -> None:
         """Closes the channel; the sessions belong to the owner of tasks."""
         await self._channel.close()
+
+    async def _take_new_certificates(self) -> None:
+        """Dials anew with files that have changed: a channel keeps those that it was made with."""
+        if self._tls is None or self._tls.stamp() == self._stamp:
+            return
+        old = self._channel
+        try:
+            self._tls.context()  # half written, or the key of another certificate
+            self._dial()
+        except (ConfigError, OSError) as error:
+            _log.warning("certificate_not_taken", reason=str(error))
+        else:
+            await old.close()
 
     async def _asked(self) -> bool:
         try:
@@ -139,9 +165,9 @@ class Routers:
         self._wait_s = config.shim.router_wait_s
         self._changed = asyncio.Event()
         self._turn = 0
-        authority = _authority(config.shim.ca_file)
+        tls = _tls(config.shim)
         self.links: Sequence[RouterLink] = [
-            RouterLink(address, config, authority, self._tasks, self._note_change)
+            RouterLink(address, config, tls, self._tasks, self._note_change)
             for address in dict.fromkeys(config.shim.routers)
         ]
 
@@ -201,10 +227,14 @@ class Routers:
 Ask = Callable[[RouterLink], Callable[..., Awaitable[Any]]]
 
 
-def _authority(file: str) -> bytes:
-    if not file:
-        return b""
+def _tls(config: ShimConfig) -> ClientTls | None:
+    if not config.ca_file:
+        if config.cert_file:
+            raise ConfigError("shim.ca_file: is needed beside shim.cert_file: what routers show must come from it")
+        return None
+    tls = ClientTls(config.ca_file, config.cert_file, config.key_file)
     try:
-        return Path(file).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"shim.ca_file: cannot read {file}: {error.strerror}") from None
+        tls.context()
+    except ConfigError as error:
+        raise ConfigError(f"shim.ca_file, shim.cert_file, shim.key_file: {error}") from None
+    return tls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Literal
 
 from playwright.async_api import Browser, async_playwright
 
@@ -22,7 +23,7 @@ async def figures(browser: Browser, folder: Path) -> None:
         url = f"http://127.0.0.1:{stack.router.http_port}/"
         paints = []
         for number in range(_LOADS):
-            scheme = "dark" if number == 1 else "light"
+            scheme: Literal["dark", "light"] = "dark" if number == 1 else "light"
             context = await browser.new_context(
                 locale="en-US", color_scheme=scheme, viewport={"width": 1100, "height": 700}
             )

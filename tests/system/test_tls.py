@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from qwenserve.cli.main import main
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from qwenserve.router.main import Router
+from qwenserve.router.shim.main import Shim
 from qwenserve.runtime.config import Config, ConfigError
 from qwenserve.runtime.grpc_setup import Health, listen, make_server
 from qwenserve.runtime.lifecycle import Shutdown
@@ -268,6 +270,33 @@ async def test_a_router_shows_its_new_certificate_when_it_connects_again(tmp_pat
             await until(lambda: session.ready, LIMIT_S)
         finally:
             await worker.stop()
+
+
+async def test_a_shim_shows_its_certificate_and_believes_no_other_router(certificates: Path, tmp_path: Path):
+    """With another authority's files it finds no router; once they are replaced it does, and is itself reached over TLS
+    by those who show a certificate.
+    """
+    names = ("ca.pem", "worker.pem", "worker.key")
+    for name in names:
+        shutil.copy(certificates / "stranger" / name, tmp_path / name)
+    async with deployment(configured(certificates)) as (_, ports):
+        config = configured(
+            certificates,
+            shim__routers=[f"127.0.0.1:{ports['grpc']}"],
+            shim__router_wait_s=0,
+            shim__ca_file=str(tmp_path / "ca.pem"),
+            shim__cert_file=str(tmp_path / "worker.pem"),
+            shim__key_file=str(tmp_path / "worker.key"),
+        )
+        shim = Shim(config)
+        async with shim.serving(Shutdown()):
+            assert await ask(shim.http_port, client(certificates)) == 503
+            for name in names:
+                shutil.copy(certificates / name, tmp_path / name)
+            await until(lambda: shim.routers.ready, LIMIT_S)
+            assert await ask(shim.http_port, client(certificates)) == 200
+            with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
+                await ask(shim.http_port, client(certificates, ""))
 
 
 def test_a_file_that_cannot_be_used_leaves_the_one_before(tmp_path: Path):
