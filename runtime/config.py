@@ -108,6 +108,11 @@ class TemplateConfig(Section):
         description="Added tokens such as <|im_start|> or <think> that system, user and tool texts spell: plain text, "
         "or (allow) those very tokens, with which a text can write turns of its own.",
     )
+    prefix_stable: bool = Field(
+        default=False,
+        description="Keep the thoughts of earlier answers in prompts, where the template drops them: each turn then "
+        "begins with the last one, and workers find it cached. Requests can say otherwise.",
+    )
 
 
 class HttpConfig(Section):

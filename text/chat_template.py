@@ -25,6 +25,7 @@ import jinja2.sandbox
 from qwenserve.text import direct_template
 from qwenserve.text.direct_template import Format, Given
 from qwenserve.text.json_repair import JsonRepair
+from qwenserve.text.stable_prefix import with_thoughts
 
 ToolCallFormat = Literal["", "hermes", "xml"]
 
@@ -107,6 +108,21 @@ class ChatTemplate:
         except TemplateError:
             return False
         return on != off or on.rstrip().endswith("<think>")
+
+    @cached_property
+    def keeps_thoughts(self) -> bool:
+        """Whether earlier answers can be shown with their thoughts; decided by what it renders."""
+        question = {"role": "user", "content": "x"}
+        for thought, thinking in (("why", True), ("", False)):
+            answer = {"role": "assistant", "content": "because", "reasoning_content": thought or None}
+            messages = with_thoughts([question, answer, question], thinking=thinking)
+            try:
+                text = self.render(messages, enable_thinking=thinking, add_generation_prompt=False)
+            except TemplateError:
+                return False
+            if text.count(f"<think>\n{thought}\n</think>\n\nbecause") != 1 or text.count("<think>") != 1:
+                return False
+        return self.supports_thinking
 
     def _writes(self, known: Format) -> bool:
         try:

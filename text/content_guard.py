@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from qwenserve.text.chat_template import ChatTemplate, TemplateError
 from qwenserve.text.conversation import TemplateInput
+from qwenserve.text.stable_prefix import with_thoughts
 
 # Linear A, which nobody reads, then private characters. Letters first: Python's `repr`, which templates use where they
 # print a list, leaves them as they are.
@@ -163,6 +164,9 @@ def render_prompt(template: ChatTemplate, given: TemplateInput, guard: ContentGu
 
     Raises TemplateError.
     """
+    if given.prefix_stable and template.keeps_thoughts:
+        thinking = given.variables.get("enable_thinking") is not False
+        given = given._replace(messages=with_thoughts(given.messages, thinking=thinking))
     return Prompt(_render(template, given)) if guard is None else guard.render(template, given)
 
 

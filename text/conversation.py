@@ -104,6 +104,8 @@ class TemplateInput(NamedTuple):
     add_generation_prompt: bool
     continue_final_message: bool
     large: bool = False
+    # Whether earlier answers keep their thoughts (`text.stable_prefix`); None: as the deployment is configured.
+    prefix_stable: bool | None = None
 
 
 def is_large(conversation: Conversation) -> bool:
@@ -158,7 +160,8 @@ def conversation_to_template(conversation: Conversation, *, large: bool | None =
         messages = _in_call_order(messages)
     tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
     add_prompt, continue_final = _ending(conversation)
-    return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final, large)
+    stable = conversation.prefix_stable if conversation.HasField("prefix_stable") else None
+    return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final, large, stable)
 
 
 def _in_call_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

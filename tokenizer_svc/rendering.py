@@ -17,6 +17,7 @@ class Renderer:
     def __init__(self, assets: ModelAssets, config: Config) -> None:
         self._template = assets.template
         self._enable_thinking = config.model.enable_thinking
+        self._prefix_stable = config.template.prefix_stable
         plain = config.template.special_tokens_in_content == "plain"
         self._guard = ContentGuard(assets.tokenizer.added_ids) if plain else None
 
@@ -25,6 +26,8 @@ class Renderer:
         try:
             given = conversation_to_template(conversation)
             given.variables.setdefault("enable_thinking", self._enable_thinking)
+            if given.prefix_stable is None:
+                given = given._replace(prefix_stable=self._prefix_stable)
             return render_prompt(self._template, given, self._guard)
         except ConversationError as error:
             raise InvalidRequest(error.message, param=error.path) from None

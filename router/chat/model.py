@@ -27,6 +27,8 @@ class ServedModel:
     enable_thinking: bool
     thinking_defaults: sampling_pb2.SamplingParams
     non_thinking_defaults: sampling_pb2.SamplingParams
+    # Whether earlier answers keep their thoughts, for requests that do not say.
+    prefix_stable: bool = False
     # Further names that requests may use.
     aliases: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
@@ -48,6 +50,7 @@ class ServedModel:
             max_model_len=limit,
             fingerprint=fingerprint_of(path),
             enable_thinking=config.model.enable_thinking,
+            prefix_stable=config.template.prefix_stable,
             thinking_defaults=_defaults(published, config.model.thinking_defaults),
             # A model that never thinks publishes its own values; the ones configured for "not thinking" are for
             # models that can do both.

@@ -136,6 +136,8 @@ class Preparation:
         given = await _converted(request.conversation)
         budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
+        if given.prefix_stable is None and self._model.prefix_stable:
+            given = given._replace(prefix_stable=True)
         choice = request.tool_choice
         mode = choice.mode
         if mode == _NONE:
@@ -261,7 +263,7 @@ class Preparation:
         """
         given = await _converted(conversation)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
-        return given
+        return given if given.prefix_stable is not None else given._replace(prefix_stable=self._model.prefix_stable)
 
     def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         self._model.check_name(request.model)

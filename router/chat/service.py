@@ -188,6 +188,32 @@ class ChatCore:
             policy=self._config.policy,
             tool_call_format=self._model.assets.template.tool_call_format,
             max_model_len=self._prepare.max_model_len,
+            renderings=await self._renderings(request.chat, call, prepared) if kind == "chat" else (),
+        )
+
+    async def _renderings(
+        self, request: chat_pb2.ChatCompletionRequest, call: Call, used: Prepared
+    ) -> list[chat_pb2.Rendering]:
+        """Both ways of rendering a chat, the one that is used first."""
+        conversation = request.conversation
+        stable = conversation.prefix_stable if conversation.HasField("prefix_stable") else self._model.prefix_stable
+        turned = chat_pb2.ChatCompletionRequest()
+        turned.CopyFrom(request)
+        turned.conversation.prefix_stable = not stable
+        found = [self._rendering(used, stable)]
+        other = await self._prepare.chat(turned, call, need_prompt=True)
+        if other.rendered != used.rendered:
+            found.append(self._rendering(other, not stable))
+        return found
+
+    def _rendering(self, prepared: Prepared, stable: bool) -> chat_pb2.Rendering:
+        prompt = prepared.prompts[0]
+        ranked = self._workers.candidates(
+            prompt, needs=prepared.needs, cache_salt=prepared.cache_salt, session=prepared.session
+        )
+        cached = next((each.candidate.expected_cached_tokens for each in ranked if each.candidate.ready), 0)
+        return chat_pb2.Rendering(
+            prefix_stable=stable, prompt=prepared.rendered, tokens=len(prompt), expected_cached_tokens=cached
         )
 
     @_within_limits

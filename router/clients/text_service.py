@@ -118,6 +118,7 @@ class RemoteTextService:
         prompt = tokenizer_pb2.Prompt(conversation=conversation, return_text=need_prompt)
         # A copy that says what `given` says; the caller's message stays as it was.
         prompt.conversation.enable_thinking = bool(given.variables["enable_thinking"])
+        prompt.conversation.prefix_stable = bool(given.prefix_stable)
         if given.tools is None:
             del prompt.conversation.tools[:]
         answer = await self._ask(prompt)

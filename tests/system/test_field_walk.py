@@ -42,7 +42,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "messages": ([{"role": "user", "content": "hi"}], [{"role": "user", "content": "ho"}]),
     "prompt": ("once", "twice"),
 }
+_THOUGHT = {"role": "assistant", "content": "ho", "reasoning_content": "hum"}
 COMPANIONS: dict[str, dict[str, Any]] = {
+    "prefix_stable": {"messages": [{"role": "user", "content": "hi"}, _THOUGHT, {"role": "user", "content": "so?"}]},
     "top_logprobs": {"logprobs": True},
     "tool_choice": {"tools": TOOLS},
     "parallel_tool_calls": {"tools": TOOLS},

@@ -212,6 +212,14 @@ _CHAT_ONLY = (
         faces=Face.CHAT,
     ),
     applied(
+        "prefix_stable",
+        bool,
+        "conversation.prefix_stable",
+        True,
+        "Keeps the thoughts of earlier answers in the prompt, so that it begins with that of the last turn.",
+        faces=Face.CHAT,
+    ),
+    applied(
         "cache_similar",
         bool,
         "cache.similar",

@@ -395,7 +395,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, chat: _Optional[_Union[ChatCompletionRequest, _Mapping]] = ..., completion: _Optional[_Union[CompletionRequest, _Mapping]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model", "prompt", "token_ids", "starts_in_reasoning", "sampling", "defaulted_fields", "ignored_params", "candidates", "tool_call_format", "max_model_len", "policy")
+    __slots__ = ("model", "prompt", "token_ids", "starts_in_reasoning", "sampling", "defaulted_fields", "ignored_params", "candidates", "tool_call_format", "max_model_len", "policy", "renderings")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -407,6 +407,7 @@ class ExplainResponse(_message.Message):
     TOOL_CALL_FORMAT_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    RENDERINGS_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -418,7 +419,20 @@ class ExplainResponse(_message.Message):
     tool_call_format: str
     max_model_len: int
     policy: str
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., starts_in_reasoning: bool = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., defaulted_fields: _Optional[_Iterable[str]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateWorker, _Mapping]]] = ..., tool_call_format: _Optional[str] = ..., max_model_len: _Optional[int] = ..., policy: _Optional[str] = ...) -> None: ...
+    renderings: _containers.RepeatedCompositeFieldContainer[Rendering]
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., starts_in_reasoning: bool = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., defaulted_fields: _Optional[_Iterable[str]] = ..., ignored_params: _Optional[_Iterable[str]] = ..., candidates: _Optional[_Iterable[_Union[CandidateWorker, _Mapping]]] = ..., tool_call_format: _Optional[str] = ..., max_model_len: _Optional[int] = ..., policy: _Optional[str] = ..., renderings: _Optional[_Iterable[_Union[Rendering, _Mapping]]] = ...) -> None: ...
+
+class Rendering(_message.Message):
+    __slots__ = ("prefix_stable", "prompt", "tokens", "expected_cached_tokens")
+    PREFIX_STABLE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prefix_stable: bool
+    prompt: str
+    tokens: int
+    expected_cached_tokens: int
+    def __init__(self, prefix_stable: bool = ..., prompt: _Optional[str] = ..., tokens: _Optional[int] = ..., expected_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class CandidateWorker(_message.Message):
     __slots__ = ("name", "score", "running", "queued", "expected_cached_tokens", "ready", "pending_prompt_tokens", "free_kv_blocks", "reason")

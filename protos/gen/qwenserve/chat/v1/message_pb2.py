@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fqwenserve/chat/v1/message.proto\x12\x11qwenserve.chat.v1\"\xb7\x02\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.qwenserve.chat.v1.Message\x12&\n\x05tools\x18\x02 \x03(\x0b\x32\x17.qwenserve.chat.v1.Tool\x12\x1c\n\x0f\x65nable_thinking\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12#\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12!\n\x19\x63hat_template_kwargs_json\x18\x06 \x01(\tB\x12\n\x10_enable_thinkingB\x18\n\x16_add_generation_promptB\x19\n\x17_continue_final_message\"\xdd\x01\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.qwenserve.chat.v1.Role\x12\x14\n\x07\x63ontent\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11reasoning_content\x18\x03 \x01(\tH\x01\x88\x01\x01\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.qwenserve.chat.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\tB\n\n\x08_contentB\x14\n\x12_reasoning_content\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x1f\n\x04Tool\x12\x17\n\x0f\x64\x65\x66inition_json\x18\x01 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x42/\n\x11qwenserve.chat.v1P\x01Z\x18qwenserve/chat/v1;chatv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fqwenserve/chat/v1/message.proto\x12\x11qwenserve.chat.v1\"\xe5\x02\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.qwenserve.chat.v1.Message\x12&\n\x05tools\x18\x02 \x03(\x0b\x32\x17.qwenserve.chat.v1.Tool\x12\x1c\n\x0f\x65nable_thinking\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12#\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12!\n\x19\x63hat_template_kwargs_json\x18\x06 \x01(\t\x12\x1a\n\rprefix_stable\x18\x07 \x01(\x08H\x03\x88\x01\x01\x42\x12\n\x10_enable_thinkingB\x18\n\x16_add_generation_promptB\x19\n\x17_continue_final_messageB\x10\n\x0e_prefix_stable\"\xdd\x01\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.qwenserve.chat.v1.Role\x12\x14\n\x07\x63ontent\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1e\n\x11reasoning_content\x18\x03 \x01(\tH\x01\x88\x01\x01\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.qwenserve.chat.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\tB\n\n\x08_contentB\x14\n\x12_reasoning_content\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x1f\n\x04Tool\x12\x17\n\x0f\x64\x65\x66inition_json\x18\x01 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x42/\n\x11qwenserve.chat.v1P\x01Z\x18qwenserve/chat/v1;chatv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,14 +32,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwenserve.chat.v1.message_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021qwenserve.chat.v1P\001Z\030qwenserve/chat/v1;chatv1'
-  _globals['_ROLE']._serialized_start=687
-  _globals['_ROLE']._serialized_end=782
+  _globals['_ROLE']._serialized_start=733
+  _globals['_ROLE']._serialized_end=828
   _globals['_CONVERSATION']._serialized_start=55
-  _globals['_CONVERSATION']._serialized_end=366
-  _globals['_MESSAGE']._serialized_start=369
-  _globals['_MESSAGE']._serialized_end=590
-  _globals['_TOOLCALL']._serialized_start=592
-  _globals['_TOOLCALL']._serialized_end=652
-  _globals['_TOOL']._serialized_start=654
-  _globals['_TOOL']._serialized_end=685
+  _globals['_CONVERSATION']._serialized_end=412
+  _globals['_MESSAGE']._serialized_start=415
+  _globals['_MESSAGE']._serialized_end=636
+  _globals['_TOOLCALL']._serialized_start=638
+  _globals['_TOOLCALL']._serialized_end=698
+  _globals['_TOOL']._serialized_start=700
+  _globals['_TOOL']._serialized_end=731
 # @@protoc_insertion_point(module_scope)
