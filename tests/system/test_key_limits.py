@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +15,7 @@ from grpc_status import rpc_status
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.cli.main import main
+from qwenserve.runtime.keys import KeyRecord, digest, keys_text
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tests.system.stack import running_stack, stack_config
 
@@ -24,7 +26,7 @@ FACES = {
     "/v1/responses": {"input": "Hello", "max_output_tokens": 16},
     "/v1/messages": {"model": "qwen3-tiny", "messages": MESSAGES, "max_tokens": 4},
 }
-TEXTS = {
+TEXTS: dict[str, dict[str, object]] = {
     "/tokenize": {"prompt": "Hello"},
     "/detokenize": {"tokens": [1]},
     "/explain": {"messages": MESSAGES},
@@ -100,6 +102,32 @@ async def test_every_face_tells_what_is_left_and_when_to_come_back(tmp_path: Pat
     assert all(line["completion_tokens"] for line in lines if line["outcome"] == "ok")
     assert 'qwenserve_key_requests_total{key="rpc",outcome="ok"} 1.0' in exposed
     assert keys["/v1/chat/completions"] not in file.read_text() + log.read_text() + exposed
+
+
+async def test_a_hundred_keys_in_a_storm_get_what_is_theirs(tmp_path: Path):
+    """All at once over HTTP, each key twice as often as it may: nobody gets more, nobody less, and a key that does not
+    overdo it is answered every time.
+    """
+    names = [f"k{n}" for n in range(100)]
+    records = [KeyRecord(name=name, sha256=digest(name), rpm=1 + n % 2) for n, name in enumerate(names)]
+    file = tmp_path / "keys.yaml"
+    file.write_text(keys_text([*records, KeyRecord(name="modest", sha256=digest("modest"), rpm=20)]))
+    answered: Counter[str] = Counter()
+    body = {"prompt": "Hello", "max_tokens": 1}
+    async with (
+        running_stack(stack_config(auth__keys_file=str(file))) as stack,
+        aiohttp.ClientSession(f"http://127.0.0.1:{stack.router.http_port}") as web,
+    ):
+
+        async def ask(name: str) -> None:
+            async with web.post("/v1/completions", json=body, headers={"Authorization": f"Bearer {name}"}) as reply:
+                assert reply.status in (200, 429)
+                answered[name] += reply.status == 200
+
+        storm = [name for name, record in zip(names, records, strict=True) for _ in range(2 * (record.rpm or 0))]
+        await asyncio.gather(*map(ask, [*storm, *["modest"] * 20]))
+
+    assert answered == {record.name: record.rpm for record in records} | {"modest": 20}
 
 
 async def test_a_forged_key_is_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
