@@ -152,6 +152,17 @@ class GrpcConfig(Section):
         gt=0,
         description="How long a ping may stay unanswered. Long: a process busy with a long prompt must not be cut off.",
     )
+    max_connections: int = Field(
+        default=4096,
+        ge=1,
+        description="Most connections that a gRPC port takes, and at most a quarter of the files that the process may "
+        "have open. Those beyond are closed.",
+    )
+    idle_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long a server keeps a connection without a call. Clients connect again by themselves.",
+    )
     write_buffer_bytes: int = Field(
         default=1024 * 1024, ge=4096, description="Unread answer bytes kept for one call before it is ended."
     )

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import DOMAIN, InternalError, InvalidRequest, ServiceError, Unauthenticated, by_reason
+from qwenserve.runtime.file_limit import file_limit
 from qwenserve.runtime.grpc_wakeups import setting_up
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.tls import Certificate, channel_credentials, server_credentials
@@ -35,6 +36,9 @@ def server_options(config: GrpcConfig, *, share_port: bool = False) -> list[tupl
     return [
         *_common_options(config),
         ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_allowed_incoming_connections", min(config.max_connections, max(1, file_limit() // 4))),
+        # Not only clients that have left something open: also what connects and says nothing.
+        ("grpc.max_connection_idle_ms", int(config.idle_timeout_s * 1000)),
         # Clients ping as often as our own channels do; the default of one per five minutes would cut them off.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", int(config.keepalive_time_s * 500)),
         ("grpc.http2.max_ping_strikes", 0),
@@ -48,7 +52,7 @@ def channel_options(config: GrpcConfig) -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         # Our retries are decisions of the router, never silent ones of the transport.
         ("grpc.enable_retries", 0),
         # A proxy in the environment is meant for other hosts, not for the tiers of one deployment.

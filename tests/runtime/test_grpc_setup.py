@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import resource
+import socket
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -9,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import ContextLengthExceeded, InternalError, QueueFull, ServiceError, Unavailable
-from qwenserve.runtime.grpc_setup import Health, from_rpc_error, make_channel, make_server, to_status
+from qwenserve.runtime.grpc_setup import Health, from_rpc_error, make_channel, make_server, server_options, to_status
 
 CONFIG = GrpcConfig()
 
@@ -68,3 +73,39 @@ async def test_a_proxy_in_the_environment_is_not_used_between_tiers(monkeypatch:
         await server.stop(None)
 
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_connections_beyond_the_bound_are_closed_and_silent_ones_after_a_while() -> None:
+    """A caller is answered again once those that said nothing have gone."""
+    server = make_server(GrpcConfig(max_connections=2, idle_timeout_s=0.2))
+    Health(server, ["s"])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    loop = asyncio.get_running_loop()
+
+    async def ended(connection: socket.socket) -> bool:
+        with contextlib.suppress(ConnectionError):
+            while await loop.sock_recv(connection, 4096):
+                pass
+        return True
+
+    try:
+        with contextlib.ExitStack() as opened:
+            silent = []
+            for _ in range(4):
+                silent.append(opened.enter_context(socket.create_connection(("127.0.0.1", port))))
+                silent[-1].setblocking(False)
+            # The settings that the server sends first come to those that it keeps.
+            assert [len(await loop.sock_recv(one, 9)) for one in silent[:2]] == [9, 9]
+            assert await asyncio.wait_for(asyncio.gather(*map(ended, silent)), 60)
+        async with make_channel(f"127.0.0.1:{port}", CONFIG) as channel:
+            call = health_pb2_grpc.HealthStub(channel).Check
+            await call(health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True)
+    finally:
+        await server.stop(None)
+
+
+def test_a_quarter_of_the_files_is_the_most_that_grpc_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+
+    assert dict(server_options(CONFIG))["grpc.max_allowed_incoming_connections"] == 25

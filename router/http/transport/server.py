@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import ssl
 
 from aiohttp import web
@@ -13,6 +12,7 @@ from qwenserve.router.http.transport.connection import Server
 from qwenserve.router.http.transport.dispatcher import Dispatcher
 from qwenserve.router.http.transport.parser_faults import NO_HTTP
 from qwenserve.runtime.config import HttpConfig
+from qwenserve.runtime.file_limit import file_limit
 
 # A client that is refused before its body is read keeps sending for a while; its reply must not be lost to a reset.
 _LINGER_S = 2.0
@@ -60,7 +60,7 @@ class HttpServer:
             self._dispatcher,
             self._dispatcher.errors_elsewhere,
             self._dispatcher.note_unreadable,
-            min(self._config.max_connections, _files() * 3 // 4),
+            min(self._config.max_connections, file_limit() * 3 // 4),
             handler_cancellation=True,  # a client that goes away ends its request
             access_log=None,  # the dispatcher writes its own line
             logger=_parser_log(),
@@ -120,12 +120,6 @@ class HttpServer:
         self._site = None
         if self._runner is not None:
             await self._runner.cleanup()
-
-
-def _files() -> int:
-    """Returns how many files the process may have open. Without limit, as many as anybody has."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if limit != resource.RLIM_INFINITY else 1 << 20
 
 
 def _parser_log() -> logging.Logger:
