@@ -33,7 +33,11 @@ _CONNECT_TIMEOUT_S = 5.0
 # Small on purpose: what does not fit waits in the worker, where the tokens of several steps merge into one message.
 # With gRPC's own window a busy router gets every step as a message of its own, and pays for each.
 _RECEIVE_WINDOW = 4096
-_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+# Pauses between attempts to connect. They stay short for half a minute, in which a worker is restarted and answers wait
+# for it: one that comes back for a moment only must be found in that moment.
+_RETRY_S = (0.1, 0.2, *[0.5] * 60, 1.0, 2.0)
+# A connection that held for so long shows that the worker is well.
+_HELD_S = 2.0
 # Prompt ids in one message, at most 1 MB: many long prompts at once must not make one beyond the transport's limit.
 _MESSAGE_IDS = 262_144
 # Most bytes of an id of a prompt, with room for what goes with the prompt.
@@ -48,6 +52,10 @@ _LOOKS = 8
 
 class TokenStream(Protocol):
     """Receives what a worker does for one request. Called on the event loop; must not raise."""
+
+    @property
+    def last_token(self) -> float:
+        """When its last token came, on `time.monotonic()`'s clock; 0 before the first."""
 
     def token(self, token_id: int, now: float) -> None:
         """Takes one new token id that has no log-probabilities: most deliveries. `now` is when its message was read,
@@ -295,7 +303,7 @@ class WorkerSession:
         error = await self._serve_until_broken(stub)
         self.tried = True
         self._error = error.message
-        if time.monotonic() - began > _RETRY_S[-1]:
+        if time.monotonic() - began > _HELD_S:
             attempt = 0
         was_connected = self.info is not None
         if attempt == 0 or self._streams:
@@ -506,7 +514,9 @@ class WorkerSession:
         self._expected = None
         self._on_change()
         lost = WorkerLost(f"worker {self.name} was lost: {error.message}")
-        for stream in streams.values():
+        # Whoever has been silent for longest goes on first. In the order of their submission, the last ones would
+        # be the last again where the next worker is lost, too, and might never get a token.
+        for stream in sorted(streams.values(), key=_last_token):
             self._lose(stream, lost)
 
     def _lose(self, stream: TokenStream, lost: ServiceError) -> None:
@@ -514,6 +524,10 @@ class WorkerSession:
             stream.lost(lost)
         except Exception as defect:  # one stream's defect must not keep the others waiting
             _log.error("stream_failed", worker=self.name, exc_info=defect)
+
+
+def _last_token(stream: TokenStream) -> float:
+    return stream.last_token
 
 
 def _capabilities(info: worker_pb2.WorkerInfo) -> Capabilities:

@@ -39,6 +39,11 @@ class HeldBack:
         self._logprobs: Sequence[sampling_pb2.TokenLogprob] = ()
         self._now = 0.0
 
+    @property
+    def last_token(self) -> float:
+        """When the generation's last id came."""
+        return self.generation.last_token
+
     def token(self, token_id: int, now: float) -> None:
         """Takes one new id."""
         if self._left:

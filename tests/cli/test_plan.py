@@ -164,6 +164,13 @@ def test_pauses_begin_anew_after_service():
     assert [policy.next_delay(served) for served in (0, 4.9, 5, 0)] == [1, 2, 1, 2]
 
 
+def test_what_has_served_is_back_sooner():
+    """Answers may be waiting for it; one that never came so far would only fail again."""
+    policy = RestartPolicy(first_s=1, longest_s=8, longest_served_s=3, settled_s=5)
+
+    assert [policy.next_delay(served) for served in (1, 1, 1, 1, 0, 0)] == [1, 2, 3, 3, 8, 8]
+
+
 def test_being_asked_to_end_is_no_death():
     """An operator's SIGTERM makes no pause longer, and one after service needs no pause at all."""
     policy = RestartPolicy(first_s=1, longest_s=8, settled_s=5)

@@ -33,6 +33,8 @@ class Reader:
         self.finish: worker_pb2.Finish | None = None
         self.error: ServiceError | None = None
 
+    last_token = 0.0
+
     def token(self, token_id: int, now: float) -> None:
         self.tokens((token_id,), (), now)
 

@@ -27,9 +27,11 @@ SLOW = SimulatedConfig(step_s=0.02)
 
 
 class Stream:
-    """Notes what it is told. `raises` makes it fail when its session breaks."""
+    """Notes what it is told. `raises` makes it fail when its session breaks; `lost` are all that have heard of it."""
 
-    def __init__(self, *, raises: bool = False) -> None:
+    def __init__(self, *, raises: bool = False, last_token: float = 0.0, lost: list[Stream] | None = None) -> None:
+        self.last_token = last_token
+        self._lost = lost if lost is not None else []
         self.ids: list[int] = []
         self.ids_before_the_last: int | None = None
         self.finish: worker_pb2.Finish | None = None
@@ -51,6 +53,7 @@ class Stream:
 
     def lost(self, error: ServiceError) -> None:
         self.error = error
+        self._lost.append(self)
         if self._raises:
             raise RuntimeError("a stream's defect")
 
@@ -102,6 +105,20 @@ async def test_an_abort_that_leaves_together_with_its_submit_stops_it() -> None:
 
     assert stream.finish is not None
     assert stream.finish.reason == sampling_pb2.FINISH_REASON_ABORTED
+
+
+async def test_whoever_has_been_silent_for_longest_hears_first_of_a_loss() -> None:
+    """Those that got nothing from a worker that was there for a moment come first at the next one."""
+    lost: list[Stream] = []
+    streams = [Stream(last_token=at, lost=lost) for at in (3.0, 0.0, 9.0, 1.0)]
+    async with contextlib.AsyncExitStack() as stack:
+        address = await stack.enter_async_context(serving(OddWorker()))
+        async with connected(address) as session:
+            for stream in streams:
+                submit(session, stream)
+            await stack.aclose()
+            await until(lambda: all(stream.ended for stream in streams))
+    assert [stream.last_token for stream in lost] == [0.0, 1.0, 3.0, 9.0]
 
 
 async def test_a_forgotten_stream_hears_nothing_more() -> None:
