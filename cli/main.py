@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -241,6 +242,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _seconds(text: str) -> float:
+    """Returns a number of seconds above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
 def _add_drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="the deployment; may be left out if there is only one")
     parser.add_argument(
@@ -250,6 +259,15 @@ def _add_drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=count(1), default=128, metavar="N", help="length of an answer (128)")
     parser.add_argument("--times", type=count(1), default=3, metavar="N", help="how often a fault is repeated (3)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long a lasting fault lasts (5)")
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="S",
+        help="harm a process so often, whether the last one is back or not, instead of --times",
+    )
+    parser.add_argument(
+        "--for", dest="for_s", type=_seconds, default=60.0, metavar="S", help="with --every: for how long (60)"
+    )
     parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
     add_tls_options(parser)
 

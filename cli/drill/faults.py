@@ -38,6 +38,8 @@ for n, key in ipairs(redis.call('KEYS', '*')) do
 end
 return 1
 """
+# How long a stream that nobody reads is kept.
+_UNREAD_S = 15.0
 _GARBAGE_BYTES = 4096
 _GARBAGE_S = 10.0
 
@@ -52,6 +54,11 @@ class Bench(NamedTuple):
     times: int
     seconds: float
     clients: int
+    # Where set, processes are harmed so often, for so many seconds in all, whether they were replaced meanwhile or not.
+    every_s: float | None = None
+    for_s: float = 60.0
+    # When each fault was, on `time.monotonic()`'s clock.
+    faults: list[float] = []  # noqa: RUF012  # given by whoever makes one
 
     def record(self) -> DeploymentRecord:
         """What runs now. Raises CommandError where that has ended."""
@@ -84,18 +91,51 @@ Fault = Callable[[Bench], Awaitable[None]]
 
 
 def _signal(tier: Tier, number: signal.Signals) -> Fault:
-    async def run(bench: Bench) -> None:
+    async def once(bench: Bench) -> None:
         for turn in range(bench.times):
-            processes = bench.of_tier(tier)
-            victim = processes[turn % len(processes)]
-            assert victim.identity is not None
-            victim.identity.send(number)
+            victim = _harmed(bench, tier, number, turn)
+            assert victim is not None
             try:
                 await bench.until_whole(victim)
             finally:
-                victim.identity.send(signal.SIGCONT)  # a stopped process that was not replaced must be continued
+                _go_on(victim)
+
+    async def again_and_again(bench: Bench, every_s: float) -> None:
+        victims: list[ProcessRecord] = []
+        began = time.monotonic()
+        try:
+            for turn in range(1 + int(bench.for_s / every_s)):
+                await asyncio.sleep(began + turn * every_s - time.monotonic())
+                if victim := _harmed(bench, tier, number, turn):
+                    victims.append(victim)
+            for victim in victims:
+                await bench.until_whole(victim)
+        finally:
+            for victim in victims:
+                _go_on(victim)
+
+    async def run(bench: Bench) -> None:
+        await (once(bench) if bench.every_s is None else again_and_again(bench, bench.every_s))
 
     return run
+
+
+def _harmed(bench: Bench, tier: Tier, number: signal.Signals, turn: int) -> ProcessRecord | None:
+    """Sends a signal to the next process of a tier; returns it. None where none is ready now."""
+    processes = bench.of_tier(tier)
+    if not processes:
+        return None
+    victim = processes[turn % len(processes)]
+    assert victim.identity is not None
+    victim.identity.send(number)
+    bench.faults.append(time.monotonic())
+    return victim
+
+
+def _go_on(victim: ProcessRecord) -> None:
+    """Continues a stopped process that was not replaced."""
+    if victim.identity is not None:
+        victim.identity.send(signal.SIGCONT)
 
 
 async def _kill_rank(bench: Bench) -> None:
@@ -154,15 +194,17 @@ def _telling_store(*words: str) -> Fault:
 
 
 async def _slow_reader(bench: Bench) -> None:
-    """Opens streams and reads nothing of them."""
-    async with client_session(bench.target) as http, contextlib.AsyncExitStack() as stack:
-        for number in range(bench.clients):
-            body = bench.target.body(PROMPTS[number % len(PROMPTS)])
-            with contextlib.suppress(aiohttp.ClientError):  # how these streams end is not part of the verdict
-                await stack.enter_async_context(
-                    http.post(f"{bench.target.url}/v1/chat/completions", json=body, headers=bench.target.headers())
-                )
-        await asyncio.sleep(bench.seconds)
+    """Opens streams and reads nothing of them; opens others in their place every so often."""
+    deadline = time.monotonic() + bench.seconds
+    while (left := deadline - time.monotonic()) > 0:
+        async with client_session(bench.target) as http, contextlib.AsyncExitStack() as stack:
+            for number in range(bench.clients):
+                body = bench.target.body(PROMPTS[number % len(PROMPTS)])
+                with contextlib.suppress(aiohttp.ClientError):  # how these streams end is not part of the verdict
+                    await stack.enter_async_context(
+                        http.post(f"{bench.target.url}/v1/chat/completions", json=body, headers=bench.target.headers())
+                    )
+            await asyncio.sleep(min(left, _UNREAD_S))
 
 
 async def _overload(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ _READ_S = 180.0
 # How long a client keeps following `Retry-After`.
 _PATIENCE_S = 60.0
 _LEAST_WAIT_S = 0.1
+# A silence that begins so close to a fault is counted as its doing: the last text may have come a step before it, and
+# what a worker had sent may be read after it.
+_AROUND_S = 0.5
 
 PROMPTS = (
     "Count from one to one hundred.",
@@ -50,7 +53,10 @@ class Target(NamedTuple):
             "messages": [{"role": "user", "content": prompt}],
             "temperature": 0,
             "stream": True,
+            "stream_options": {"include_usage": True},
             "max_tokens": self.max_tokens,
+            # One text, tags included, whatever of it is a thought.
+            "separate_reasoning": False,
             **({"cache": self.cache} if self.cache else {}),
         }
 
@@ -65,6 +71,18 @@ class Failure(Exception):
         self.wait_s = wait_s
 
 
+class Silence(NamedTuple):
+    """A time without text."""
+
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it was."""
+        return self.ended - self.began
+
+
 @dataclass
 class Seen:
     """What clients saw."""
@@ -77,24 +95,39 @@ class Seen:
     failures: list[Failure] = field(default_factory=list)
     # The longest silence inside each answer, in seconds.
     pauses: list[float] = field(default_factory=list)
+    # When each answer that went on with another worker was silent for longest, on `time.monotonic()`'s clock.
+    continued: list[Silence] = field(default_factory=list)
+    # The first answer that differs: its prompt, and its text.
+    difference: tuple[str, str] | None = None
 
     def pause(self, share: float) -> float:
         """The pause that `share` of all answers did not exceed."""
         ordered = sorted(self.pauses)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
+    def resumed(self, faults: Sequence[float]) -> list[float]:
+        """After each fault at which answers fell silent that went on: the seconds until the first of them did."""
+        found = []
+        for fault in faults:
+            hit = [each for each in self.continued if abs(each.began - fault) <= _AROUND_S and each.ended > fault]
+            if hit:
+                found.append(min(each.ended for each in hit) - fault)
+        return found
+
 
 class Answer(NamedTuple):
-    """One whole answer, and the longest silence inside it."""
+    """One whole answer, the longest silence inside it, and how often it went on with another worker."""
 
     text: str
-    pause_s: float
+    silence: Silence
+    continued: int
 
 
 async def read_answer(http: aiohttp.ClientSession, target: Target, prompt: str) -> Answer:
     """Asks over a stream and reads to the end. Raises Failure."""
     text: list[str] = []
-    pause, last = 0.0, time.monotonic()
+    last = time.monotonic()
+    longest, continued = Silence(last, last), 0
     ended = False
     try:
         async with http.post(
@@ -103,16 +136,23 @@ async def read_answer(http: aiohttp.ClientSession, target: Target, prompt: str) 
             if response.status != 200:
                 raise _refusal(response, await response.text())
             async for line in response.content:
-                now = time.monotonic()
-                pause, last = max(pause, now - last), now
                 if not line.startswith(b"data: "):
-                    continue
+                    continue  # comments that keep the connection open are no text
+                now = time.monotonic()
+                longest = max(longest, Silence(last, now), key=_length)
+                last = now
                 if line.startswith(b"data: [DONE]"):
-                    return Answer("".join(text), pause)
-                ended = _take(json.loads(line[6:]), text) or ended
+                    return Answer("".join(text), longest, continued)
+                event = json.loads(line[6:])
+                ended = _take(event, text) or ended
+                continued = (event.get("usage") or {}).get("continued_legs", continued)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         raise Failure(f"{type(error).__name__}: {error}", begun=any(text)) from None
     raise Failure("the stream ended " + ("without [DONE]" if ended else "in the middle"), begun=any(text))
+
+
+def _length(silence: Silence) -> float:
+    return silence.seconds
 
 
 def _refusal(response: aiohttp.ClientResponse, body: str) -> Failure:
@@ -185,24 +225,35 @@ class Load:
         except Failure as failure:
             return failure
         self.seen.answers += 1
-        self.seen.pauses.append(answer.pause_s)
-        self.seen.differing += answer.text != self._expected.get(prompt, answer.text)
+        self.seen.pauses.append(answer.silence.seconds)
+        if answer.continued:
+            self.seen.continued.append(answer.silence)
+        if answer.text != self._expected.get(prompt, answer.text):
+            self.seen.differing += 1
+            self.seen.difference = self.seen.difference or (prompt, answer.text)
         return None
 
 
-async def undisturbed(target: Target, clients: int) -> dict[str, str]:
-    """Returns the answer to each prompt; empty if answers vary under load though nothing is wrong. Raises Failure."""
+class Undisturbed(NamedTuple):
+    """The answer to each prompt where nothing is wrong. `vary`: it is not the same each time."""
+
+    answers: dict[str, str]
+    vary: bool = False
+
+
+async def undisturbed(target: Target, clients: int) -> Undisturbed:
+    """Asks twice under the load of a drill. Raises Failure."""
     async with client_session(target) as http:
         rounds = [
             await asyncio.gather(*(read_answer(http, target, prompt) for prompt in itertools.islice(source, clients)))
             for source in (prompts_from(0), prompts_from(0))
         ]
     found: dict[str, str] = {}
+    vary = False
     for answers in rounds:
         for prompt, answer in zip(prompts_from(0), answers, strict=False):
-            if found.setdefault(prompt, answer.text) != answer.text:
-                return {}
-    return found
+            vary = vary or found.setdefault(prompt, answer.text) != answer.text
+    return Undisturbed(found, vary)
 
 
 def prompts_from(number: int) -> Iterator[str]:

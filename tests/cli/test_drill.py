@@ -10,8 +10,19 @@ import pytest
 from aiohttp import web
 
 from qwenserve.cli.drill.command import verdict_on
+from qwenserve.cli.drill.difference import parting
 from qwenserve.cli.drill.faults import DRILLS
-from qwenserve.cli.drill.load import PROMPTS, Failure, Load, Seen, Target, client_session, read_answer, undisturbed
+from qwenserve.cli.drill.load import (
+    PROMPTS,
+    Failure,
+    Load,
+    Seen,
+    Silence,
+    Target,
+    client_session,
+    read_answer,
+    undisturbed,
+)
 from qwenserve.cli.main import DRILL_NAMES
 from tests.cli.conftest import CommandLine
 from tests.system.stack import until
@@ -110,13 +121,14 @@ async def test_clients_do_as_they_are_told_and_ask_once_more():
 async def test_answers_are_compared_with_the_undisturbed_run():
     """Answers that vary anyway are compared with nothing."""
     async with server(WHOLE) as target:
-        assert await undisturbed(target, 2) == dict.fromkeys(PROMPTS[:2], "ab")
+        assert await undisturbed(target, 2) == (dict.fromkeys(PROMPTS[:2], "ab"), False)
         load = Load(target, dict.fromkeys(PROMPTS, "ax"))
         async with load.running(1) as seen:
             await until(lambda: seen.answers > 0, 30.0)
         assert seen.differing == seen.answers
+        assert seen.difference == (PROMPTS[0], "ab")
     async with server(WHOLE, [delta("z", "stop"), "[DONE]"]) as target:
-        assert await undisturbed(target, 1) == {}
+        assert (await undisturbed(target, 1)).vary
 
 
 @pytest.mark.parametrize(
@@ -137,6 +149,41 @@ def test_the_verdict_is_what_clients_saw(seen, drill, why):
 
     assert told.startswith(why)
     assert bool(told) is bool(why)
+
+
+def test_answers_that_vary_anyway_may_differ():
+    assert verdict_on(Seen(answers=9, differing=2), DRILLS["kill-worker"], vary=True) == ""
+
+
+async def test_an_answer_says_how_it_went_on():
+    """Its usage tells that another worker did; comments that keep the stream open are no text."""
+    usage = json.dumps({"choices": [], "usage": {"continued_legs": 2}})
+    async with server([delta("a", "stop"), usage, "[DONE]"]) as target, client_session(target) as http:
+        assert (await read_answer(http, target, "x")).continued == 2
+
+
+def test_the_time_to_the_first_continued_token_is_counted_from_the_fault():
+    """Of those that were silent when a process was harmed; one fault without such an answer tells nothing."""
+    silences = [Silence(9.9, 12.0), Silence(10.2, 11.5), Silence(3.0, 3.1)]
+
+    assert Seen(continued=silences).resumed([10.0, 50.0]) == [1.5]
+
+
+def token(text: str, logprob: float, *others: tuple[str, float]) -> dict[str, object]:
+    made: dict[str, object] = {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    made["top_logprobs"] = [token(text, logprob) for text, logprob in others] if others else []
+    return made
+
+
+def test_where_an_answer_differs_is_told_with_how_likely_it_was():
+    said = [token("Hel", -0.1), token("lo", -0.5, ("lo", -0.5), ("p", -0.75), ("pf", -1.5)), token("!", -0.1)]
+
+    assert parting(said, "Hello!") is None
+    assert parting(said, "Helpful") == (1, "lo", "pf", 1.0)
+    assert parting(said, "Help") == (1, "lo", "p", 0.25)
+    assert parting(said, "Hexe") == (0, "Hel", "Hexe", None)
+    assert parting(said, "Hello") == (2, "!", "its end", None)
+    assert parting(said, "Hello!!") == (3, "its end", "!", None)
 
 
 def test_all_drills_can_be_named():
