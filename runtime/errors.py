@@ -34,6 +34,19 @@ import grpc
 
 DOMAIN = "qwenserve"
 
+# In UTF-8, about. Beyond ASCII gRPC writes three characters for each byte.
+_MESSAGE_BYTES = 1200
+_PARAM_BYTES = 300
+
+
+def short(text: str, most_bytes: int) -> str:
+    """Returns a text of about so many bytes at most: what is longer lacks its middle. A remedy stands at the end."""
+    characters = most_bytes if text[:most_bytes].isascii() else most_bytes // 3
+    if len(text) <= characters:
+        return text
+    end = characters // 3
+    return f"{text[: characters - end]} … {text[-end:]}"
+
 
 class ServiceError(Exception):
     """An error with a meaning to the caller.
@@ -55,9 +68,11 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        # What a caller sent may be in them: whole, it would go into logs, and into gRPC's trailers, which are small.
+        message = short(message, _MESSAGE_BYTES)
         super().__init__(message)
         self.message = message
-        self.param = param
+        self.param = None if param is None else short(param, _PARAM_BYTES)
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 

@@ -44,8 +44,8 @@ MAX_TOOL_CHARACTERS = 1 << 20
 # Longer ones are no numbers that anything could compute with.
 _MAX_DIGITS = 1000
 
-# Up to so many messages, calls and tools, and so many characters of tools, a conversation is converted and rendered
-# within a few milliseconds.
+# Up to so many messages, calls and tools, and so many characters of tools or of calls' arguments, a conversation is
+# converted and rendered within a few milliseconds.
 _SMALL_PARTS = 512
 _SMALL_TOOL_CHARACTERS = 1 << 16
 
@@ -113,7 +113,9 @@ def is_large(conversation: Conversation) -> bool:
     messages, tools = conversation.messages, conversation.tools
     if len(messages) + len(tools) > _SMALL_PARTS:
         return True
-    return _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS
+    if _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS:
+        return True
+    return _argument_characters(messages) > _SMALL_TOOL_CHARACTERS
 
 
 def _tool_calls(messages: Iterable[message_pb2.Message]) -> int:
@@ -121,6 +123,15 @@ def _tool_calls(messages: Iterable[message_pb2.Message]) -> int:
     for message in messages:  # a loop: a generator costs more than a short conversation's sum
         calls += len(message.tool_calls)
     return calls
+
+
+def _argument_characters(messages: Iterable[message_pb2.Message]) -> int:
+    characters = 0
+    for message in messages:
+        if message.tool_calls:
+            for call in message.tool_calls:
+                characters += len(call.arguments_json)
+    return characters
 
 
 def _tool_characters(tools: Iterable[message_pb2.Tool]) -> int:

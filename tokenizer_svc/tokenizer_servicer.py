@@ -136,14 +136,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         return await asyncio.to_thread(self._tokenizer.decode, list(ids), skip_special_tokens)
 
     async def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
-        if not with_tokens:
-            return tokenizer_pb2.TokenIds(ids=ids)
         if len(ids) > _MAX_IDS:
-            raise InvalidRequest(
-                f"return_tokens: {len(ids):,} tokens; at most {_MAX_IDS:,} in one request", param="return_tokens"
-            )
-        made = tokenizer_pb2.TokenIds(ids=ids)
+            raise InvalidRequest(f"{len(ids):,} token ids; at most {_MAX_IDS:,} in one request", param="texts")
+        made = tokenizer_pb2.TokenIds()
         for begin in range(0, len(ids), _INLINE_IDS):
-            made.tokens.extend(map(self._tokenizer.token_piece, ids[begin : begin + _INLINE_IDS]))
+            piece = ids[begin : begin + _INLINE_IDS]
+            made.ids.extend(piece)
+            if with_tokens:
+                made.tokens.extend(map(self._tokenizer.token_piece, piece))
             await asyncio.sleep(0)
         return made

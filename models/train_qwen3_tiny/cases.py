@@ -249,7 +249,7 @@ def held_out_cases(seed: int = SEED) -> list[Case]:
     return out + usual_cases()
 
 
-def needle_cases(seed: int, lengths: Sequence[int], amount: int = 10) -> list[Case]:
+def needle_cases(seed: int, lengths: Sequence[int], amount: int) -> list[Case]:
     """Needles in passages of about such lengths, in tokens."""
     out: list[Case] = []
     for tokens in lengths:

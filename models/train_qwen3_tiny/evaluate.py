@@ -4,7 +4,8 @@ python -m models.train_qwen3_tiny.evaluate models/qwen3-tiny [--torch] [--card]
 
 Runs on the project's embedded engine, on the CPU; `--torch` runs the trainer's own network instead, on a GPU where there
 is one. `--card` also writes results.json and the model card's table. `--needles 7000 10000` asks for needles in passages
-of such lengths alone, and lets the model have the positions for it, whatever its configuration says.
+of about such lengths alone, and lets the model have the positions for it, whatever its configuration says; it also tells
+how many were found in prompts that fit the configured window, and beyond.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from models.train_qwen3_tiny.cases import SEED, Case, held_out_cases, needle_cases, report
+from models.train_qwen3_tiny.cases import SEED, Case, held_out_cases, needle_cases, report, right
 
 ROOM = 400_000  # prompt and reply tokens of one batch, which bounds its cache
 
@@ -103,6 +104,22 @@ def answer_needles(folder: Path, cases: list[Case], lengths: Sequence[int], *, u
         return answer(wide, cases, use_torch=use_torch)
 
 
+def within_and_beyond(folder: Path, cases: list[Case], replies: list[str]) -> list[str]:
+    """Right answers to prompts that fit the configured window, and to longer ones."""
+    window = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([case.prompt for case in cases])]
+    lines = []
+    for name, fits in ((f"in prompts within {window:,} tokens", True), ("in longer ones", False)):
+        found = [
+            right(case, reply)
+            for case, reply, length in zip(cases, replies, lengths, strict=True)
+            if (length <= window) == fits
+        ]
+        lines.append(f"{sum(found):4d} / {len(found):<4d} {100 * sum(found) / max(1, len(found)):6.1f} %  {name}")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("models/qwen3-tiny"))
@@ -111,10 +128,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="another one while the generator is worked on")
     parser.add_argument("--failures", type=int, default=20, help="how many failures to print")
     parser.add_argument("--needles", type=int, nargs="+", metavar="TOKENS", help="needles of these lengths alone")
+    parser.add_argument("--each", type=int, default=10, help="how many of each length")
     options = parser.parse_args()
     started = time.monotonic()
     if options.needles:
-        cases = needle_cases(options.seed, options.needles)
+        cases = needle_cases(options.seed, options.needles, options.each)
         replies = answer_needles(options.folder, cases, options.needles, use_torch=options.torch)
     else:
         cases = held_out_cases(options.seed)
@@ -122,6 +140,8 @@ def main() -> None:
     found = report(cases, replies)
     for metric, (good, total) in found.scores.items():
         print(f"{good:4d} / {total:<4d} {100 * good / total:6.1f} %  {metric}")
+    for line in within_and_beyond(options.folder, cases, replies) if options.needles else ():
+        print(line)
     for failure in found.failures[: options.failures]:
         print(
             "-",

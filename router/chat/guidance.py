@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.tool_guides import is_guided, must_call, tools_guide
-from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, checked
+from qwenserve.router.guides.checks import Guide, GuideError, GuideKind, check_grammar_length, checked
 from qwenserve.runtime.errors import InvalidRequest, QueueFull
 from qwenserve.runtime.guide_grammar import available, lark_of, why_not
 from qwenserve.type.v1 import guide_pb2
@@ -125,6 +125,7 @@ class Guidance:
     def _compiled(self, kind: GuideKind, text: str) -> _Outcome:
         try:
             if kind is GuideKind.GRAMMAR and available():
+                check_grammar_length(text)  # translating takes time too
                 text = lark_of(text)
             guide = checked(kind, text)
         except GuideError as error:

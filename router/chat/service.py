@@ -222,6 +222,7 @@ class ChatCore:
         self._model.check_name(request.model)
         with self._under_way():
             batch = await self._text.tokenize_batch(request.texts)
+            check_ids_in_all(batch, "texts")
             results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
@@ -236,6 +237,7 @@ class ChatCore:
             with self._under_way():
                 given = await self._prepare.template_input(conversation)
                 rendered = await self._text.render_chat(conversation, given, need_prompt=request.return_prompt)
+                check_ids_in_all([rendered.token_ids], "conversations")
             results.append(
                 tokenizer_pb2.TokenizedChat(
                     token_ids=await self._token_ids(rendered.token_ids, with_tokens=request.return_tokens),
@@ -580,12 +582,12 @@ class ChatCore:
         ]
 
     async def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
-        if not with_tokens:
-            return tokenizer_pb2.TokenIds(ids=ids)
-        check_ids_in_all([ids], "return_tokens")
-        made = tokenizer_pb2.TokenIds(ids=ids)
+        made = tokenizer_pb2.TokenIds()
         for begin in range(0, len(ids), _INLINE_IDS):
-            made.tokens.extend(map(self._tokenizer.token_piece, ids[begin : begin + _INLINE_IDS]))
+            piece = ids[begin : begin + _INLINE_IDS]
+            made.ids.extend(piece)
+            if with_tokens:
+                made.tokens.extend(map(self._tokenizer.token_piece, piece))
             await asyncio.sleep(0)
         return made
 

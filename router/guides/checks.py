@@ -89,11 +89,16 @@ def checked(kind: GuideKind, text: str) -> Guide:
         if not text:
             raise GuideError("it is empty; only an empty answer would match")
         return Guide(kind, text)
-    if len(text) > MAX_GRAMMAR_CHARACTERS:
-        raise GuideError(f"{len(text):,} characters; at most {MAX_GRAMMAR_CHARACTERS:,}")
+    check_grammar_length(text)
     if _START_RULE.search(text) is None:
         raise GuideError("it has no rule called start; grammars are written in Lark's notation")
     return Guide(kind, text)
+
+
+def check_grammar_length(text: str) -> None:
+    """Raises GuideError for a grammar that is too long to be looked at."""
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise GuideError(f"{len(text):,} characters; at most {MAX_GRAMMAR_CHARACTERS:,}")
 
 
 def regions_guide(regions: Sequence[Region], *, free: bool, least: int, most: int) -> Guide:

@@ -526,6 +526,21 @@ async def test_a_chats_prompt_has_logprobs(stack: Stack) -> None:
         assert sum(len(event.logprobs) for event in got if not event.of_prompt) == 2
 
 
+@pytest.mark.parametrize("letter", ["x", "模"])
+async def test_an_error_over_a_huge_name_fits_its_trailers(letter: str, stack: Stack) -> None:
+    code, info, _ = await error_of(chats(stack).CreateChatCompletion(chat(model=letter * 500_000)))
+
+    assert (code, info.reason, info.metadata["param"]) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model")
+
+
+async def test_more_ids_than_a_reply_may_have_are_refused(stack: Stack) -> None:
+    tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(stack.channel)
+    request = tokenizer_pb2.TokenizeRequest(texts=["a" * (1 << 19)] * 3)
+    code, info, _ = await error_of(tokenizer.Tokenize(request))
+
+    assert (code, info.metadata["param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "texts")
+
+
 async def test_the_router_tokenizes_too(stack: Stack) -> None:
     tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(stack.channel)
     text = "Hello there, 你好 🙂"

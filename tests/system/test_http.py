@@ -397,6 +397,46 @@ async def test_each_choice_of_each_prompt_has_its_own(face: Face, client: aiohtt
         assert [value is None for value in logprobs["token_logprobs"]].count(True) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 0}, "max_completion_tokens"),
+        ("/v1/chat/completions", {**CHAT, "thinking_token_budget": -1}, "thinking_token_budget"),
+        ("/v1/chat/completions", {**CHAT, "thinking_budget": -1, "thinking_token_budget": 1}, "thinking_budget"),
+        ("/v1/chat/completions", {**CHAT, "prompt_cache_key": "x" * 300}, "prompt_cache_key"),
+        ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 30}, "top_logprobs"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 30}, "logprobs"),
+        ("/v1/completions", {"prompt": [5] * 9000}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", [5] * 9000]}, "prompt[1]"),
+        ("/explain", {"prompt": "a", "logprobs": 30}, "logprobs"),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 0}, "max_output_tokens"),
+        ("/v1/responses", {"input": "word " * 9000}, "input"),
+        ("/v1/responses", {"input": "word " * 9000, "instructions": "Be kind."}, "input"),
+        ("/v1/responses", {"input": "hi", "reasoning": {"effort": "odd"}}, "reasoning"),
+        ("/v1/messages", {**CHAT, "max_tokens": 5, "stop_sequences": [""]}, "stop_sequences"),
+        ("/v1/messages", {**CHAT, "max_tokens": 5, "metadata": {"user_id": "x" * 600}}, "metadata"),
+        ("/detokenize", {"tokens": [1, 2**30]}, "tokens"),
+    ],
+)
+async def test_errors_name_fields_as_they_were_sent(
+    path: str, body: dict[str, Any], param: str, slow_stack: Stack, client: aiohttp.ClientSession
+) -> None:
+    """Whatever the router calls them: a face may have another name for a field, or several."""
+    async with client.post(slow_stack.url + path, json=body) as reply:
+        error = (await reply.json())["error"]
+
+    assert (reply.status, error["param"]) == (400, param)
+
+
+async def test_an_error_repeats_little_of_a_huge_name(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+    async with client.post(slow_stack.url + "/v1/chat/completions", json={**CHAT, "model": "x" * 500_000}) as reply:
+        error = (await reply.json())["error"]
+
+    assert (reply.status, error["param"]) == (404, "model")
+    assert len(error["message"]) < 2_000
+    assert "does not exist" in error["message"]
+
+
 async def test_the_fingerprint_is_the_same_whole_and_streamed(face: Face, client: aiohttp.ClientSession) -> None:
     body = {**CHAT, "max_tokens": 2}
     async with client.post(f"{face.url}/v1/chat/completions", json=body) as reply:

@@ -22,7 +22,17 @@ class MessagesDraft:
     is asked to, as in Anthropic's API.
     """
 
-    __slots__ = ("_noted", "conversation", "guide_field", "ignored", "request", "sampling", "stream", "thinking_budget")
+    __slots__ = (
+        "_noted",
+        "conversation",
+        "guide_field",
+        "ignored",
+        "names",
+        "request",
+        "sampling",
+        "stream",
+        "thinking_budget",
+    )
 
     def __init__(self) -> None:
         self.request = chat_pb2.ChatCompletionRequest()
@@ -31,6 +41,7 @@ class MessagesDraft:
         self.sampling = self.request.sampling
         self.ignored: list[str] = []
         self.guide_field = ""
+        self.names: dict[str, str] = {}
         self._noted: set[str] = set()
         self.stream = False
         self.thinking_budget: int | None = None

@@ -13,8 +13,8 @@ from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import fill
-from qwenserve.router.http.transport.guides import naming_guide
 from qwenserve.router.http.transport.json_body import BodyModel, to_json
+from qwenserve.router.http.transport.naming import names_given, naming, other_names
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
@@ -23,6 +23,7 @@ from qwenserve.tokenizer.v1 import tokenizer_pb2
 _FIELDS = fields()
 # Where that API's clients look for the request's id.
 _ID = "request-id"
+_OTHER_NAMES = other_names(_FIELDS)
 _APPLIERS = {name: field.apply for name, field in _FIELDS.items()}
 MESSAGES_BODY = BodyModel(
     "MessagesRequest", {name: field.kind for name, field in _FIELDS.items()}, required="messages"
@@ -69,10 +70,10 @@ class MessagesEndpoints:
                 exchange,
                 MessageStream(),
                 self._config,
-                lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
+                lambda sink: naming(draft.names, self._backend.stream_chat(message, call, sink)),
             )
         fold = Fold()
-        answer = await naming_guide(draft.guide_field, self._backend.stream_chat(message, call, fold))
+        answer = await naming(draft.names, self._backend.stream_chat(message, call, fold))
         await until_complete(exchange, fold, answer)
         return exchange.reply(message_body(fold))
 
@@ -89,6 +90,8 @@ class MessagesEndpoints:
 
 def _read(body: bytes) -> MessagesDraft:
     draft = MessagesDraft()
-    fill(draft, _APPLIERS, MESSAGES_BODY.read(body))
+    values = MESSAGES_BODY.read(body)
+    draft.names.update(names_given(_OTHER_NAMES, values.keys()))
+    fill(draft, _APPLIERS, values)
     draft.finish()
     return draft

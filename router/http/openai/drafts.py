@@ -31,6 +31,7 @@ class Draft:
         "include_usage",
         "max_completion_tokens",
         "max_tokens",
+        "names",
         "prompt_top",
         "reasoning_logprobs",
         "request",
@@ -50,6 +51,7 @@ class Draft:
         self.ignored: list[str] = []
         # The field that the guide came from.
         self.guide_field = ""
+        self.names: dict[str, str] = {}
         self.stream = False
         self.stream_options = False
         self.include_usage = False

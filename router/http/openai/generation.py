@@ -22,7 +22,7 @@ from qwenserve.router.http.transport.cache_control import apply_cache_control
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Face
-from qwenserve.router.http.transport.guides import naming_guide
+from qwenserve.router.http.transport.naming import naming
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 
@@ -61,11 +61,11 @@ class GenerationEndpoints:
                 exchange,
                 ChatChunks(plan),
                 self._config,
-                lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
+                lambda sink: naming(draft.names, self._backend.stream_chat(message, call, sink)),
             )
         fold = Fold()
         work = self._backend.stream_chat(message, call, fold)
-        answer = await (naming_guide(draft.guide_field, work) if draft.guide_field else work)
+        answer = await (naming(draft.names, work) if draft.names else work)
         await until_complete(exchange, fold, answer)
         return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown()), draft))
 
@@ -84,10 +84,10 @@ class GenerationEndpoints:
                 exchange,
                 CompletionChunks(plan),
                 self._config,
-                lambda sink: naming_guide(draft.guide_field, self._backend.stream_completion(message, call, sink)),
+                lambda sink: naming(draft.names, self._backend.stream_completion(message, call, sink)),
             )
         fold = Fold()
-        answer = await naming_guide(draft.guide_field, self._backend.stream_completion(message, call, fold))
+        answer = await naming(draft.names, self._backend.stream_completion(message, call, fold))
         await until_complete(exchange, fold, answer)
         return exchange.reply(
             await _written(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.interface import Backend
-from qwenserve.router.http.openai.drafts import ChatDraft
+from qwenserve.router.http.openai.drafts import ChatDraft, Draft
 from qwenserve.router.http.openai.errors import OPENAI_ERRORS
 from qwenserve.router.http.openai.fields import fields_of
 from qwenserve.router.http.openai.requests import CHAT_BODY, COMPLETION_BODY, read_chat, read_completion
@@ -18,6 +19,7 @@ from qwenserve.router.http.transport.endpoint import NAME, BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import ID_SCHEMA, Face, Id, Objects
 from qwenserve.router.http.transport.json_body import BodyModel, to_json
+from qwenserve.router.http.transport.naming import naming
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
@@ -32,6 +34,8 @@ _TASKS = {
     task_pb2.TASK_KIND_EMBED: "embed",
     task_pb2.TASK_KIND_SCORE: "score",
 }
+# The fields of the batches that these endpoints make of one text or list each.
+_TEXT_NAMES = {"batches": "tokens", "texts": "prompt", "conversations": "messages"}
 # Numbers that are written on the event loop in one go, within a millisecond or two.
 _INLINE_NUMBERS = 16_384
 _ANY_OBJECT = BodyModel("AnyObject", {})
@@ -85,23 +89,23 @@ class TextEndpoints:
         """Token ids of a text (`prompt`) or of a conversation (`messages`, as the chat template renders it)."""
         given = await read_request(exchange.request, self._config, _tokenize_request)
         exchange.ignore(given.ignored)
+        more: dict[str, Any]
         if given.chat is not None:
-            chats = await self._backend.tokenize_chat(given.chat, exchange.call())
+            chats = await naming(_TEXT_NAMES, self._backend.tokenize_chat(given.chat, exchange.call()))
             chat = chats.results[0]
-            body = _token_ids(chat.token_ids, chats.max_model_len, given.chat.return_tokens)
-            body["starts_in_reasoning"] = chat.starts_in_reasoning
+            more = {"max_model_len": chats.max_model_len, "starts_in_reasoning": chat.starts_in_reasoning}
             if given.chat.return_prompt:
-                body["prompt"] = chat.prompt
-        else:
-            reply = await self._backend.tokenize(given.texts, exchange.call())
-            body = _token_ids(reply.results[0], reply.max_model_len, given.texts.return_tokens)
-        return exchange.reply(await _json(body, len(body["tokens"])))
+                more["prompt"] = chat.prompt
+            return exchange.reply(await _tokens(chat.token_ids, more, given.chat.return_tokens))
+        reply = await naming(_TEXT_NAMES, self._backend.tokenize(given.texts, exchange.call()))
+        more = {"max_model_len": reply.max_model_len}
+        return exchange.reply(await _tokens(reply.results[0], more, given.texts.return_tokens))
 
     async def detokenize(self, exchange: Exchange) -> Reply:
         """Text of token ids (`tokens`)."""
         request, ignored = await read_request(exchange.request, self._config, _detokenize_request)
         exchange.ignore(ignored)
-        reply = await self._backend.detokenize(request, exchange.call())
+        reply = await naming(_TEXT_NAMES, self._backend.detokenize(request, exchange.call()))
         return exchange.reply(to_json({"prompt": reply.texts[0]}))
 
     async def tokenizer_info(self, exchange: Exchange) -> Reply:
@@ -112,9 +116,9 @@ class TextEndpoints:
 
     async def explain(self, exchange: Exchange) -> Reply:
         """What would be done with a chat or completion request; generates nothing."""
-        request, ignored = await read_request(exchange.request, self._config, _explain_request)
-        exchange.ignore(ignored)
-        reply = await self._backend.explain(request, exchange.call())
+        request, draft = await read_request(exchange.request, self._config, _explain_request)
+        exchange.ignore(draft.ignored)
+        reply = await naming(draft.names, self._backend.explain(request, exchange.call()))
         exchange.note_ignored(reply.ignored_params)
         body = {**_explained(reply), "ignored_params": list(exchange.ignored)}
         return exchange.reply(await _json(body, len(reply.token_ids)))
@@ -131,15 +135,15 @@ class TextEndpoints:
         return exchange.reply(to_json(_model(model)))
 
 
-def _explain_request(body: bytes) -> tuple[chat_pb2.ExplainRequest, list[str]]:
+def _explain_request(body: bytes) -> tuple[chat_pb2.ExplainRequest, Draft]:
     request = chat_pb2.ExplainRequest()
     if any(name.lower() == "messages" for name in _ANY_OBJECT.read(body)):
         chat = read_chat(CHAT_BODY.read(body))
         request.chat.CopyFrom(chat.request)
-        return request, chat.ignored
+        return request, chat
     completion = read_completion(COMPLETION_BODY.read(body))
     request.completion.CopyFrom(completion.request)
-    return request, completion.ignored
+    return request, completion
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -190,11 +194,24 @@ def _detokenize_request(body: bytes) -> tuple[tokenizer_pb2.DetokenizeRequest, l
     return request, list(values)
 
 
-def _token_ids(tokens: tokenizer_pb2.TokenIds, max_model_len: int, with_tokens: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"count": len(tokens.ids), "max_model_len": max_model_len, "tokens": list(tokens.ids)}
+async def _tokens(tokens: tokenizer_pb2.TokenIds, more: dict[str, Any], with_tokens: bool) -> bytes:
+    """Returns token ids as JSON, with `more` beside them. What is long is written in pieces: an encoder keeps the
+    interpreter to itself, in whatever thread it runs.
+    """
+    body = [to_json({"count": len(tokens.ids), **more})[:-1], b',"tokens":', *await _array(tokens.ids)]
     if with_tokens:
-        body["token_strs"] = list(tokens.tokens)
-    return body
+        body += [b',"token_strs":', *await _array(tokens.tokens)]
+    return b"".join((*body, b"}"))
+
+
+async def _array(values: Sequence[int] | Sequence[str]) -> list[bytes]:
+    pieces = [b"["]
+    for begin in range(0, len(values), _INLINE_NUMBERS):
+        if begin:
+            pieces.append(b",")
+            await asyncio.sleep(0)
+        pieces.append(to_json(list(values[begin : begin + _INLINE_NUMBERS]))[1:-1])
+    return [*pieces, b"]"]
 
 
 def _tokenizer_info(info: tokenizer_pb2.TokenizerInfo) -> dict[str, Any]:

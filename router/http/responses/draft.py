@@ -28,6 +28,7 @@ class ResponsesDraft:
         "guide_field",
         "ignored",
         "instructions",
+        "names",
         "request",
         "sampling",
         "stream",
@@ -41,6 +42,7 @@ class ResponsesDraft:
         self.sampling = self.request.sampling
         self.ignored: list[str] = []
         self.guide_field = ""
+        self.names: dict[str, str] = {}
         self.stream = False
         self.instructions = ""
         self.wants_logprobs = False

@@ -13,13 +13,14 @@ from qwenserve.router.http.transport.body import read_request
 from qwenserve.router.http.transport.endpoint import BodySchema, Endpoint
 from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import fill
-from qwenserve.router.http.transport.guides import naming_guide
 from qwenserve.router.http.transport.json_body import BodyModel
+from qwenserve.router.http.transport.naming import names_given, naming, other_names
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
 from qwenserve.runtime.errors import InvalidRequest
 
 _FIELDS = fields()
+_OTHER_NAMES = other_names(_FIELDS)
 _APPLIERS = {name: field.apply for name, field in _FIELDS.items()}
 _BODY = BodyModel("ResponsesRequest", {name: field.kind for name, field in _FIELDS.items()}, required="input")
 
@@ -51,11 +52,11 @@ class ResponsesEndpoints:
                 exchange,
                 form,
                 self._config,
-                lambda sink: naming_guide(draft.guide_field, self._backend.stream_chat(message, call, sink)),
+                lambda sink: naming(draft.names, self._backend.stream_chat(message, call, sink)),
                 errors=form,
             )
         fold = Fold()
-        answer = await naming_guide(draft.guide_field, self._backend.stream_chat(message, call, fold))
+        answer = await naming(draft.names, self._backend.stream_chat(message, call, fold))
         await until_complete(exchange, fold, answer)
         return exchange.reply(response_body(fold, draft.echo))
 
@@ -65,6 +66,7 @@ def _read(body: bytes) -> ResponsesDraft:
     if values["input"] is None:
         raise InvalidRequest("input is missing", param="input")
     draft = ResponsesDraft()
+    draft.names.update(names_given(_OTHER_NAMES, values.keys()))
     fill(draft, _APPLIERS, values)
     draft.finish()
     return draft

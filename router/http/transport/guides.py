@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from qwenserve.router.http.transport.structural_tags import regions_of
-from qwenserve.runtime.errors import InvalidRequest, ServiceError, Unsupported
+from qwenserve.runtime.errors import InvalidRequest, Unsupported
 from qwenserve.type.v1 import guide_pb2
 
 T = TypeVar("T")
@@ -23,9 +23,12 @@ _KINDS = {
 
 
 class GuidedDraft(Protocol):
-    """A request that is being read. `guide_field` is the field that its guide came from; empty: it has none."""
+    """A request that is being read. `guide_field` is the field that its guide came from; empty: it has none. `names`
+    are the fields that were sent under another name than the router's, by the router's.
+    """
 
     guide_field: str
+    names: dict[str, str]
     request: Any
 
 
@@ -36,7 +39,7 @@ def write_guide(draft: GuidedDraft, kind: str, value: Any, at: str) -> None:
     guide = guide_pb2.Guide(kind=_KINDS[kind], text=_text(kind, value, at))
     if draft.guide_field and draft.request.guide != guide:
         raise InvalidRequest(f"{at}: an answer has one form, and {draft.guide_field} says another; send one", param=at)
-    draft.guide_field = at
+    draft.guide_field = draft.names["guide"] = at
     draft.request.guide.CopyFrom(guide)
 
 
@@ -84,21 +87,6 @@ def write_structured_outputs(draft: GuidedDraft, value: Mapping[str, Any], at: s
         if name not in _KINDS:
             raise Unsupported(f"{at}.{name} is not supported; leave it out", param=f"{at}.{name}")
         write_guide(draft, name, one, f"{at}.{name}")
-
-
-async def naming_guide(field: str, work: Awaitable[T]) -> T:
-    """Waits for work whose errors about the guide get the name of the field that it came from."""
-    try:
-        return await work
-    except ServiceError as error:
-        param = error.param or ""
-        if not field or not (param == "guide" or param.startswith("guide.")):
-            raise
-        param = field + param.removeprefix("guide")
-        message = error.message
-        if message.startswith("guide"):
-            message = field + message.removeprefix("guide")
-        raise type(error)(message, param=param) from None
 
 
 def _text(kind: str, value: Any, at: str) -> str:
