@@ -34,6 +34,8 @@ from qwenserve.bench.document import make_document, read_document, write_csv, wr
 from qwenserve.bench.findings import Finding
 from qwenserve.bench.measures import Slo
 from qwenserve.bench.memory import as_csv, as_svg, watch
+from qwenserve.bench.reuse.command import add_reuse_command
+from qwenserve.bench.reuse.news_command import add_news_command
 from qwenserve.bench.serve import Results, find_vocabulary, make_jobs, measure_serving, parameters
 from qwenserve.bench.sweep import sweep
 from qwenserve.bench.tier.command import add_tier_command
@@ -90,6 +92,8 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--csv", type=Path, metavar="FILE.csv", help="where to write the figures")
     memory.set_defaults(func=_command(_memory))
     add_tier_command(commands, _command)
+    add_reuse_command(commands, _command)
+    add_news_command(commands, _command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

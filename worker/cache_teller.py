@@ -26,6 +26,11 @@ _MOST_INTERVAL_S = 1.0
 _GUESSED_BLOCKS = 8192
 
 
+def interval_s(routers: int) -> float:
+    """Returns how often each of so many routers is told."""
+    return min(_MOST_INTERVAL_S, max(_LOOK_S, _INTERVAL_S * routers))
+
+
 class CacheTeller:
     """One worker's news. `sessions` returns those that are open."""
 
@@ -79,7 +84,8 @@ class CacheTeller:
         loop = asyncio.get_running_loop()
         self.ledger.take(self._engine.kv_events())
         behind = self._behind()
-        if behind and loop.time() - self._told_at >= min(_MOST_INTERVAL_S, _INTERVAL_S * len(behind)):
+        # A look is never quite on time.
+        if behind and loop.time() - self._told_at >= interval_s(len(behind)) - _LOOK_S / 2:
             self._told_at = loop.time()
             for session in behind:
                 session.cache_due = True
