@@ -168,6 +168,9 @@ class Dispatcher:
             return
         self._flights[request.key] = flight
         session.flights[handle] = flight
+        if submit.expected_cached_tokens:
+            flight.expected_cached = min(submit.expected_cached_tokens, len(request.prompt_token_ids) - 1)
+            self.load.expected_cached_tokens += flight.expected_cached
         self._idle.clear()
         if offered.verdict is Verdict.START:
             self._start(flight, now)
@@ -399,6 +402,7 @@ class Dispatcher:
             del flight.session.flights[flight.handle]
             flight.session = None
         self._prefill_done(flight)
+        self.load.expected_cached_tokens -= flight.expected_cached
         if not self._flights:
             self._idle.set()
 
@@ -406,6 +410,8 @@ class Dispatcher:
         if flight.prefilling:
             flight.prefilling = False
             self.load.prefill_tokens -= len(flight.request.prompt_token_ids)
+            self.load.expected_cached_tokens -= flight.expected_cached
+            flight.expected_cached = 0
 
     def _relieve(self, session: Session) -> None:
         """Ends the requests that have too much waiting, each alone; then, while the session as a whole has too much,

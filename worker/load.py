@@ -8,12 +8,13 @@ from qwenserve.worker.v1 import worker_pb2
 
 
 class LoadMeter:
-    """Makes load stamps. `prefill_tokens` is kept by whoever starts requests and sees their first token, `deliveries`
-    by whoever takes the engine's results.
+    """Makes load stamps. `prefill_tokens` is kept by whoever starts requests and sees their first token, and so is
+    `expected_cached_tokens`, of those and of waiting prompts; `deliveries` by whoever takes the engine's results.
     """
 
     def __init__(self, engine: Engine, admission: Admission) -> None:
         self.prefill_tokens = 0
+        self.expected_cached_tokens = 0
         self.deliveries = 0
         self._engine = engine
         self._admission = admission
@@ -41,7 +42,7 @@ class LoadMeter:
             queued=admission.queued + max(0, admission.running - engine.running),
             free_kv_blocks=engine.free_kv_blocks,
             total_kv_blocks=engine.total_kv_blocks,
-            pending_prompt_tokens=admission.queued_prompt_tokens + self.prefill_tokens,
+            pending_prompt_tokens=admission.queued_prompt_tokens + self.prefill_tokens - self.expected_cached_tokens,
             read_handle=read_handle,
             steps=engine.steps if engine.steps >= 0 else self.deliveries,
         )

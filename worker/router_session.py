@@ -17,7 +17,17 @@ class Flight:
     `session` is None once its caller has been told of the end, or has gone; the engine may still hold it.
     """
 
-    __slots__ = ("handle", "offered_at", "prefilling", "queue_us", "request", "request_id", "session", "started")
+    __slots__ = (
+        "expected_cached",
+        "handle",
+        "offered_at",
+        "prefilling",
+        "queue_us",
+        "request",
+        "request_id",
+        "session",
+        "started",
+    )
 
     def __init__(self, request: EngineRequest, session: Session, handle: int, request_id: str, now: float) -> None:
         self.request = request
@@ -28,6 +38,8 @@ class Flight:
         self.queue_us = 0
         self.started = False
         self.prefilling = False
+        # Prompt tokens that the caller expects to be cached, until the prompt is computed.
+        self.expected_cached = 0
 
 
 class Session:

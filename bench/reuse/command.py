@@ -49,6 +49,7 @@ def add_reuse_command(
     parser.add_argument("--turns", type=int, default=5, help="turns of a conversation (default: 5)")
     parser.add_argument("--concurrency", type=int, default=24, help="conversations at a time (default: 24)")
     parser.add_argument("--kv-blocks", type=int, default=8192, help="KV blocks of a simulated worker (default: 8192)")
+    parser.add_argument("--policy", choices=_POLICIES, help="only the rows of this policy")
     parser.add_argument("--store", default="", metavar="URL", help="store that the routers keep answers in")
     parser.add_argument("--seed", type=int, default=0)
     default = str(PACKAGE_ROOT / "models" / "qwen3-tiny")
@@ -107,6 +108,8 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
     jobs = jobs_of(arguments)
     rows: list[tuple[Case, Reuse]] = []
     for case in cases_of(arguments.workload, arguments.store):
+        if arguments.policy not in (None, case.policy):
+            continue
         try:
             rows.append((case, await _measure(case, arguments, jobs)))
         except (ProcessError, grpc.aio.AioRpcError) as error:

@@ -117,7 +117,8 @@ class WorkerSession:
         self.info: worker_pb2.WorkerInfo | None = None
         self.capabilities = Capabilities("", 0, 0)
         self.load = worker_pb2.Load()
-        # Submitted, and not read by the worker when it made the last load stamp: the stamp does not count them.
+        # Of prompts that were submitted, and not read by the worker when it made the last load stamp, the tokens that
+        # it has to compute: the stamp does not count them.
         self.unread_tokens = 0
         self._unread: deque[tuple[int, int]] = deque()
         self.draining = False
@@ -246,12 +247,15 @@ class WorkerSession:
             submit.prompt_logprobs = prompt_logprobs.top
             self._prompt_streams[handle] = prompt_logprobs
         self._streams[handle] = stream
-        if self._expected is not None:
-            if prompt_logprobs is None:  # which saves nothing of what is cached
-                self._expectations[handle] = (self._expected, length)
-            self._expected = None
-        self._unread.append((handle, length))
-        self.unread_tokens += length
+        expected, self._expected = self._expected, None
+        to_compute = length
+        if expected is not None and prompt_logprobs is None:  # which saves nothing of what is cached
+            self._expectations[handle] = (expected, length)
+            if expected:
+                submit.expected_cached_tokens = expected
+                to_compute -= expected
+        self._unread.append((handle, to_compute))
+        self.unread_tokens += to_compute
         self._wake.set()
         return handle
 

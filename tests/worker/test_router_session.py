@@ -466,3 +466,21 @@ async def test_a_prompts_logprobs_come_before_its_first_token():
         for _, run in runs:
             assert len(run.top_token_ids) == len(run.top_logprobs) == 2 * len(run.logprobs)
         assert len(client.answer(1).token_ids) == 3
+
+
+async def test_what_is_expected_to_be_cached_is_no_work_ahead():
+    slow = SimulatedConfig(step_s=0.001, prefill_tokens_per_s=100.0, prefill_chunk_tokens=1)
+    async with running(slow, max_running=1) as worker, worker.session() as client:
+        prompts = [submit(n, list(range(100, 200)), sampling={"max_tokens": 2}) for n in (1, 2)]
+        prompts[0].expected_cached_tokens = 64
+        prompts[1].expected_cached_tokens = 5000
+        await client.send(*prompts)
+        await worker.until_load(lambda load: load.pending_prompt_tokens == 36 + 1)
+        await client.send(aborts=(2,))
+        await worker.until_load(lambda load: load.pending_prompt_tokens == 36)
+        await client.send(aborts=(1,))
+        await worker.until_load(lambda load: load.pending_prompt_tokens == 0 and load.running == 0)
+        await client.send(submit(3, [1, 2], sampling={"max_tokens": 1}))
+        await client.finish_of(3)
+
+        assert (await worker.load()).pending_prompt_tokens == 0

@@ -42,10 +42,12 @@ class Teller:
 
     def __init__(self, *answers: Sequence[worker_pb2.CacheNews]) -> None:
         self.asked = 0
+        self.received: list[worker_pb2.SessionRequest] = []
         self._answers = answers
 
     async def __call__(self, worker: OddWorker, context: Any) -> None:
         async for message in requests_of(context):
+            self.received.append(message)
             if message.ping:
                 await context.write(worker_pb2.SessionResponse())
             if message.cache_news:
@@ -165,3 +167,17 @@ def values(counts: ReuseCounts) -> dict[str, float]:
         for sample in family.samples
         if sample.name.endswith("_total")
     }
+
+
+async def test_a_worker_is_told_what_is_expected_and_only_the_rest_counts_as_ahead() -> None:
+    teller = Teller([news(0, HASHES[:3])])
+    worker = OddWorker(teller)
+    async with serving(OddWorker()) as one, serving(worker) as other, directory(one, other) as workers:
+        await until(lambda: expected(workers, other) == 3 * 32)
+        session = workers.choose(PROMPT)
+        submit(session, Stream(), PROMPT)
+
+        assert session.unread_tokens == 200 - 96
+        await until(lambda: any(message.submits for message in teller.received))
+        (sent,) = next(message.submits for message in teller.received if message.submits)
+        assert sent.expected_cached_tokens == 96

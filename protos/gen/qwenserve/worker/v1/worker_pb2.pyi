@@ -22,7 +22,7 @@ class SessionRequest(_message.Message):
     def __init__(self, submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., aborts: _Optional[_Iterable[int]] = ..., ping: bool = ..., cache_news: bool = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("handle", "prompt_token_ids", "sampling", "request_id", "priority", "deadline_ms", "cache_salt", "answer_offset", "prompt_logprobs", "guide", "task", "guide_offset", "traceparent")
+    __slots__ = ("handle", "prompt_token_ids", "sampling", "request_id", "priority", "deadline_ms", "cache_salt", "answer_offset", "prompt_logprobs", "guide", "task", "guide_offset", "traceparent", "expected_cached_tokens")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Submit(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     GUIDE_OFFSET_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     handle: int
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _sampling_pb2.SamplingParams
@@ -49,7 +50,8 @@ class Submit(_message.Message):
     task: _task_pb2.TaskKind
     guide_offset: int
     traceparent: str
-    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., guide_offset: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    expected_cached_tokens: int
+    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., guide_offset: _Optional[int] = ..., traceparent: _Optional[str] = ..., expected_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("handles", "counts", "token_ids", "finishes", "logprobs", "load", "prompt_logprobs", "cache")
