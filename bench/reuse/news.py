@@ -96,7 +96,7 @@ class _Staleness:
         return ages[int(len(ages) * 0.99)] * 1000 if ages else 0.0
 
 
-async def over_sessions(fleet: Fleet, seconds: float) -> Cost:
+async def over_sessions(fleet: Fleet, seconds: float, warm_up_s: float = 1.0) -> Cost:
     """Measures the sessions; what they take without news is taken off."""
     caches = [ChurningCache(n, fleet.blocks_per_s, fleet.cached_blocks) for n in range(fleet.workers)]
     async with contextlib.AsyncExitStack() as stack:
@@ -113,7 +113,7 @@ async def over_sessions(fleet: Fleet, seconds: float) -> Cost:
             async with _routers(fleet, addresses, None):
                 without += await _cpu_of(seconds / 2)
             async with _routers(fleet, addresses, note):
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(warm_up_s)
                 heard.counting = True
                 with_news += await _cpu_of(seconds / 2)
                 heard.counting = False
