@@ -175,6 +175,21 @@ async def test_read_only(store: SharedStore, server: RedisServer):
     await everything_works(store)
 
 
+async def test_a_user_of_ones_own(server: RedisServer):
+    """A user that may do no more than is needed, with keys of this prefix alone, will do; another prefix is refused."""
+    rights = ("+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "+time")
+    assert await server.command("ACL", "SETUSER", "serve", "on", ">pass word@1", "~test:*", *rights) == "+OK"
+    url = f"redis://serve:pass%20word%401@127.0.0.1:{server.port}"
+    store, elsewhere = guarded(url), SharedStore(backend_of(url, prefix="other"), timeout_s=TIMEOUT_S, where="test")
+    try:
+        await everything_works(store)
+        assert await elsewhere.put("a", b"1", ttl_s=LONG_S) is False
+        assert await elsewhere.get("a", max_bytes=100) is None
+    finally:
+        await store.close()
+        await elsewhere.close()
+
+
 async def test_the_password_changes_at_run_time(server: RedisServer, tmp_path, caplog):
     """With the wrong password nothing is known; with the right one in the file everything is again."""
     file = tmp_path / "password"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.chat.model import ServedModel
+from qwenserve.type.v1 import guide_pb2
 from qwenserve.worker.engine_choice import BuiltEngine
 from tests.store.servers import running_redis, why_none
 from tests.system.requests import chat
@@ -107,6 +109,30 @@ async def test_tool_calls_and_reasoning_are_given_again() -> None:
         calls = [[call.id for call in answer.choices[0].message.tool_calls] for answer in (first, second)]
         assert [len(ids) for ids in calls] == [2, 2]
         assert not set(calls[0]) & set(calls[1])
+
+
+async def test_guided_answers_are_kept_by_their_guide() -> None:
+    """Where the guide holds from the first token: the same guide finds the answer, another one does not."""
+    async with running_stack(stack_config()) as stack:
+
+        def guided(pattern: str, **more: Any) -> chat_pb2.ChatCompletionRequest:
+            guide = guide_pb2.Guide(kind=guide_pb2.GUIDE_KIND_REGEX, text=pattern)
+            fields = {"temperature": 0.0, "max_tokens": 20, "cache": BOTH, "guide": guide}
+            return chat("Which letters?", **{**fields, "conversation": {"enable_thinking": False}, **more})
+
+        first = await _whole(stack, guided("[ab]{5}"))
+        await until_kept(stack, 1)
+        second = await _whole(stack, guided("[ab]{5}"))
+
+        assert (first.cache, second.cache) == (MISS, HIT)
+        assert same(second) == same(first)
+        assert re.fullmatch("[ab]{5}", first.choices[0].message.content)
+        other = await _whole(stack, guided("[ab]{6}"))
+        assert other.cache == MISS
+        assert re.fullmatch("[ab]{6}", other.choices[0].message.content)
+        # Behind a thought it begins in a leg of its own.
+        thought = guided("[ab]{5}", conversation={"enable_thinking": True})
+        assert [(await _whole(stack, thought)).cache for _ in range(2)] == [MISS, MISS]
 
 
 @pytest.mark.parametrize(

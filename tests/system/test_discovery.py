@@ -88,20 +88,45 @@ async def test_workers_are_found_and_followed(server: RedisServer) -> None:
 
 
 async def test_any_order_with_the_store_last(server: RedisServer) -> None:
-    """Two routers and two workers that start before their store serve once it is there."""
+    """Two routers and four workers, some of them before and some after, that start before their store serve once it is
+    there.
+    """
     await server.kill()
     config = config_of(server.url)
     workers = [await worker_named(config, name) for name in "ab"]
     try:
         async with routed(config) as one, routed(config) as two:
             assert not list(one.sessions)
+            workers += [await worker_named(config, name) for name in "cd"]
             await server.start()
             for router in (one, two):
-                await until_ready(router, 2)
+                await until_ready(router, 4)
                 await ask(router, config)
     finally:
         for worker in workers:
             await worker.stop()
+
+
+async def test_cut_off_from_one_router(server: RedisServer) -> None:
+    """The router that sees its store no more answers as before, and so does the other one, with kept answers."""
+    proxy = Proxy(server.port)
+    await proxy.start()
+    config = config_of(server.url, cache__mode="readwrite")
+    worker = await worker_named(config, "a")
+    try:
+        async with routed(config_of(proxy.url, cache__mode="readwrite")) as cut, routed(config) as other:
+            for router in (cut, other):
+                await until_ready(router, 1)
+            await ask(cut, config, temperature=0.0)
+            await proxy.close()
+            for turn in range(8):
+                await ask(cut, config, text=f"{turn}", temperature=0.0)
+
+            assert [session.ready for session in cut.sessions] == [True]
+            async with make_channel(f"127.0.0.1:{other.grpc_port}", config.grpc) as channel:
+                await until_hit(channel)
+    finally:
+        await worker.stop()
 
 
 DRILLS = ("killed", "flushed", "slow", "full", "full with eviction", "read-only", "wrong password", "lies")

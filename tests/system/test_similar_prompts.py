@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.cli.main import main
 from qwenserve.runtime.config import Config, ConfigError
 from tests.store.servers import running_redis, why_none
 from tests.system.embedding_server import running_embedder
@@ -92,18 +94,18 @@ async def test_a_similar_prompt_is_given_the_kept_answer() -> None:
             assert not answer.HasField("similar")
 
 
-async def test_over_http_and_per_key(tmp_path: Any) -> None:
+async def test_over_http_and_per_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The fields, the headers of the reply; a key's own settings; what is wrong is refused by name."""
     async with running_embedder() as embedder:
         keys = tmp_path / "keys.yaml"
-        digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
-        keys.write_text(f"keys:\n- name: k\n  sha256: {digest}\n  cache: readwrite\n  similar: true\n")
+        assert main(["keys", "add", "k", "--cache", "readwrite", "--similar", "--file", str(keys)]) == 0
+        key = capsys.readouterr().out.strip()
         config = config_of(embedder.url, auth__keys_file=str(keys))
         async with running_stack(config) as stack, aiohttp.ClientSession() as client:
 
             async def send(text: str, **fields: Any) -> tuple[int, Any, str]:
                 body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 6, **fields}
-                headers = {"Authorization": "Bearer secret"}
+                headers = {"Authorization": f"Bearer {key}"}
                 async with client.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers) as reply:
                     return reply.status, reply.headers, await reply.text()
 
