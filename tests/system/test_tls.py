@@ -19,6 +19,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
 from qwenserve.cli.certs import make_certificate, make_certificates
 from qwenserve.cli.main import main
 from qwenserve.router.chat.model import ServedModel
@@ -214,28 +215,55 @@ async def test_a_router_believes_no_other_worker(certificates: Path, wrong: str)
 
 
 async def test_new_certificates_are_taken_under_load_and_nothing_is_lost(certificates: Path, tmp_path: Path):
-    """Every file is replaced while requests run; all are answered, and new connections see the new authority's pair."""
+    """Every file is replaced while requests run, over new and kept connections and over gRPC; all are answered to their
+    end, and new connections see the new authority's pair.
+    """
     make_certificates(tmp_path)
+    mine = tmp_path / "mine"  # the clients' own files stay as they are
+    mine.mkdir()
+    for name in ("ca.pem", "tokenizer.pem", "tokenizer.key"):
+        shutil.copy(tmp_path / name, mine / name)
 
     async with deployment(configured(tmp_path)) as (router, ports):
-        answered: list[int] = []
+        answered: list[object] = []
         going = True
 
         async def keep_asking() -> None:
             while going:
-                answered.append(await ask(router.http_port, client(tmp_path)))
+                answered.append(await ask(router.http_port, client(mine)))
+
+        async def keep_streaming() -> None:
+            url = f"https://127.0.0.1:{router.http_port}/v1/chat/completions"
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client(mine))) as session:
+                while going:
+                    async with session.post(url, json={**HELLO, "stream": True}) as reply:
+                        text = await reply.text()
+                    answered.append(200 if text.endswith("data: [DONE]\n\n") else text)
+
+        async def keep_calling() -> None:
+            request = chat_pb2.ChatCompletionRequest(
+                conversation=message_pb2.Conversation(
+                    messages=[message_pb2.Message(role=message_pb2.ROLE_USER, content="Hello")]
+                )
+            )
+            request.sampling.max_tokens = 4
+            async with grpc.aio.secure_channel(f"127.0.0.1:{ports['grpc']}", credentials(mine)) as channel:
+                while going:
+                    call = chat_pb2_grpc.ChatServiceStub(channel).CreateChatCompletion(request, timeout=LIMIT_S)
+                    code = await call.code()
+                    answered.append(200 if code is grpc.StatusCode.OK else code)
 
         async def seen(port: int) -> bytes:
-            context = client(tmp_path)
+            context = client(mine)
             _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
             certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
             writer.transport.abort()
             return certificate
 
-        asking = [asyncio.ensure_future(keep_asking()) for _ in range(2)]
+        asking = [asyncio.ensure_future(work()) for work in (keep_asking, keep_streaming, keep_calling)]
         every = {**ports, "http": router.http_port}
         before = {name: await seen(port) for name, port in every.items()}
-        await until(lambda: len(answered) >= 4, LIMIT_S)
+        await until(lambda: len(answered) >= 6, LIMIT_S)
         await asyncio.to_thread(make_certificates, tmp_path)
         so_far = len(answered)
         after = {name: await seen(port) for name, port in every.items()}
