@@ -8,9 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A timer that is so late was not served in time: something held the event loop up.
+_HELD_UP_S = 0.02
 
-async def within(limit_s: float, work: Awaitable[T]) -> T:
+
+async def within(limit_s: float, work: Awaitable[T], *, again: int = 0) -> T:
     """Returns what `work` returns. Raises asyncio.TimeoutError after `limit_s`, with `work` cancelled.
+
+    Where the event loop was itself held up meanwhile, the answer may have come long since and only waits to be read:
+    the time then begins again, `again` times at most.
 
     Unlike `asyncio.wait_for` before Python 3.12 it never swallows a cancellation: there, a caller cancelled in the turn
     of the event loop in which `work` completes goes on as if nothing had happened. And `work` runs in the task that
@@ -20,12 +26,19 @@ async def within(limit_s: float, work: Awaitable[T]) -> T:
     assert task is not None
     expired = False
 
+    loop = asyncio.get_running_loop()
+    left = again
+
     def expire() -> None:
-        nonlocal expired
+        nonlocal expired, left, timer
+        if left > 0 and loop.time() - timer.when() > _HELD_UP_S:
+            left -= 1
+            timer = loop.call_later(limit_s, expire)
+            return
         expired = True
         task.cancel()
 
-    timer = asyncio.get_running_loop().call_later(max(0.0, limit_s), expire)
+    timer = loop.call_later(max(0.0, limit_s), expire)
     try:
         return await work
     except asyncio.CancelledError:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 _QUIET_S = 30.0
 # How long the probe, which no request waits for, allows for a connection to be made.
 _CONNECT_S = 1.0
+# How often a call's time begins again where this process was held up itself.
+_AGAIN = 3
 # Longest value of a lease: a description of a worker has a few hundred bytes.
 MAX_LEASE_BYTES = 16 * 1024
 
@@ -161,7 +163,7 @@ class SharedStore:
             self._count(call, "skipped")
             return otherwise
         try:
-            result = await within(self._timeout_s, work())
+            result = await within(self._timeout_s, work(), again=_AGAIN)
         except asyncio.TimeoutError:
             self._count(call, "timeout")
             self._unanswered(f"no answer within {self._timeout_s:g} s")

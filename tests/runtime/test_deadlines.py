@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -54,4 +55,23 @@ async def test_a_cancellation_in_the_turn_that_completes_the_work_is_not_lost(fi
             work.set_result("done")
 
     with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_time_begins_again_where_the_loop_was_held_up() -> None:
+    """So often as is said, and not where it was not."""
+    loop = asyncio.get_running_loop()
+    work: asyncio.Future[str] = loop.create_future()
+    waiting = loop.create_task(within(0.3, work, again=1))
+    await asyncio.sleep(0)
+    time.sleep(0.4)  # noqa: ASYNC251  # what holds the loop up is the point
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    work.set_result("done")
+    assert await waiting == "done"
+
+    never: asyncio.Future[str] = loop.create_future()
+    waiting = loop.create_task(within(0.05, never, again=1))
+    with pytest.raises(asyncio.TimeoutError):
         await waiting
