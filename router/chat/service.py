@@ -68,6 +68,7 @@ def _within_limits(method: Method) -> Method:
     async def limited(core: ChatCore, request: Any, call: Call) -> Any:
         if core._limiter is None or not call.key_id:
             return await method(core, request, call)
+        core._limiter.check(call)
         async with core._limiter.counted(call):
             return await method(core, request, call)
 
@@ -321,6 +322,8 @@ class ChatCore:
 
     async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
         self._check_open()
+        if self._limiter is not None and call.key_id:
+            self._limiter.check(call)
         if not self._workers.met:
             await self._workers.until_met(call.remaining_s())
         use = self._reuse.use(request, call.key_id)
@@ -354,6 +357,8 @@ class ChatCore:
         self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
     ) -> Answer:
         self._check_open()
+        if self._limiter is not None and call.key_id:
+            self._limiter.check(call)
         if not self._workers.met:
             await self._workers.until_met(call.remaining_s())
         use = self._reuse.use(request, call.key_id)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from qwenserve.router.chat.call import Call
@@ -69,7 +70,13 @@ class Limiter:
     """Keeps keys to their limits. `close` ends what it still tells the store."""
 
     def __init__(
-        self, keys: KeyRing, store: SharedStore, *, without_store: str = "count", lease_s: float = 30.0
+        self,
+        keys: KeyRing,
+        store: SharedStore,
+        *,
+        without_store: str = "count",
+        lease_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`without_store`: `count` here while the store does not answer, or `refuse`. `lease_s`: how long the answers
         of a router that has died still count among those under way.
@@ -86,11 +93,31 @@ class Limiter:
         self._number = 0
         self._running: dict[str, int] = {}
         self._seen: dict[tuple[str, str], _Seen] = {}
+        self._clock = clock
+        # When keys that have made all requests of their minute may make the next one.
+        self._next: dict[str, float] = {}
 
     async def close(self) -> None:
         """Tells the store what is still to be told, each in its limit of time, and ends."""
         await asyncio.gather(*self._telling, return_exceptions=True)
         await self._tasks.close()
+
+    def check(self, call: Call) -> None:
+        """Refuses at once what is known to be refused: a request of a key that has made all of its minute, or has as
+        many under way as it may have. Costs next to nothing, and is asked before any work. Raises RateLimited.
+        """
+        record = self._keys.record(call.key_id)
+        if record is None or not record.limited:
+            return
+        if record.concurrency is not None and self._running.get(record.name, 0) >= record.concurrency:
+            raise _busy(record.concurrency)
+        until = self._next.get(record.name)
+        if until is None or record.rpm is None:
+            return
+        wait_s = until - self._clock()
+        if wait_s > 0:
+            raise _too_fast(record, wait_s)
+        del self._next[record.name]
 
     @contextlib.asynccontextmanager
     async def admitted(self, call: Call, prepared: Prepared) -> AsyncIterator[tuple[Call, Prepared]]:
@@ -185,11 +212,21 @@ class Limiter:
             taken = await self._own.take(_scope(record.name), windows, None)
         self._note(record.name, windows, taken)
         if not taken.allowed:
+            self._note_refusal(record, windows, taken)
             raise _busy(record.concurrency) if taken.busy else _too_fast(record, taken.retry_after_s)
         if places is not None and not self._keeping:
             self._keeping = True
             self._tasks.start(self._keep_places(), name="places of keys")
         return _Reserved(tokens if record.tpm is not None else 0, taken.at_ms, here)
+
+    def _note_refusal(self, record: KeyRecord, windows: Sequence[Window], taken: Taken) -> None:
+        # Requests are not given back: while a minute holds them all, no other one can be let in. The time to wait is
+        # theirs where nothing else was missing.
+        missing = [window.name for window, left in zip(windows, taken.left, strict=True) if left < window.cost]
+        if missing == [_REQUESTS]:
+            if len(self._next) >= _MAX_SEEN:
+                self._next.clear()
+            self._next[record.name] = self._clock() + taken.retry_after_s
 
     def _note(self, name: str, windows: Sequence[Window], taken: Taken) -> None:
         if len(self._seen) >= _MAX_SEEN:

@@ -1,4 +1,5 @@
-"""What a request with a forged key costs a router, beside one with a right key: `python -m tests.system.forged_keys`.
+"""What a request with a forged key, or of a key over its limit, costs a router, beside one that is answered:
+`python -m tests.system.forged_keys`.
 
 CPU time of the router's process for each request, 200-word prompts, one answer token, kept connections, medians of
 five repetitions in turn.
@@ -21,7 +22,7 @@ from qwenserve.runtime.keys import KeyRecord, digest, keys_text
 from tests.system.processes import deployment
 
 _REPEATS, _REQUESTS, _AT_A_TIME = 5, 1000, 8
-_KEY, _FORGED = "qs-the-right-one", "qs-a-forged-one"
+_KEY, _FORGED, _USED_UP = "qs-the-right-one", "qs-a-forged-one", "qs-over-its-limit"
 _PROMPT = " ".join(f"word{n}" for n in range(200))
 
 
@@ -39,7 +40,7 @@ async def over_http(url: str, key: str, status: int) -> None:
         for _ in range(_REQUESTS // _AT_A_TIME):
             async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
                 await reply.read()
-                assert reply.status == status
+                assert reply.status == status or key == _USED_UP  # whose first request of a minute is answered
 
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
         await asyncio.gather(*(ask(session) for _ in range(_AT_A_TIME)))
@@ -69,7 +70,8 @@ async def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "keys.yaml"
         records = [KeyRecord(name=f"k{n}", sha256=digest(f"other {n}")) for n in range(1000)]
-        file.write_text(keys_text([*records, KeyRecord(name="right", sha256=digest(_KEY), rpm=10_000_000)]))
+        right = KeyRecord(name="right", sha256=digest(_KEY), rpm=10_000_000)
+        file.write_text(keys_text([*records, right, KeyRecord(name="used-up", sha256=digest(_USED_UP), rpm=1)]))
         settings = {"auth__keys_file": str(file), "worker__simulated__prefill_tokens_per_s": 1e9}
         found: dict[str, list[float]] = {}
         async with deployment(**settings, worker__simulated__step_ms=0) as running:
@@ -78,6 +80,7 @@ async def main() -> int:
                 for name, work in (
                     ("HTTP, right key", lambda: over_http(running.url, _KEY, 200)),
                     ("HTTP, forged key", lambda: over_http(running.url, _FORGED, 401)),
+                    ("HTTP, over limit", lambda: over_http(running.url, _USED_UP, 429)),
                     ("gRPC, right key", lambda: over_grpc(address, _KEY, grpc.StatusCode.OK)),
                     ("gRPC, forged key", lambda: over_grpc(address, _FORGED, grpc.StatusCode.UNAUTHENTICATED)),
                 ):

@@ -46,7 +46,7 @@ def limiter_of(tmp_path: Path, clock: Clock, *records: KeyRecord, **more: Any) -
     file.write_text(keys_text(records))
     keys = KeyRing((), file=file)
     store = SharedStore(more.pop("backend", MemoryBackend(0, clock)), timeout_s=5, where="test")
-    return Limiter(keys, store, **more), keys
+    return Limiter(keys, store, clock=clock, **more), keys
 
 
 def prepared(prompt: int = 10, max_tokens: int = 10, *, choices: int = 1, priority: int = 0) -> Prepared:
@@ -118,6 +118,36 @@ async def test_the_time_to_wait_is_the_time_after_which_it_works(tmp_path: Path,
         await admit(limiter, "a")
     clock.now += 0.1
     await admit(limiter, "a")
+
+
+async def test_what_is_known_to_be_refused_is_not_asked_for(tmp_path: Path, clock: Clock):
+    """Once a minute's requests are made the next is refused without the store, until the time that was told; the same
+    where as many are under way as may be. A key that lacks tokens may still have a smaller request.
+    """
+    limiter, _ = limiter_of(tmp_path, clock, record("a", rpm=2), record("b", concurrency=1), record("c", tpm=20))
+    call = Call("r", key_id="a")
+    for _ in range(2):
+        limiter.check(call)
+        await admit(limiter, "a")
+    with pytest.raises(RateLimited) as refused:
+        await admit(limiter, "a")
+    assert refused.value.retry_after_s is not None
+    clock.now += refused.value.retry_after_s - 1
+    with pytest.raises(RateLimited) as again:
+        limiter.check(call)
+    assert again.value.retry_after_s == pytest.approx(1)
+    clock.now += 1
+    limiter.check(call)
+    await admit(limiter, "a")
+
+    await admit(limiter, "b")
+    with pytest.raises(RateLimited):
+        limiter.check(Call("r", key_id="b"))
+    await admit(limiter, "c", prompt=5, max_tokens=5)
+    with pytest.raises(RateLimited):
+        await admit(limiter, "c", prompt=10, max_tokens=10)
+    limiter.check(Call("r", key_id="c"))
+    await admit(limiter, "c", prompt=5, max_tokens=5)
 
 
 async def test_tokens_are_reserved_and_what_is_not_used_comes_back(tmp_path: Path, clock: Clock):
