@@ -28,6 +28,7 @@ async def within(limit_s: float, work: Awaitable[T], *, again: int = 0) -> T:
 
     loop = asyncio.get_running_loop()
     left = again
+    timer: asyncio.TimerHandle
 
     def expire() -> None:
         nonlocal expired, left, timer
