@@ -149,14 +149,12 @@ def answer_key(
     asked.CopyFrom(sampling)
     if asked.temperature == 0:
         asked.ClearField("seed")  # drawn for every choice, and never used
-    digest = hashlib.blake2b(digest_size=32, person=b"qsv answer 1")
-    for part in (
+    parts = (
         fingerprint.encode(),
         tenant.encode(),
         identity,
         asked.SerializeToString(deterministic=True),
         array("i", prompt).tobytes(),
-    ):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return f"answer:{digest.hexdigest()}"
+    )
+    told = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
+    return f"answer:{hashlib.blake2b(told, digest_size=32, person=b'qsv answer 1').hexdigest()}"

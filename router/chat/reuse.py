@@ -50,6 +50,7 @@ class Reuse:
         self._keys = keys
         similar = config.similar
         self._similar = SimilarUse(answers.similar is not None, similar.mode == "on", similar.threshold)
+        self._usual = cache_use(chat_pb2.CachePolicy(), config.mode, config.max_age_s, self._similar)
 
     def use(self, request: Request, key_id: str = "") -> CacheUse:
         """Returns what a request of a key may do with kept answers. Raises InvalidRequest."""
@@ -63,6 +64,8 @@ class Reuse:
             return OFF
         if request.HasField("prompt_logprobs"):
             return OFF  # they are not kept
+        if record is None and not request.HasField("cache"):
+            return self._usual
         return cache_use(request.cache, mode, self._config.max_age_s, similar)
 
     async def plans(
