@@ -40,12 +40,14 @@ MAX_MESSAGES = 1 << 14
 MAX_TOOL_CALLS = 1 << 14
 MAX_TOOLS = 1024
 MAX_TOOL_CHARACTERS = 1 << 20
+MAX_ARGUMENT_CHARACTERS = 1 << 22
+MAX_KWARGS_CHARACTERS = 1 << 20
 
 # Longer ones are no numbers that anything could compute with.
 _MAX_DIGITS = 1000
 
-# Up to so many messages, calls and tools, and so many characters of tools or of calls' arguments, a conversation is
-# converted and rendered within a few milliseconds.
+# Up to so many messages, calls and tools, and so many characters of tools, of calls' arguments or of template
+# variables, a conversation is converted and rendered within a few milliseconds.
 _SMALL_PARTS = 512
 _SMALL_TOOL_CHARACTERS = 1 << 16
 
@@ -115,6 +117,8 @@ def is_large(conversation: Conversation) -> bool:
         return True
     if _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS:
         return True
+    if len(conversation.chat_template_kwargs_json) > _SMALL_TOOL_CHARACTERS:
+        return True
     return _argument_characters(messages) > _SMALL_TOOL_CHARACTERS
 
 
@@ -144,14 +148,17 @@ def _tool_characters(tools: Iterable[message_pb2.Tool]) -> int:
 def _check_size(conversation: Conversation) -> None:
     """Raises ConversationError where it is more than is rendered. Nothing but counts and lengths is looked at."""
     messages, tools = conversation.messages, conversation.tools
-    for name, number, most, what in (
-        ("messages", len(messages), MAX_MESSAGES, "messages"),
-        ("tools", len(tools), MAX_TOOLS, "tools"),
-        ("messages", _tool_calls(messages), MAX_TOOL_CALLS, "tool calls"),
-        ("tools", _tool_characters(tools), MAX_TOOL_CHARACTERS, "characters of tools"),
-    ):
-        if number > most:
-            raise ConversationError(f"{name}: {number:,} {what}; at most {most:,} in one request", name)
+    _check_number("messages", len(messages), MAX_MESSAGES, "messages")
+    _check_number("tools", len(tools), MAX_TOOLS, "tools")
+    _check_number("messages", _tool_calls(messages), MAX_TOOL_CALLS, "tool calls")
+    _check_number("messages", _argument_characters(messages), MAX_ARGUMENT_CHARACTERS, "characters of arguments")
+    _check_number("tools", _tool_characters(tools), MAX_TOOL_CHARACTERS, "characters of tools")
+    _check_number(_KWARGS, len(conversation.chat_template_kwargs_json), MAX_KWARGS_CHARACTERS, "characters")
+
+
+def _check_number(name: str, number: int, most: int, what: str) -> None:
+    if number > most:
+        raise ConversationError(f"{name}: {number:,} {what}; at most {most:,} in one request", name)
 
 
 def conversation_to_template(conversation: Conversation, *, large: bool | None = None) -> TemplateInput:

@@ -34,6 +34,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # thread costs; longer texts would be felt by the streams beside them.
 INLINE_CHARACTERS = 8_000
 
+# Ids that are decoded in one go, about 2 ms.
+INLINE_IDS = 16_384
+
 # What cached segments may occupy. A cached character costs at most 4 bytes and its id 4 more.
 CACHE_BYTES = 32 << 20
 
@@ -141,6 +144,19 @@ class Tokenizer:
             special = self.special_ids
             ids = [i for i in ids if i not in special]
         return b"".join(map(self._bytes.__getitem__, ids)).decode("utf-8", "replace")
+
+    async def decode_async(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """As `decode`, with turns for others on the event loop: a thread would keep the interpreter to itself."""
+        pieces = []
+        special = self.special_ids
+        for begin in range(0, len(ids), INLINE_IDS):
+            if begin:
+                await asyncio.sleep(0)
+            part = ids[begin : begin + INLINE_IDS]
+            if skip_special_tokens:
+                part = [i for i in part if i not in special]
+            pieces.append(b"".join(map(self._bytes.__getitem__, part)))
+        return b"".join(pieces).decode("utf-8", "replace")
 
     def token_text(self, token_id: int) -> str:
         """Text of one token; a part of a character shows U+FFFD."""

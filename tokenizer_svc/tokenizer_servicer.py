@@ -29,9 +29,13 @@ MAX_CONVERSATIONS = 256
 
 # Token ids that are read in one request.
 _MAX_IDS = 1 << 20
+# Characters that are tokenized for one request.
+_MAX_CHARACTERS = 1 << 23
 
 # Ids that are decoded on the event loop in one go, about 2 ms; more are decoded in a thread.
 _INLINE_IDS = 16_384
+# The same of ids that are spelled one by one.
+_INLINE_PIECES = 4096
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,6 +57,11 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     ) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._check(request.model, "texts", len(request.texts), MAX_TEXTS)
+        characters = sum(map(len, request.texts))
+        if characters > _MAX_CHARACTERS:
+            raise InvalidRequest(
+                f"texts: {characters:,} characters; at most {_MAX_CHARACTERS:,} in one request", param="texts"
+            )
         response = tokenizer_pb2.TokenizeResponse(max_model_len=self._max_model_len)
         for ids in await self._tokenizer.encode_batch_async(request.texts):
             response.results.append(await self._token_ids(ids, request.return_tokens))
@@ -91,7 +100,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         response = tokenizer_pb2.DetokenizeResponse()
         for index, batch in enumerate(request.batches):
             self._check_ids(batch.ids, f"batches[{index}].ids")
-            response.texts.append(await self._decode(batch.ids, request.skip_special_tokens))
+            response.texts.append(await self._tokenizer.decode_async(batch.ids, request.skip_special_tokens))
             await asyncio.sleep(0)
         return response
 
@@ -130,17 +139,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         except InvalidRequest as error:
             raise InvalidRequest(f"{path}: {error.message}", param=f"{path}.{error.param}") from None
 
-    async def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        if len(ids) <= _INLINE_IDS:
-            return self._tokenizer.decode(ids, skip_special_tokens)
-        return await asyncio.to_thread(self._tokenizer.decode, list(ids), skip_special_tokens)
-
     async def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
         if len(ids) > _MAX_IDS:
             raise InvalidRequest(f"{len(ids):,} token ids; at most {_MAX_IDS:,} in one request", param="texts")
         made = tokenizer_pb2.TokenIds()
-        for begin in range(0, len(ids), _INLINE_IDS):
-            piece = ids[begin : begin + _INLINE_IDS]
+        step = _INLINE_PIECES if with_tokens else _INLINE_IDS
+        for begin in range(0, len(ids), step):
+            piece = ids[begin : begin + step]
             made.ids.extend(piece)
             if with_tokens:
                 made.tokens.extend(map(self._tokenizer.token_piece, piece))

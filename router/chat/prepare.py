@@ -13,6 +13,7 @@ from qwenserve.router.chat.guidance import Guidance
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.sampling import (
     check_cache_salt,
+    check_characters,
     check_counts,
     check_ids_in_all,
     check_labels,
@@ -223,6 +224,7 @@ class Preparation:
         check_ids_in_all([prompt.token_ids.ids for prompt in request.prompts], "prompt")
         is_text = [prompt.WhichOneof("prompt") != "token_ids" for prompt in request.prompts]
         texts = [prompt.text for prompt, known in zip(request.prompts, is_text, strict=True) if known]
+        check_characters(texts, "prompt")
         tokenized = iter(await _in_time(self._text.tokenize_batch(texts), call) if texts else ())
         prompts: list[Sequence[int]] = []
         for index, prompt in enumerate(request.prompts):

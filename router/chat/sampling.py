@@ -25,6 +25,8 @@ from qwenserve.type.v1 import sampling_pb2
 
 # Token ids that are read in one request, over all of its prompts.
 MAX_IDS = 1 << 20
+# Characters that are tokenized for one request.
+MAX_CHARACTERS = 1 << 23
 
 # Never treated as unsupported, whatever an engine declares: nothing can be generated without them.
 _INDISPENSABLE = frozenset({"max_tokens"})
@@ -67,6 +69,13 @@ def check_ids_in_all(batches: Sequence[Sequence[int]], param: str) -> None:
     count = sum(map(len, batches))
     if count > MAX_IDS:
         raise InvalidRequest(f"{param}: {count:,} token ids; at most {MAX_IDS:,} in one request", param=param)
+
+
+def check_characters(texts: Sequence[str], param: str) -> None:
+    """Raises InvalidRequest for longer texts than one request may have."""
+    count = sum(map(len, texts))
+    if count > MAX_CHARACTERS:
+        raise InvalidRequest(f"{param}: {count:,} characters; at most {MAX_CHARACTERS:,} in one request", param=param)
 
 
 def check_prompt_length(prompt_tokens: int, window: int, param: str) -> None:

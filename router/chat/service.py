@@ -26,7 +26,7 @@ from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.prepare import Preparation, Prepared
 from qwenserve.router.chat.prompt_scores import PromptScores
 from qwenserve.router.chat.reuse import Reuse, fleet_fingerprint
-from qwenserve.router.chat.sampling import check_ids_in_all, check_prompt_ids, filled_fields, seeds
+from qwenserve.router.chat.sampling import check_characters, check_ids_in_all, check_prompt_ids, filled_fields, seeds
 from qwenserve.router.chat.whole import chat_completion, completion
 from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
@@ -51,6 +51,8 @@ from qwenserve.worker.v1 import worker_pb2
 
 # Ids that are decoded on the event loop in one go, about 5 ms.
 _INLINE_IDS = 16_384
+# The same of ids that are spelled one by one.
+_INLINE_PIECES = 4096
 
 _SHUT_DOWN = "the router is shutting down; try another one"
 
@@ -222,6 +224,7 @@ class ChatCore:
         """Texts to ids."""
         self._model.check_name(request.model)
         with self._under_way():
+            check_characters(request.texts, "texts")
             batch = await self._text.tokenize_batch(request.texts)
             check_ids_in_all(batch, "texts")
             results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
@@ -259,13 +262,8 @@ class ChatCore:
         for index, batch in enumerate(request.batches):
             if batch.ids:
                 check_prompt_ids(batch.ids, self._tokenizer.vocab_size, f"batches[{index}].ids")
-            texts.append(await self._decoded(batch.ids, request.skip_special_tokens))
+            texts.append(await self._tokenizer.decode_async(batch.ids, request.skip_special_tokens))
         return tokenizer_pb2.DetokenizeResponse(texts=texts)
-
-    async def _decoded(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        if len(ids) <= _INLINE_IDS:
-            return self._tokenizer.decode(ids, skip_special_tokens)
-        return await asyncio.to_thread(self._tokenizer.decode, ids, skip_special_tokens)
 
     async def tokenizer_info(
         self, request: tokenizer_pb2.GetTokenizerInfoRequest, call: Call
@@ -582,14 +580,15 @@ class ChatCore:
 
     async def _echoed(self, request: chat_pb2.CompletionRequest, prepared: Prepared) -> list[str]:
         return [
-            given.text if given.WhichOneof("prompt") == "text" else await self._decoded(ids, False)
+            given.text if given.WhichOneof("prompt") == "text" else await self._tokenizer.decode_async(ids)
             for given, ids in zip(request.prompts, prepared.prompts, strict=True)
         ]
 
     async def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
         made = tokenizer_pb2.TokenIds()
-        for begin in range(0, len(ids), _INLINE_IDS):
-            piece = ids[begin : begin + _INLINE_IDS]
+        step = _INLINE_PIECES if with_tokens else _INLINE_IDS
+        for begin in range(0, len(ids), step):
+            piece = ids[begin : begin + step]
             made.ids.extend(piece)
             if with_tokens:
                 made.tokens.extend(map(self._tokenizer.token_piece, piece))

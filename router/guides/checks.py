@@ -16,6 +16,7 @@ from qwenserve.type.v1 import guide_pb2
 MAX_CHOICES = 1_000
 MAX_CHOICE_CHARACTERS = 64_000
 MAX_GRAMMAR_CHARACTERS = 64_000
+MAX_JSON_CHARACTERS = 1_200_000
 MAX_TRIGGER_CHARACTERS = 1_000
 MAX_REGIONS = 256
 
@@ -124,6 +125,7 @@ def is_free(guide: guide_pb2.Guide) -> bool:
 
 def checked_regions(text: str) -> Guide:
     """Returns the guide of a text of regions. Raises GuideError."""
+    _check_length(text)
     try:
         form = json.loads(text)
     except (ValueError, RecursionError):
@@ -159,7 +161,14 @@ def checked_regions(text: str) -> Guide:
     return regions_guide(regions, free=form["free"], least=form["least"], most=form["most"])
 
 
+def _check_length(text: str) -> None:
+    """Raises GuideError for JSON that would take long to read. What it may hold is checked once it was read."""
+    if len(text) > MAX_JSON_CHARACTERS:
+        raise GuideError(f"{len(text):,} characters; at most {MAX_JSON_CHARACTERS:,}")
+
+
 def _choices(text: str) -> str:
+    _check_length(text)
     try:
         choices = json.loads(text)
     except (ValueError, RecursionError):

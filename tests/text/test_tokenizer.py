@@ -9,7 +9,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenserve.text.tokenizer import INLINE_CHARACTERS, SegmentCache, Tokenizer, UnsupportedTokenizer
+from qwenserve.text.tokenizer import INLINE_CHARACTERS, INLINE_IDS, SegmentCache, Tokenizer, UnsupportedTokenizer
 from tests.fixtures.conversations import TEXTS
 from tests.fixtures.full_tokenizer import TINY_MODEL
 
@@ -163,6 +163,30 @@ def test_single_tokens(tiny):
     assert tokenizer.token_bytes(tokenizer.vocab_size + 5) == b""
     assert tokenizer.token_bytes(-1) == b""
     assert tokenizer.decode([tokenizer.vocab_size + 5, end]) == "<|im_end|>"
+
+
+async def test_many_ids_are_decoded_in_turns(tiny):
+    """Characters across the places where it is cut included; others on the event loop have their turns."""
+    tokenizer = tiny.tokenizer
+    ids = [*tokenizer.encode("é🙂<|im_end|>") * 20_000]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    try:
+        whole = await tokenizer.decode_async(ids)
+        plain = await tokenizer.decode_async(ids, skip_special_tokens=True)
+    finally:
+        beside.cancel()
+
+    assert whole == tokenizer.decode(ids)
+    assert plain == tokenizer.decode(ids, skip_special_tokens=True)
+    assert turns >= 2 * (len(ids) // INLINE_IDS)
 
 
 def test_pieces_are_the_vocabularys_own(tiny):

@@ -45,6 +45,9 @@ def test_guides(kind, text, kept):
         (GuideKind.CHOICE, "[]", "", "0 choices"),
         (GuideKind.CHOICE, '["a", ""]', "[1]", "empty"),
         (GuideKind.CHOICE, '["' + "x" * 64_001 + '"]', "", "64,001 characters"),
+        # Not even read.
+        (GuideKind.CHOICE, " " * 1_200_001, "", "1,200,001 characters"),
+        (GuideKind.REGIONS, " " * 1_200_001, "", "1,200,001 characters"),
         (GuideKind.REGEX, "(", "", "nothing closes"),
         (GuideKind.REGEX, "", "", "empty"),
         (GuideKind.GRAMMAR, 'root ::= "a"', "", "no rule called start"),
