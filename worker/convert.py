@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
+from qwenserve.runtime.packed_ids import unpacked_ids
 from qwenserve.runtime.sampling_ranges import (
     BIAS,
     MAX_ALLOWED_TOKEN_IDS,
@@ -65,7 +66,7 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
     """Returns the engine's request, called `key`. Raises InvalidRequest, Unsupported or ContextLengthExceeded."""
     if submit.task not in TASKS:
         raise Unsupported(f"task: {task_pb2.TaskKind.Name(submit.task)} is nothing that this worker does", param="task")
-    prompt = prompt_from(submit.prompt_token_ids, limits)
+    prompt = prompt_from(_unpacked(submit.prompt_token_ids), limits)
     sampling = sampling_from(submit.sampling, len(prompt), limits)
     if submit.cache_salt and "cache_salt" in limits.unsupported_fields:
         raise _unsupported("cache_salt")
@@ -81,6 +82,15 @@ def request_from(submit: worker_pb2.Submit, key: int, limits: Limits) -> EngineR
         _guide_offset(submit, len(prompt)),
         submit.traceparent,
     )
+
+
+def _unpacked(packed: bytes) -> Sequence[int]:
+    try:
+        return unpacked_ids(packed)
+    except ValueError:
+        raise InvalidRequest(
+            f"prompt_token_ids: {len(packed)} bytes are no whole number of ids of four bytes", param="prompt_token_ids"
+        ) from None
 
 
 def prompt_from(token_ids: Sequence[int], limits: Limits) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from qwenserve.runtime.errors import ServiceError, SlowReader, by_reason
+from qwenserve.runtime.packed_ids import BYTES_PER_ID, packed_ids
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.dispatch import Dispatcher
 from qwenserve.worker.router_session import Session
@@ -58,7 +59,7 @@ async def serve_generate(
             session,
             worker_pb2.Submit(
                 handle=1,
-                prompt_token_ids=request.prompt_token_ids,
+                prompt_token_ids=packed_ids(request.prompt_token_ids),
                 sampling=with_neutral(request.sampling),
                 request_id=request.request_id,
             ),
@@ -96,7 +97,7 @@ async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> N
         await dispatcher.fewer_ends(session)
         for submit in message.submits:
             dispatcher.submit(session, submit)
-            checked += len(submit.prompt_token_ids)
+            checked += len(submit.prompt_token_ids) // BYTES_PER_ID
             if checked >= _IDS_PER_TURN:
                 checked = 0
                 await asyncio.sleep(0)

@@ -15,6 +15,7 @@ from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.packed_ids import BYTES_PER_ID, packed_ids
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 
@@ -52,7 +53,7 @@ class WorkerEndpoint:
         """Returns the submit. Raises EndpointError for text."""
         if not sample.token_ids:
             raise EndpointError("a worker takes token ids only")
-        submit = worker_pb2.Submit(prompt_token_ids=sample.token_ids)
+        submit = worker_pb2.Submit(prompt_token_ids=packed_ids(sample.token_ids))
         submit.sampling.CopyFrom(_GREEDY)
         submit.sampling.max_tokens = sample.max_tokens
         return submit
@@ -67,7 +68,7 @@ class WorkerEndpoint:
         prepared.handle = handle
         self._outbox.submits.append(prepared)
         record.sent = time.perf_counter()
-        record.prompt_tokens = len(prepared.prompt_token_ids)
+        record.prompt_tokens = len(prepared.prompt_token_ids) // BYTES_PER_ID
         self._wake.set()
         try:
             record.error = await asyncio.wait_for(done, self._timeout_s)

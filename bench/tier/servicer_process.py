@@ -23,6 +23,7 @@ from qwenserve.bench.tier.servicer import Measured
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel, make_server
 from qwenserve.runtime.lifecycle import freeze_loaded_objects, run
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.dispatch import Dispatcher, DispatchLimits
@@ -216,7 +217,8 @@ async def read(port: int, streams: int) -> int:
         call = worker_pb2_grpc.WorkerServiceStub(channel).Session()
         sampling = with_neutral(sampling_pb2.SamplingParams(max_tokens=30_000))
         handles = range(1, streams + 1)
-        submits = [worker_pb2.Submit(handle=one, prompt_token_ids=[1], sampling=sampling) for one in handles]
+        prompt = packed_ids([1])
+        submits = [worker_pb2.Submit(handle=one, prompt_token_ids=prompt, sampling=sampling) for one in handles]
         await call.write(worker_pb2.SessionRequest(submits=submits))
         while await call.read() is not grpc.aio.EOF:
             pass

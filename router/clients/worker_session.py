@@ -23,6 +23,7 @@ from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import ServiceError, WorkerLost
 from qwenserve.runtime.grpc_setup import from_rpc_error, make_channel, raise_status, run_until_one_ends
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.runtime.trust import OPEN, Trust
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -225,7 +226,7 @@ class WorkerSession:
         length = len(prompt_token_ids)
         submit = self._message(length).submits.add(
             handle=handle,
-            prompt_token_ids=prompt_token_ids,
+            prompt_token_ids=packed_ids(prompt_token_ids),
             sampling=sampling,
             request_id=request_id,
             deadline_ms=min(left_ms, _MAX_UINT32),

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -103,9 +104,8 @@ class Job:
         """Opens a session with one request in it."""
         call = self.stub.Session()
         sampling = with_neutral(sampling_pb2.SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True))
-        await call.write(
-            worker_pb2.SessionRequest(submits=[worker_pb2.Submit(handle=1, prompt_token_ids=prompt, sampling=sampling)])
-        )
+        submit = worker_pb2.Submit(handle=1, prompt_token_ids=packed_ids(prompt), sampling=sampling)
+        await call.write(worker_pb2.SessionRequest(submits=[submit]))
         return call
 
 

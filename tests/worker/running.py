@@ -14,6 +14,7 @@ from qwenserve.router.clients.logprobs import unpacked_run
 from qwenserve.runtime.config import Config, load_config
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.lifecycle import Shutdown
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.engine_choice import BuiltEngine
@@ -40,7 +41,7 @@ def submit(
 ) -> worker_pb2.Submit:
     """A complete submit; `sampling` overrides neutral parameters."""
     params = with_neutral(sampling_pb2.SamplingParams(**(sampling or {})))
-    return worker_pb2.Submit(handle=handle, prompt_token_ids=prompt, sampling=params, **fields)
+    return worker_pb2.Submit(handle=handle, prompt_token_ids=packed_ids(prompt), sampling=params, **fields)
 
 
 def entries(message: worker_pb2.SessionResponse | None) -> list[tuple[int, list[int]]]:

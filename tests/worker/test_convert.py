@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, ServiceError, Unsupported
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import guide_pb2, sampling_pb2, task_pb2
 from qwenserve.worker.convert import Limits, finish_to_wire, prompt_from, request_from, sampling_from, with_neutral
 from qwenserve.worker.engine_interface import Finish, FinishReason, Guide, GuideKind
@@ -139,7 +140,7 @@ def test_bad_ids_are_named(fields: dict[str, Any], param: str):
 
 
 def submit(**fields: Any) -> worker_pb2.Submit:
-    return worker_pb2.Submit(handle=1, prompt_token_ids=[1, 2, 3], sampling=params(), **fields)
+    return worker_pb2.Submit(handle=1, prompt_token_ids=packed_ids([1, 2, 3]), sampling=params(), **fields)
 
 
 def test_a_whole_submit_becomes_the_engines_request():

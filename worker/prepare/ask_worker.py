@@ -11,6 +11,7 @@ import grpc
 
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.grpc_setup import make_channel
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.prepare.compare import TOP, CannotCheck, Measured, Position, Spoken
@@ -72,7 +73,7 @@ def _check(address: str, info: worker_pb2.WorkerInfo, texts: Sequence[Text], gre
 
 
 async def _ask(call: Any, address: str, submit: worker_pb2.Submit, prompt: Sequence[int], max_tokens: int) -> _Answer:
-    submit.prompt_token_ids.extend(prompt)
+    submit.prompt_token_ids = packed_ids(prompt)
     submit.sampling.CopyFrom(
         with_neutral(sampling_pb2.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True))
     )

@@ -19,6 +19,7 @@ from qwenserve.router.generation.generation import Generation
 from qwenserve.router.generation.held_back import HeldBack
 from qwenserve.router.generation.leg import leg_sampling
 from qwenserve.runtime.errors import Draining, WorkerLost
+from qwenserve.runtime.packed_ids import packed_ids, unpacked_ids
 from qwenserve.text.assets import load_assets
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings
 from qwenserve.type.v1 import sampling_pb2
@@ -113,7 +114,7 @@ class EngineSession:
         guide_offset: int | None = None,
         traceparent: str = "",
     ) -> int:
-        wire = worker_pb2.Submit(prompt_token_ids=prompt, sampling=sampling, answer_offset=answer_offset)
+        wire = worker_pb2.Submit(prompt_token_ids=packed_ids(prompt), sampling=sampling, answer_offset=answer_offset)
         handle = len(self.submits) + 1
         self.submits.append(wire)
         self._state.submit(request_from(wire, handle, self._limits))
@@ -329,7 +330,8 @@ async def test_each_leg_asks_for_what_is_left() -> None:
     result = run(script, {0, 3, 6})
     said = TOKENIZER.encode(script.text)
 
-    assert [list(leg.prompt_token_ids) for leg in result.legs] == [[*PROMPT, *said[:n]] for n in (0, 0, 3, 6)]
+    prompts = [list(unpacked_ids(leg.prompt_token_ids)) for leg in result.legs]
+    assert prompts == [[*PROMPT, *said[:n]] for n in (0, 0, 3, 6)]
     assert [leg.HasField("answer_offset") for leg in result.legs] == [False, False, True, True]
     assert [leg.answer_offset for leg in result.legs[2:]] == [len(PROMPT)] * 2
     assert [leg.sampling.max_tokens for leg in result.legs] == [8, 8, 5, 2]

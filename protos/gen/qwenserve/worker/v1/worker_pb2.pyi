@@ -38,7 +38,7 @@ class Submit(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     handle: int
-    prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    prompt_token_ids: bytes
     sampling: _sampling_pb2.SamplingParams
     request_id: str
     priority: int
@@ -51,7 +51,7 @@ class Submit(_message.Message):
     guide_offset: int
     traceparent: str
     expected_cached_tokens: int
-    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., guide_offset: _Optional[int] = ..., traceparent: _Optional[str] = ..., expected_cached_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, handle: _Optional[int] = ..., prompt_token_ids: _Optional[bytes] = ..., sampling: _Optional[_Union[_sampling_pb2.SamplingParams, _Mapping]] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., cache_salt: _Optional[str] = ..., answer_offset: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., guide: _Optional[_Union[_guide_pb2.Guide, _Mapping]] = ..., task: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., guide_offset: _Optional[int] = ..., traceparent: _Optional[str] = ..., expected_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("handles", "counts", "token_ids", "finishes", "logprobs", "load", "prompt_logprobs", "cache")
