@@ -77,9 +77,10 @@ class ContentGuard:
     def render(self, template: ChatTemplate, given: TemplateInput) -> Prompt:
         """Renders a conversation in which contents are nothing but text. Raises TemplateError."""
         try:
-            mark = self._mark_for(given) if self._spells_any(given) else ""
-            if mark:
-                given = self._marked_input(given, mark)
+            if not self._spells_any(given):
+                return Prompt(_render(template, given))
+            mark = self._mark_for(given)
+            given = self._marked_input(given, mark)
         except RecursionError:
             raise TemplateError(_TOO_DEEP) from None
         return Prompt(_render(template, given), mark)
@@ -93,7 +94,10 @@ class ContentGuard:
                 return True
         if given.tools is not None and not all(map(self._is_clean, given.tools)):
             return True
-        return any(self._spells_within(value) for value in given.variables.values() if not isinstance(value, bool))
+        for value in given.variables.values():  # a loop: most have one variable, and it is a switch
+            if value is not True and value is not False and self._spells_within(value):
+                return True
+        return False
 
     def _spells(self, text: str) -> bool:
         """Whether there is an added token in the text, or a piece of one at either end."""

@@ -583,11 +583,8 @@ class AnswerPipeline(CompletionPipeline):
             if call.complete and not self._parallel:
                 self.wants_stop = True
 
-    def _take_aside(self, stopped: bool) -> None:
+    def _take_aside(self, aside: ThoughtCalls, stopped: bool) -> None:
         """The answer has ended inside a thought, with what may be calls."""
-        aside = self._aside
-        if aside is None:
-            return
         calls = aside.finish(stopped=stopped)
         if not calls:
             self._end_aside()
@@ -597,25 +594,31 @@ class AnswerPipeline(CompletionPipeline):
             self._tell(CallPiece(call.name, call.arguments))
 
     def _end(self, stopped: bool) -> None:
-        self._take_aside(stopped)
+        if self._aside is not None:
+            self._take_aside(self._aside, stopped)
         # A thought's last newlines are form even where it was cut short.
         if self._thinking:
             self._space = ""
-        self._close_call(Marker.CALL_CLOSE if self._close_pending else None, stopped)
+        if self._call is not None:
+            self._close_call(Marker.CALL_CLOSE if self._close_pending else None, stopped)
         if self._untagged is not None:
             if self._untagged.finish(stopped=stopped):
                 self._take_untagged(self._untagged)
             else:
                 self._end_untagged(self._untagged)
         if not self.wants_stop:
-            self._flush_tag()
+            if self._tag_pending:
+                self._flush_tag()
             self._release(self._stops.flush())
-            self._flush_space()
+            if self._space:
+                self._flush_space()
 
     def _settle(self) -> None:
-        held = self.wants_stop or self._owed or self._events or self._space or self._tag_pending or self._lead != ""
-        reads = self._call is not None or self._aside is not None or self._untagged is not None
-        if held or reads or self._detokenizer.holding or self._stops.holding:
+        held = self.wants_stop or self._owed or self._events or self._space or self._lead != ""
+        if self._parse_tools and not held:
+            reads = self._call is not None or self._aside is not None or self._untagged is not None
+            held = reads or self._tag_pending
+        if held or self._detokenizer.holding or self._stops.holding:
             self.plain_texts = NO_TEXTS
         else:
             # The beginning of the content is looked at.

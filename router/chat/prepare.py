@@ -123,6 +123,10 @@ class Preparation:
         # What the workers of the last request had together: they seldom change.
         self._known: Sequence[Capabilities] = ()
         self._common = common_to(())
+        # Those of answers without tools, stop strings and other wishes for their text.
+        self._plain_settings = PipelineSettings(
+            separate_reasoning=config.separate_reasoning, eos_token_ids=model.assets.eos_token_ids
+        )
         self._thought_closing = self._tokenizer.encode(config.thinking_closing + END_OF_THOUGHT)
 
     @property
@@ -133,14 +137,17 @@ class Preparation:
     async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
         self._check_common(request)
-        _check_tool_choice(request)
+        choice = request.tool_choice
+        mode = choice.mode
+        if mode not in _MODES:
+            raise InvalidRequest(
+                f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode"
+            )
         given = await _converted(request.conversation)
         budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         if given.prefix_stable is None and self._model.prefix_stable:
             given = given._replace(prefix_stable=True)
-        choice = request.tool_choice
-        mode = choice.mode
         if mode == _NONE:
             # The only sure way to prevent calls: a model that sees no tools calls none.
             given = given._replace(tools=None)
@@ -150,7 +157,8 @@ class Preparation:
         if self._guidance.binds(request, given.tools):
             guide = await _in_time(self._guidance.of_chat(request, given.tools), call)
         stage = time.monotonic()
-        rendered = await _in_time(self._text.render_chat(request.conversation, given, need_prompt=need_prompt), call)
+        rendering = self._text.render_chat(request.conversation, given, need_prompt=need_prompt)
+        rendered = await (rendering if call.deadline is None else _in_time(rendering, call))
         self._prompt_stage.observe(time.monotonic() - stage)
         if budget == 0 and starts_in_reasoning(self._tokenizer, rendered.token_ids):
             # A template that opens a thought whatever it is told.
@@ -172,17 +180,19 @@ class Preparation:
         fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call, guide)
         behind = self._thought_ends if in_reasoning and whole_answer else _NO_IDS
         hidden = self._hidden_ids(request.sampling)
-        separate = request.separate_reasoning if request.HasField("separate_reasoning") else None
-        settings = PipelineSettings(
-            stop_strings=tuple(request.stop_strings),
-            separate_reasoning=self._config.separate_reasoning if separate is None else separate,
-            parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
-            tools=tool_schemas(given.tools) if given.tools else None,
-            # An answer that is bound to a form may be JSON of any kind.
-            untagged=guide is None,
-            parallel_tool_calls=not choice.HasField("parallel") or choice.parallel,
-            eos_token_ids=hidden,
-        )
+        separates = request.HasField("separate_reasoning")
+        settings = self._plain_settings
+        if given.tools or separates or hidden is not settings.eos_token_ids or request.stop_strings:
+            settings = PipelineSettings(
+                stop_strings=tuple(request.stop_strings),
+                separate_reasoning=request.separate_reasoning if separates else self._config.separate_reasoning,
+                parse_tools=self._model.assets.template.tool_call_format if given.tools else "",
+                tools=tool_schemas(given.tools) if given.tools else None,
+                # An answer that is bound to a form may be JSON of any kind.
+                untagged=guide is None,
+                parallel_tool_calls=not choice.HasField("parallel") or choice.parallel,
+                eos_token_ids=hidden,
+            )
         return Prepared(
             prompts=[rendered.token_ids],
             rendered=rendered.prompt,
@@ -190,7 +200,7 @@ class Preparation:
             ignored=fit.ignored,
             new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
             starts_in_reasoning=in_reasoning,
-            choices=max(1, request.n),
+            choices=request.n or 1,
             priority=request.priority,
             cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
             unsupported=fit.unsupported,
@@ -295,7 +305,6 @@ class Preparation:
         guide: guide_pb2.Guide | None,
     ) -> _Fit:
         """Fits `sampling` to the window and to the workers that can do most of what is asked."""
-        strict = self._config.strict if call.strict is None else call.strict
         asked = request.sampling
         known = self._workers.capabilities
         if guide is not None and known:
@@ -303,7 +312,8 @@ class Preparation:
         kind = 0 if guide is None else int(guide.kind)
         fields = {field.name for field, _ in asked.ListFields()}
         fields.discard("max_tokens")
-        if request.cache_salt:
+        salted = bool(request.cache_salt)
+        if salted:
             fields.add("cache_salt")
         of_prompt = request.HasField("prompt_logprobs")
         if of_prompt:
@@ -322,7 +332,7 @@ class Preparation:
         ignored: list[str] = []
         window = self._window(common)
         if window and fit_window(sampling, len(prompt), window, default_max):
-            if strict:
+            if self._is_strict(call):
                 raise InvalidRequest(
                     f"max_tokens {asked.max_tokens} and {len(prompt)} prompt tokens exceed the window of {window}",
                     param="max_tokens",
@@ -337,10 +347,10 @@ class Preparation:
                 param="prompt_logprobs",
             )
         if unsupported:
-            besides = ("cache_salt",) if request.cache_salt else ()
+            besides = ("cache_salt",) if salted else ()
             engines = ", ".join(sorted({worker.engine for worker in suited}))
             ignored += drop_unsupported(
-                asked, sampling, unsupported, asked_besides=besides, strict=strict, engine=engines
+                asked, sampling, unsupported, asked_besides=besides, strict=self._is_strict(call), engine=engines
             )
         if "seed" not in unsupported:
             fields.add("seed")
@@ -350,6 +360,9 @@ class Preparation:
             return _Fit(ignored, unsupported, NO_REQUIREMENTS)
         tokens = len(prompt) + sampling.max_tokens
         return _Fit(ignored, unsupported, Requirements(frozenset(fields - unsupported), tokens, top_logprobs, kind))
+
+    def _is_strict(self, call: Call) -> bool:
+        return self._config.strict if call.strict is None else call.strict
 
     def _common_to(self, known: Sequence[Capabilities]) -> Common:
         if known is not self._known:
@@ -381,12 +394,6 @@ def _scores_only(request: chat_pb2.CompletionRequest) -> bool:
     if not (request.echo or request.HasField("prompt_logprobs")):
         raise InvalidRequest("max_tokens 0 generates nothing; set echo or prompt_logprobs with it", param="max_tokens")
     return True
-
-
-def _check_tool_choice(request: chat_pb2.ChatCompletionRequest) -> None:
-    choice = request.tool_choice
-    if choice.mode not in _MODES:
-        raise InvalidRequest(f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode")
 
 
 def _following(kind: guide_pb2.GuideKind, workers: Sequence[Capabilities], param: str) -> Sequence[Capabilities]:

@@ -482,10 +482,8 @@ class ChatCore:
     def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
         plans: list[ChoicePlan] = []
         wanted = prepared.choices * len(prepared.prompts)
-        # Drawn before the loop, which writes into the very sampling parameters that they are derived from.
-        prompt_seeds = [seeds(prepared.sampling, prepared.choices) for _ in prepared.prompts]
         for index, prompt in enumerate(prepared.prompts):
-            for seed in prompt_seeds[index]:
+            for seed in seeds(prepared.sampling, prepared.choices):
                 # The last choice takes what was prepared, the others copies: most answers have one choice only.
                 sampling = prepared.sampling
                 if len(plans) + 1 < wanted:
@@ -557,15 +555,19 @@ class ChatCore:
 
     async def _recorded(self, kind: str, call: Call, began: float, work: Awaitable[Answer]) -> Answer:
         """Awaits the work that leads to an answer. A request that fails in it is recorded as an outcome, too."""
-        with self._under_way():
-            try:
-                return await work
-            except ServiceError as error:
-                self._on_outcome(refused(kind, call, error, began))
-                raise
-            except asyncio.CancelledError:
-                self._on_outcome(refused(kind, call, None, began))
-                raise
+        self._preparing += 1  # as in `_under_way`, whose generator would be a cost of every request
+        self._idle.clear()
+        try:
+            return await work
+        except ServiceError as error:
+            self._on_outcome(refused(kind, call, error, began))
+            raise
+        except asyncio.CancelledError:
+            self._on_outcome(refused(kind, call, None, began))
+            raise
+        finally:
+            self._preparing -= 1
+            self._note_idle()
 
     @contextlib.contextmanager
     def _under_way(self) -> Iterator[None]:

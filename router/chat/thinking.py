@@ -63,11 +63,11 @@ def _asked(
 ) -> _Asked | None:
     if request.HasField("thinking_budget"):
         return _budget(request.thinking_budget, "thinking_budget")
-    if variables.get("thinking_budget") is not None:
+    if variables and variables.get("thinking_budget") is not None:
         return _budget(variables["thinking_budget"], f"{_KWARGS}.thinking_budget")
-    if request.reasoning_effort:
-        return _effort(request.reasoning_effort, "reasoning_effort", efforts)
-    if variables.get("reasoning_effort") is not None:
+    if effort := request.reasoning_effort:
+        return _effort(effort, "reasoning_effort", efforts)
+    if variables and variables.get("reasoning_effort") is not None:
         return _effort(variables["reasoning_effort"], f"{_KWARGS}.reasoning_effort", efforts)
     return None
 

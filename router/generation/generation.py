@@ -255,7 +255,7 @@ class Generation:
 
     def finishing(self, finish: worker_pb2.Finish) -> None:
         """Tells the receiver of the coming end, where it is one of the generation and not of a leg alone."""
-        if not self._stopped and (finish.error_reason or self._pauses(finish)):
+        if not self._stopped and (finish.error_reason or (self._may_pause and self._pauses(finish))):
             return
         self._ending = True
         try:
@@ -280,7 +280,7 @@ class Generation:
             self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
         # The leg brought fewer ids than asked for: the engine has no more, and every further leg would end the same.
-        if not self._stopped and self._pauses(finish) and self._at_pause():
+        if self._may_pause and not self._stopped and self._pauses(finish) and self._at_pause():
             self._pause()
         else:
             self._end(finish)
@@ -323,16 +323,17 @@ class Generation:
             prompt = array("i", prompt)
             prompt.extend(self.ids)
         try:
-            session = placement.choose(prompt, self._excluded_addresses())
+            session = placement.choose(prompt, self._excluded_addresses() if self._excluded else _NONE_EXCLUDED)
         except ServiceError:
             # Those that had no room may have some when it is tried again.
             self._excluded = tuple(each for each in self._excluded if not each.full)
             raise
         wanted = self._prompt_logprobs
-        if wanted is not None and wanted.complete:
-            wanted = None
         if wanted is not None:
-            wanted.restart()
+            if wanted.complete:
+                wanted = None
+            else:
+                wanted.restart()
         sampling = leg_sampling(self._sampling, begun, self._pause_at)
         stream: LegStream = self if self._pause_at is None else HeldBack(self, self._pause_at - begun)
         guide = guide_offset = None
@@ -371,8 +372,6 @@ class Generation:
         self._leg = Leg(session, handle, session.connection, begun, trace)
 
     def _excluded_addresses(self) -> frozenset[str]:
-        if not self._excluded:
-            return _NONE_EXCLUDED
         return frozenset(each.session.address for each in self._excluded if each.holds)
 
     def _drop_leg(self) -> None:
@@ -399,6 +398,10 @@ class Generation:
         """Lets the next leg end after so many ids of the answer, where that is not its end anyway."""
         limit = self._sampling.max_tokens
         self._pause_at = after if after is not None and (not limit or after < limit) else None
+
+    @property
+    def _may_pause(self) -> bool:
+        return self._pause_at is not None or self._guide is not None
 
     def _pauses(self, finish: worker_pb2.Finish) -> bool:
         if finish.reason == sampling_pb2.FINISH_REASON_STOP:
@@ -479,7 +482,8 @@ class Generation:
             self._placement.continuations.go_on(self, error, patient=bool(self.ids) or not isinstance(error, QueueFull))
 
     def _end(self, finish: worker_pb2.Finish) -> None:
-        self._leave_continuations()
+        if self._resuming:
+            self._leave_continuations()
         try:
             self._receiver.ended(finish)
         except Exception as defect:  # as above

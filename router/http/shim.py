@@ -10,7 +10,7 @@ from qwenserve.router.http.openai.texts import TextEndpoints
 from qwenserve.router.http.responses.endpoints import ResponsesEndpoints
 from qwenserve.router.http.service_pages import ServicePages
 from qwenserve.router.http.transport.dispatcher import Dispatcher
-from qwenserve.router.http.transport.exchange import LimitHeaders, no_limits
+from qwenserve.router.http.transport.exchange import LimitHeaders
 from qwenserve.router.http.transport.origins import Origins
 from qwenserve.runtime.addresses import is_loopback
 from qwenserve.runtime.auth import KeyRing
@@ -25,7 +25,7 @@ def make_shim(
     strict: bool,
     keys: KeyRing,
     metrics: RouterMetrics,
-    limits: LimitHeaders = no_limits,
+    limits: LimitHeaders | None = None,
 ) -> Dispatcher:
     """Returns what serves all faces. A new face adds its endpoints here."""
     faces = (

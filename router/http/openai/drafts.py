@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.http.openai.parts import Shown
+from qwenserve.router.http.openai.parts import TEXT_ALONE, Shown
 from qwenserve.router.http.transport.guides import write_format, write_guide, write_structured_outputs
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.sampling_ranges import MAX_LOGIT_BIAS, RANGES
@@ -23,49 +23,31 @@ _INT32 = range(-(2**31), 2**31)
 class Draft:
     """A request that is being read. `ignored` collects fields without effect, in order."""
 
-    __slots__ = (
-        "guide_field",
-        "has_logprobs",
-        "ignored",
-        "include_reasoning",
-        "include_usage",
-        "max_completion_tokens",
-        "max_tokens",
-        "names",
-        "prompt_top",
-        "reasoning_logprobs",
-        "request",
-        "request_id",
-        "sampling",
-        "stream",
-        "stream_options",
-        "token_ids",
-        "tokens_as_ids",
-        "top_logprobs",
-        "usage_so_far",
-    )
+    # The field that the guide came from.
+    guide_field = ""
+    stream = False
+    stream_options = False
+    include_usage = False
+    usage_so_far = False
+    token_ids = False
+    include_reasoning = True
+    reasoning_logprobs = False
+    tokens_as_ids = False
+    request_id = ""
+    has_logprobs = False
+    top_logprobs: int | None = None
+    prompt_top: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop_ids: Sequence[int] = ()
+    # Whether the prompt is part of the text.
+    echoes = False
 
     def __init__(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         self.request = request
         self.sampling = request.sampling
         self.ignored: list[str] = []
-        # The field that the guide came from.
-        self.guide_field = ""
         self.names: dict[str, str] = {}
-        self.stream = False
-        self.stream_options = False
-        self.include_usage = False
-        self.usage_so_far = False
-        self.token_ids = False
-        self.include_reasoning = True
-        self.reasoning_logprobs = False
-        self.tokens_as_ids = False
-        self.request_id = ""
-        self.has_logprobs = False
-        self.top_logprobs: int | None = None
-        self.prompt_top: int | None = None
-        self.max_tokens: int | None = None
-        self.max_completion_tokens: int | None = None
 
     def finish(self) -> None:
         """Writes what depends on more than one field. Raises InvalidRequest."""
@@ -79,10 +61,10 @@ class Draft:
                 self.ignored.append("max_tokens")
             limit, name = self.max_completion_tokens, "max_completion_tokens"
         # 0 is for completions of which the prompt alone is wanted.
-        completes = isinstance(self.request, chat_pb2.CompletionRequest)
-        if limit is not None and not RANGES["max_tokens"].holds(limit) and not (completes and limit == 0):
-            raise InvalidRequest(f"{name} must be {RANGES['max_tokens']}, got {limit}", param=name)
         if limit is not None:
+            nothing = limit == 0 and isinstance(self.request, chat_pb2.CompletionRequest)
+            if not nothing and not RANGES["max_tokens"].holds(limit):
+                raise InvalidRequest(f"{name} must be {RANGES['max_tokens']}, got {limit}", param=name)
             self.sampling.max_tokens = limit
         if self.prompt_top is not None:
             self.request.prompt_logprobs = self.prompt_top
@@ -98,15 +80,25 @@ class Draft:
 
     def shown(self) -> Shown:
         """Returns what of the answer its caller sees."""
+        if not (
+            self.has_logprobs
+            or self.token_ids
+            or self.tokens_as_ids
+            or self.stop_ids
+            or self.echoes
+            or not self.include_reasoning
+            or self.prompt_top is not None
+        ):
+            return TEXT_ALONE
         return Shown(
             logprobs=self.has_logprobs,
             token_ids=self.token_ids,
             tokens_as_ids=self.tokens_as_ids,
             reasoning=self.include_reasoning,
             thought_logprobs=self.reasoning_logprobs,
-            stop_ids=frozenset(self.sampling.stop_token_ids),
+            stop_ids=frozenset(self.stop_ids),
             top=self.top_logprobs or 0,
-            echo=isinstance(self.request, chat_pb2.CompletionRequest) and self.request.echo,
+            echo=self.echoes,
             prompt_top=self.prompt_top,
         )
 
@@ -114,14 +106,13 @@ class Draft:
 class ChatDraft(Draft):
     """A chat request that is being read."""
 
-    __slots__ = ("conversation", "thinking_token_budget")
+    thinking_token_budget: int | None = None
 
     request: chat_pb2.ChatCompletionRequest
 
     def __init__(self) -> None:
         super().__init__(chat_pb2.ChatCompletionRequest())
         self.conversation = self.request.conversation
-        self.thinking_token_budget: int | None = None
 
     def finish(self) -> None:
         """Writes what depends on more than one field. Raises InvalidRequest."""
@@ -143,8 +134,6 @@ def write_thinking_token_budget(draft: ChatDraft, value: int) -> None:
 class CompletionDraft(Draft):
     """A completion request that is being read."""
 
-    __slots__ = ()
-
     request: chat_pb2.CompletionRequest
 
     def __init__(self) -> None:
@@ -154,7 +143,8 @@ class CompletionDraft(Draft):
         """Writes what depends on more than one field. Raises InvalidRequest."""
         super().finish()
         # What is echoed has log-probabilities too, or they would not be those of the text.
-        if self.has_logprobs and self.request.echo:
+        self.echoes = self.request.echo
+        if self.has_logprobs and self.echoes:
             self.request.prompt_logprobs = max(self.top_logprobs or 0, self.prompt_top or 0)
 
 
@@ -294,6 +284,7 @@ def write_max_completion_tokens(draft: Draft, value: int) -> None:
 
 def write_stop_token_ids(draft: Draft, value: list[int]) -> None:
     """Ids that end the answer."""
+    draft.stop_ids = value
     draft.sampling.stop_token_ids.extend(value)
 
 

@@ -39,6 +39,10 @@ class Shown(NamedTuple):
     prompt_top: int | None = None
 
 
+# What most requests want.
+TEXT_ALONE = Shown()
+
+
 def stop_reason(finish: chat_pb2.ChoiceFinish, stop_ids: frozenset[int]) -> str | int | None:
     """Returns the stop string, or the token id among those asked for, that ended a choice. An end token of the model's
     own is no reason: clients take null for a natural end.

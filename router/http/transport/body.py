@@ -38,8 +38,8 @@ async def read_request(request: web.BaseRequest, config: HttpConfig, make: Calla
 async def read_body(request: web.BaseRequest, config: HttpConfig) -> bytes:
     """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
     max_bytes = config.max_body_bytes
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in _ENCODINGS:
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in _ENCODINGS:
         raise UnsupportedEncoding(
             f"Content-Encoding {encoding[:40]!r} cannot be read; send the body as it is, or with gzip or deflate"
         )

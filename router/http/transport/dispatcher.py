@@ -13,7 +13,7 @@ from aiohttp import web
 
 from qwenserve.router.http.transport.endpoint import NAME, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat, defect
-from qwenserve.router.http.transport.exchange import Exchange, LimitHeaders, no_limits
+from qwenserve.router.http.transport.exchange import Exchange, LimitHeaders
 from qwenserve.router.http.transport.origins import Origins
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.auth import KeyRing
@@ -37,7 +37,7 @@ class Dispatcher:
         keys: KeyRing,
         metrics: RouterMetrics,
         origins: Origins,
-        limits: LimitHeaders = no_limits,
+        limits: LimitHeaders | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.errors_elsewhere = elsewhere

@@ -31,11 +31,6 @@ _CACHE_NAMES: Mapping[int, str] = {
 LimitHeaders = Callable[[str], Mapping[str, str]]
 
 
-def no_limits(key_id: str) -> Mapping[str, str]:
-    """Returns no headers."""
-    return {}
-
-
 class Exchange:
     """The state of one request while it is served.
 
@@ -43,30 +38,26 @@ class Exchange:
     outcome, for all faces alike. `name` is what stands for `{name}` in the endpoint's path.
     """
 
-    __slots__ = (
-        "authorization",
-        "began",
-        "cache",
-        "cors",
-        "error",
-        "errors",
-        "handed_over",
-        "id_header",
-        "ignored",
-        "key_id",
-        "key_limits",
-        "kind",
-        "limits",
-        "model",
-        "name",
-        "request",
-        "request_id",
-        "similar",
-        "stream",
-        "strict",
-        "traceparent",
-        "usage",
-    )
+    # What most requests leave as it is stays here: twenty attributes to set are a good part of a small request.
+    key_id = ""
+    # The caller's key as it was sent.
+    authorization = Secret()
+    # What a router told of the key's limits, where this process knows none itself.
+    key_limits: Mapping[str, str] = {}
+    limits: LimitHeaders | None = None
+    id_header = ""
+    stream = False
+    model = ""
+    handed_over = False
+    error: ServiceError | None = None
+    usage: sampling_pb2.Usage | None = None
+    ignored: tuple[str, ...] = ()
+    # What lets a web page read the reply, where it may.
+    cors: Mapping[str, str] = {}
+    # What `x-cache` says; empty where kept answers were not asked for.
+    cache = ""
+    # The earlier prompt whose answer this is, if another one.
+    similar: chat_pb2.SimilarPrompt | None = None
 
     def __init__(
         self, request: web.BaseRequest, kind: str, errors: ErrorFormat, *, strict: bool, name: str = ""
@@ -80,25 +71,6 @@ class Exchange:
         self.request_id = request_id(headers.get("x-request-id"))
         self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
-        self.key_id = ""
-        # The caller's key as it was sent.
-        self.authorization = Secret()
-        # What a router told of the key's limits, where this process knows none itself.
-        self.key_limits: Mapping[str, str] = {}
-        self.limits: LimitHeaders = no_limits
-        self.id_header = ""
-        self.stream = False
-        self.model = ""
-        self.handed_over = False
-        self.error: ServiceError | None = None
-        self.usage: sampling_pb2.Usage | None = None
-        self.ignored: tuple[str, ...] = ()
-        # What lets a web page read the reply, where it may.
-        self.cors: Mapping[str, str] = {}
-        # What `x-cache` says; empty where kept answers were not asked for.
-        self.cache = ""
-        # The earlier prompt whose answer this is, if another one.
-        self.similar: chat_pb2.SimilarPrompt | None = None
 
     def read_headers(self) -> None:
         """Reads the headers that can be wrong. Raises InvalidRequest."""
@@ -134,18 +106,19 @@ class Exchange:
     def note_start(self, start: chat_pb2.StreamStart) -> None:
         """Notes what the beginning of an answer says for the reply's head."""
         self.note_ignored(start.ignored_params)
-        if start.key_limits and self.limits is no_limits:
+        if self.limits is None and start.key_limits:
             self.key_limits = dict(start.key_limits)
-        self.cache = _CACHE_NAMES.get(start.cache, "")
-        if start.HasField("similar"):
-            self.similar = start.similar
+        if kept := start.cache:
+            self.cache = _CACHE_NAMES.get(kept, "")
+            if start.HasField("similar"):
+                self.similar = start.similar
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:
         """Returns the headers of a reply."""
         headers = {"Content-Type": content_type, "x-request-id": self.request_id}
         if self.cors:
             headers |= self.cors
-        if self.key_id:
+        if self.key_id and self.limits is not None:
             headers |= self.limits(self.key_id)
         if self.key_limits:
             headers |= self.key_limits

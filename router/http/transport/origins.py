@@ -26,16 +26,18 @@ class Origins:
     def __init__(self, allowed: Sequence[str], *, keyed: bool, local: bool) -> None:
         self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
         self._hosts = frozenset(_name(urlsplit(origin).netloc) for origin in self._allowed)
-        self._keyed = keyed
+        self._open = keyed or ANY in self._allowed
         self._local = local
         # Values of `Host` that were found to name this machine: parsing an address costs more than all else here.
         self._own_names: set[str] = set()
 
     def refusal(self, headers: Mapping[str, str]) -> str:
         """Returns why a request is refused; empty where it is not."""
-        if self._keyed or ANY in self._allowed:
+        if self._open:
             return ""
         host, origin = headers.get("Host", ""), headers.get("Origin")
+        if origin is None and host in self._own_names:
+            return ""
         if self._local and host not in self._own_names:
             name = _name(host)
             if not (is_loopback(name) or _is_ours(name) or name in self._hosts):
