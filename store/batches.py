@@ -1,8 +1,7 @@
 """Commands that travel together: what is asked while others are under way goes with the next message.
 
 To send a message and to be woken by its answer costs far more than a command in it. So one batch is under way at a
-time: a command that comes alone is sent at once, and many that come together share a message. Commands that nobody
-waits for wait for company themselves, a few milliseconds.
+time: a command that comes alone is sent at once, and many that come together share a message.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any, TypeAlias
 Command: TypeAlias = tuple[Any, ...]
 
 _MOST = 64
-_PATIENCE_S = 0.005
 
 
 class Batches:
@@ -25,24 +23,22 @@ class Batches:
         self._send = send
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.Handle | None = None
+        self._soon: asyncio.Handle | None = None
 
-    async def ask(self, *command: Any, patient: bool = False) -> Any:
-        """Returns a command's answer, or raises its error. A `patient` one may wait a little for others."""
+    async def ask(self, *command: Any) -> Any:
+        """Returns a command's answer, or raises its error."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((command, answer))
-        if self._task is None:
-            if not patient:
-                self._go_soon(loop.call_soon)
-            elif self._timer is None:
-                self._timer = loop.call_later(_PATIENCE_S, self._go)
+        if self._task is None and self._soon is None:
+            # At the end of this turn, so that all commands of the turn go together.
+            self._soon = loop.call_soon(self._go)
         return await answer
 
     async def close(self) -> None:
         """Gives up what is under way."""
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
         task, self._task = self._task, None
         for _, answer in self._waiting:
             answer.cancel()
@@ -51,16 +47,8 @@ class Batches:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _go_soon(self, schedule: Callable[[Callable[[], None]], asyncio.Handle]) -> None:
-        # At the end of this turn, so that all commands of the turn go together.
-        if self._timer is not None and not isinstance(self._timer, asyncio.TimerHandle):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = schedule(self._go)
-
     def _go(self) -> None:
-        self._timer = None
+        self._soon = None
         # Whoever asked may have given up meanwhile.
         self._waiting = [each for each in self._waiting if not each[1].done()]
         if self._task is not None or not self._waiting:

@@ -85,6 +85,9 @@ class Backend(Protocol):
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""
 
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+        """Keeps several values, as `put` does each. Where one is refused others may have been kept."""
+
     async def delete(self, key: str) -> None:
         """Forgets a value."""
 

@@ -103,6 +103,11 @@ class MemoryBackend:
         self.bytes_used += size
         self._make_room()
 
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+        """See Backend."""
+        for key, value in values:
+            await self.put(key, value, ttl_s)
+
     async def delete(self, key: str) -> None:
         """See Backend."""
         self._forget(key)

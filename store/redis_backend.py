@@ -257,12 +257,19 @@ class RedisBackend:
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
+        await self.put_all([(key, value)], ttl_s)
+
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+        """See Backend."""
+        ttl = _ms(ttl_s)
         if self._cluster:
-            await self._call(self._client.set(self._key("v", key), value, px=_ms(ttl_s)))
+            puts = [self._call(self._client.set(self._key("v", key), value, px=ttl)) for key, value in values]
+            await asyncio.gather(*puts)
             return
         with _translated():
-            # Nobody waits for a value to be kept.
-            await self._batches.ask("PSETEX", self._key("v", key), _ms(ttl_s), value, patient=True)
+            for answer in await self._together([("PSETEX", self._key("v", key), ttl, value) for key, value in values]):
+                if isinstance(answer, Exception):
+                    raise answer
 
     async def delete(self, key: str) -> None:
         """See Backend."""

@@ -92,6 +92,11 @@ class SharedStore:
         sealed = self._envelope.seal(key, payload)
         return await self._call("put", lambda: _done(self._backend.put(key, sealed, ttl_s)), False)
 
+    async def put_all(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float) -> bool:
+        """Keeps several values, in one message where that can be. Returns whether the store accepted all of them."""
+        sealed = [(key, self._envelope.seal(key, payload)) for key, payload in values]
+        return await self._call("put", lambda: _done(self._backend.put_all(sealed, ttl_s)), False)
+
     async def delete(self, key: str) -> bool:
         """Forgets a value. Returns whether the store was told."""
         return await self._call("delete", lambda: _done(self._backend.delete(key)), False)

@@ -21,6 +21,10 @@ from qwenserve.type.v1 import sampling_pb2
 
 # Most answers on their way into the store: a slow store must not make them pile up here.
 _MAX_WRITES = 64
+# How long an answer waits for others to be written with it.
+_COMPANY_S = 0.005
+# Bytes of one message, of several answers: what is too much for the time limit would fail all of them.
+_MESSAGE_BYTES = 256 * 1024
 # Similar prompts whose answers are looked for: those of the nearest ones may have been forgotten.
 _MOST_MATCHES = 3
 
@@ -60,7 +64,8 @@ class AnswerCache:
         self._vocab_size = vocab_size
         self._flights: dict[str, Flight] = {}
         self._tasks = TaskOwner()
-        self._writes = 0
+        self._unwritten: list[tuple[Wanted, bytes]] = []
+        self._writing = False
         self.results = Counters(
             "qwenserve_answer_cache",
             "Choices that could be answered from the store, by result: hit, similar, joined, miss, and of the "
@@ -151,24 +156,34 @@ class AnswerCache:
         return flight
 
     def _keep(self, wanted: Wanted, recording: Recording) -> None:
-        """Writes an answer into the store, in the background."""
+        """Writes an answer into the store, in the background and together with others."""
         payload = encode(recording)
         if len(payload) > self._config.max_answer_bytes:
             self.results.labels("too_long").inc()
-        elif self._writes >= _MAX_WRITES:
+        elif len(self._unwritten) >= _MAX_WRITES:
             self.results.labels("not_kept").inc()
         else:
-            self._writes += 1
-            self._tasks.start(self._write(wanted, payload), name="keep answer")
+            self._unwritten.append((wanted, payload))
+            if not self._writing:
+                self._writing = True
+                self._tasks.start(self._write(), name="keep answers")
 
-    async def _write(self, wanted: Wanted, payload: bytes) -> None:
+    async def _write(self) -> None:
         try:
-            kept = await self._store.put(wanted.key, payload, ttl_s=self._config.max_age_s)
-            self.results.labels("kept" if kept else "not_kept").inc()
-            if kept and self.similar is not None and wanted.question is not None:
-                await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
+            while self._unwritten:
+                # A message costs far more than what is in it, and nobody waits.
+                await asyncio.sleep(_COMPANY_S)
+                count = _how_many(self._unwritten)
+                written, self._unwritten = self._unwritten[:count], self._unwritten[count:]
+                values = [(wanted.key, payload) for wanted, payload in written]
+                kept = await self._store.put_all(values, ttl_s=self._config.max_age_s)
+                self.results.labels("kept" if kept else "not_kept").inc(len(written))
+                if kept and self.similar is not None:
+                    for wanted, _ in written:
+                        if wanted.question is not None:
+                            await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
         finally:
-            self._writes -= 1
+            self._writing = False
 
     def _count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
         self.results.labels(result).inc()
@@ -176,3 +191,13 @@ class AnswerCache:
             self.reused.labels("prompt").inc(len(wanted.prompt))
         if answer_tokens:
             self.reused.labels("answer").inc(answer_tokens)
+
+
+def _how_many(answers: Sequence[tuple[Wanted, bytes]]) -> int:
+    """Returns how many answers go with one message, 1 at least."""
+    size = 0
+    for count, (_, payload) in enumerate(answers):
+        size += len(payload)
+        if size > _MESSAGE_BYTES:
+            return max(1, count)
+    return len(answers)

@@ -59,24 +59,6 @@ async def test_what_comes_meanwhile_goes_together() -> None:
     assert server.batches[1] == [("get", 2), ("bad", 3), ("get", 4)]
 
 
-async def test_the_patient_go_with_the_next_and_alone_if_none_comes() -> None:
-    """A command that nobody waits for starts no message of its own at once, but does in the end."""
-    server = Server()
-    batches = Batches(server.send)
-    patient = asyncio.ensure_future(batches.ask("put", 1, patient=True))
-    await asyncio.sleep(0)
-    asked = asyncio.ensure_future(batches.ask("get", 2))
-    await server.until(1)
-    assert server.batches == [[("put", 1), ("get", 2)]]
-    server.held[0].set_result(None)
-    assert (await patient, await asked) == (1, 2)
-
-    alone = asyncio.ensure_future(batches.ask("put", 3, patient=True))
-    await server.until(2)
-    server.held[1].set_result(None)
-    assert await alone == 3
-
-
 async def test_a_batch_that_everybody_has_given_up_ends() -> None:
     """It has the time of those who ask; then the next one goes."""
     server = Server()

@@ -82,6 +82,16 @@ async def test_values(store: Backend):
     await store.delete("a")
 
 
+async def test_several_values_at_once(store: Backend):
+    """Each is there, and lives for its time."""
+    await store.put_all([(f"k{index}", b"%d" % index) for index in range(10)], LONG_S)
+    await store.put_all([], LONG_S)
+    await store.put_all([("k1", b"x")], SOON_S)
+
+    await until_none(lambda: store.get("k1", 10))
+    assert [await store.get(f"k{index}", 10) for index in (0, 9)] == [b"0", b"9"]
+
+
 async def test_long_values_are_read_to_the_limit_only(store: Backend):
     """A value beyond the limit shows by its length, and costs no more than the limit."""
     await store.put("a", b"x" * 1000, LONG_S)

@@ -135,6 +135,7 @@ async def test_full_without_eviction(store: SharedStore, server: RedisServer, ca
 
     for _ in range(20):
         assert await store.put("b", b"2", ttl_s=LONG_S) is False
+        assert await store.put_all([("c", b"3"), ("d", b"4")], ttl_s=LONG_S) is False
     assert await store.renew("workers", "w2", b"1", ttl_s=LONG_S) is False
     assert await store.get("a", max_bytes=100) == b"1"
     assert await store.members("workers") == {"w": b"2"}
