@@ -27,6 +27,7 @@ from qwenserve.bench.tier.processes import ProcessError, free_ports, pinned, run
 from qwenserve.bench.tier.scaling import scaling_rows
 from qwenserve.bench.tier.stack import protocol_floor
 from qwenserve.bench.tier.wrk import wrk_rows
+from tests.store.servers import why_none
 
 ONE = frozenset(Cores.of_this_machine().measured)
 
@@ -44,6 +45,18 @@ def measured(folder: Path, rows: str, seconds: float, *more: str) -> dict[str, A
 def by_key(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The rows of a document."""
     return {row["key"]: row for row in document["rows"]}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(why_none()), reason=why_none() or "-")
+def test_kept_answers_are_measured(tmp_path: Path) -> None:
+    """New and repeated prompts with a Redis server of the row's own, by the same without, where they fit the window."""
+    rows = by_key(measured(tmp_path, "kept", 0.1))
+
+    assert {"kept.off", "kept.new", "kept.repeat", "kept.new_by_off.2000"} <= set(rows)
+    assert "kept.off.30000" not in rows, "the small model's window has 8,192 tokens"
+    assert rows["kept.repeat_by_off"]["goal"] == 1.0
+    assert all(row["median"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
