@@ -42,6 +42,8 @@ class OutcomeRecorder:
         }
         if usage.continued_legs:
             fields["continued_legs"] = usage.continued_legs
+        if usage.penalties_approximate:
+            fields["penalties_approximate"] = True
         if outcome.call.trace is not None:
             fields["trace_id"] = f"{outcome.call.trace.context.trace_id:032x}"
         if outcome.call.traceparent:

@@ -43,6 +43,8 @@ class Tape:
 
     address = ""
     connection = 0
+    # An answer here is whole: nothing goes on.
+    counts_from_offset = True
 
     def __init__(self, name: str, *, kept: bool) -> None:
         self._name = name

@@ -235,6 +235,7 @@ class Answer:
                 cached_tokens=choice.generation.cached_tokens,
                 reasoning_tokens=choice.pipeline.reasoning_tokens,
                 continued_legs=choice.generation.continued,
+                penalties_approximate=choice.generation.penalties_approximate,
             )
         # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
         # the others found what the first one had just computed.
@@ -245,4 +246,5 @@ class Answer:
             cached_tokens=sum(choice.generation.cached_tokens for choice in firsts),
             reasoning_tokens=sum(choice.pipeline.reasoning_tokens for choice in self._choices),
             continued_legs=sum(choice.generation.continued for choice in self._choices),
+            penalties_approximate=any(choice.generation.penalties_approximate for choice in self._choices),
         )

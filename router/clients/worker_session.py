@@ -175,6 +175,11 @@ class WorkerSession:
         return self._error if not self._connected else "it drains" if self.draining else "it leaves"
 
     @property
+    def counts_from_offset(self) -> bool:
+        """Whether its engine counts penalties of an answer that goes on from where the answer began."""
+        return self.info is None or "answer_offset" not in self.info.approximate_fields
+
+    @property
     def unread_requests(self) -> int:
         """Requests that the last load stamp does not count, because the worker had not read them."""
         return len(self._unread)

@@ -46,6 +46,7 @@ from qwenserve.router.generation.leg import (
     Placement,
     free_sampling,
     leg_sampling,
+    penalizes,
 )
 from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
@@ -112,6 +113,7 @@ class Generation:
         "continued",
         "ids",
         "last_token",
+        "penalties_approximate",
         "prompt",
         "queue_s",
         "worker",
@@ -157,6 +159,8 @@ class Generation:
         self._guide_from: int | None = None if guide is not None and guide.behind else 0
         # Legs that went on with what another had begun.
         self.continued = 0
+        # Whether a leg went on where penalties cannot be counted from the answer's beginning.
+        self.penalties_approximate = False
         # Workers that failed it since it last got an id.
         self._excluded: tuple[Excluded, ...] = ()
         self._fruitless = 0
@@ -343,6 +347,8 @@ class Generation:
             else:
                 guide = self._guide.guide
                 guide_offset = len(self.prompt) + self._guide_from if begun else None
+        if begun and not session.counts_from_offset and penalizes(sampling):
+            self.penalties_approximate = True
         trace = None if placement.trace is None else placement.trace.leg(session.name, len(prompt))
         handle = session.submit(
             stream,

@@ -35,6 +35,10 @@ class LegSource(Protocol):
     def name(self) -> str:
         """The worker's name, for people."""
 
+    @property
+    def counts_from_offset(self) -> bool:
+        """Whether penalties of an answer that goes on there count from `answer_offset`, as if it had not moved."""
+
     def submit(
         self,
         stream: LegStream,
@@ -155,6 +159,14 @@ def leg_sampling(
     if done and left.HasField("seed") and left.temperature > 0:
         left.seed = _mixed(left.seed, done)
     return left
+
+
+def penalizes(sampling: sampling_pb2.SamplingParams) -> bool:
+    """Whether what was generated before has a say in what comes."""
+    return bool(sampling.presence_penalty or sampling.frequency_penalty) or sampling.repetition_penalty not in (
+        0.0,
+        1.0,
+    )
 
 
 def free_sampling(

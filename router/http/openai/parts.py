@@ -60,9 +60,13 @@ def thinking_cut(finish: chat_pb2.ChoiceFinish) -> str:
 
 
 def usage(counts: sampling_pb2.Usage) -> str:
-    """Returns token counts in OpenAI's form, as JSON. `continued_legs` is ours, and there only where it is not 0."""
+    """Returns token counts in OpenAI's form, as JSON. `continued_legs` and `penalties_approximate` are ours, and there
+    only where something is to be told.
+    """
     prompt, completion = counts.prompt_tokens, counts.completion_tokens
     continued = f',"continued_legs":{counts.continued_legs}' if counts.continued_legs else ""
+    if counts.penalties_approximate:
+        continued += ',"penalties_approximate":true'
     return (
         f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion},'
         f'"prompt_tokens_details":{{"cached_tokens":{counts.cached_tokens}}},'

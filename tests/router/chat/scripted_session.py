@@ -27,8 +27,9 @@ class Submitted(NamedTuple):
 class ScriptedSession:
     """As much of a worker's session as an answer sees. Nothing happens but what a test calls."""
 
-    def __init__(self, name: str = "w") -> None:
+    def __init__(self, name: str = "w", *, counts_from_offset: bool = True) -> None:
         self.name = name
+        self.counts_from_offset = counts_from_offset
         self.address = f"{name}:1"
         self.connection = 1
         self.submitted: dict[int, Submitted] = {}

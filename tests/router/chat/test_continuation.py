@@ -11,6 +11,7 @@ import pytest
 from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.runtime.errors import InternalError, QueueFull, ServiceError, Unavailable, WorkerLost
+from qwenserve.type.v1 import sampling_pb2
 from tests.router.chat.scripted_session import Heard, ScriptedSession
 from tests.router.chat.test_answer import Asked, ids, plan
 from tests.system.stack import until
@@ -47,6 +48,32 @@ async def test_another_worker_goes_on_where_one_stopped(how: str) -> None:
     assert usage.continued_legs == 1
     assert asked.sink.seen[0].start.worker == "a"
     assert asked.outcomes[0].workers == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked_for", "told"),
+    [
+        (False, {"presence_penalty": 0.5}, True),
+        (False, {"frequency_penalty": -0.5}, True),
+        (False, {"repetition_penalty": 1.1}, True),
+        (False, {"repetition_penalty": 1.0, "temperature": 0.7}, False),
+        (True, {"presence_penalty": 0.5}, False),
+    ],
+)
+async def test_penalties_that_an_engine_cannot_count_from_the_beginning_are_told(
+    counts: bool, asked_for: dict[str, float], told: bool
+) -> None:
+    """Only where the answer went on there, and is penalized at all."""
+    first, second = ScriptedSession("a"), ScriptedSession("b", counts_from_offset=counts)
+    asked = Asked(plan()._replace(sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(first, second))
+    first.give(1, ids("Hello"))
+    first.lose(1)
+    second.end(1, ids(" world"))
+
+    assert asked.sink.usage.penalties_approximate is told
+    whole = Asked(plan()._replace(sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(second, first))
+    second.end(2, ids("Hello world"))
+    assert not whole.sink.usage.penalties_approximate
 
 
 @pytest.mark.parametrize("how", BREAKS)

@@ -90,6 +90,7 @@ class EngineSession:
 
     name = "w"
     connection = 1
+    counts_from_offset = True
 
     def __init__(self, number: int, config: SimulatedConfig) -> None:
         self.address = f"w:{number}"
