@@ -88,6 +88,17 @@ async def test_a_thought_that_is_cut_short_still_leads_to_an_answer(client: open
     assert not getattr(none.message, "reasoning_content", None)
 
 
+@pytest.mark.parametrize("budget", [0, 1, 3, 1000])
+async def test_a_call_follows_a_thought_of_any_budget(client: openai.AsyncOpenAI, budget: int) -> None:
+    question = "What's the weather like in Boston today?"
+    choice = await ask(client, question, tools=[WEATHER], extra_body={"thinking_budget": budget})
+
+    assert choice.finish_reason in ("tool_calls", "stop")
+    assert getattr(choice, "thinking_cut", False) is (budget in (1, 3))
+    assert bool(getattr(choice.message, "reasoning_content", None)) is (budget > 0)
+    assert choice.message.tool_calls or choice.message.content
+
+
 async def test_one_call(client: openai.AsyncOpenAI) -> None:
     choice = await ask(client, "What's the weather like in Boston today?", tools=[WEATHER])
 

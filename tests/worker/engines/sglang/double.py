@@ -82,9 +82,15 @@ class SglangDouble:
     version = "0.5.17"
     options: Mapping[str, Any] = {"tp_size": 1}
 
-    def __init__(self, *, vocabulary: GuideVocabulary | None = None, deterministic: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        vocabulary: GuideVocabulary | None = None,
+        deterministic: bool = True,
+        config: SimulatedConfig | None = None,
+    ) -> None:
         """`vocabulary`: of the tokenizer that is loaded inside, None where it is not."""
-        self.config = SimulatedConfig(
+        self.config = config or SimulatedConfig(
             vocab_size=VOCAB,
             eos_token_ids=(END, OTHER_END),
             max_model_len=512,

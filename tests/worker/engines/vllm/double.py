@@ -56,8 +56,10 @@ class VllmDouble:
     blocks = 1000
     options: Mapping[str, Any] = {"block_size": 16}
 
-    def __init__(self, *, core_is_known: bool = True) -> None:
-        self.config = SimulatedConfig(max_model_len=512, max_running=4, step_s=0.0005, prefill_tokens_per_s=1e6)
+    def __init__(self, *, core_is_known: bool = True, config: SimulatedConfig | None = None) -> None:
+        self.config = config or SimulatedConfig(
+            max_model_len=512, max_running=4, step_s=0.0005, prefill_tokens_per_s=1e6
+        )
         self.max_model_len = self.config.window
         self.vocab_size = self.config.vocab_size
         self.core_is_known = core_is_known
