@@ -100,6 +100,7 @@ async def run_one(bench: Bench, name: str, drill: Drill, expected: Undisturbed) 
     load = Load(target, expected.answers)
     try:
         async with load.running(bench.clients) as seen:
+            await load.under_way(bench.clients)
             await drill.fault(bench)
     except (CommandError, OSError) as error:
         return Result(name, "fail", load.seen, str(error), bench.faults)

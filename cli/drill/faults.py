@@ -90,10 +90,12 @@ def _is_whole(record: DeploymentRecord, gone: ProcessRecord | None) -> bool:
 Fault = Callable[[Bench], Awaitable[None]]
 
 
-def _signal(tier: Tier, number: signal.Signals) -> Fault:
+def _signal(tier: Tier, number: signal.Signals, *, least: int = 1) -> Fault:
+    """Harms processes of a tier in turn. In a steady beat one is spared while fewer than `least` are ready."""
+
     async def once(bench: Bench) -> None:
         for turn in range(bench.times):
-            victim = _harmed(bench, tier, number, turn)
+            victim = _harmed(bench, tier, number, turn, 1)
             assert victim is not None
             try:
                 await bench.until_whole(victim)
@@ -106,7 +108,7 @@ def _signal(tier: Tier, number: signal.Signals) -> Fault:
         try:
             for turn in range(1 + int(bench.for_s / every_s)):
                 await asyncio.sleep(began + turn * every_s - time.monotonic())
-                if victim := _harmed(bench, tier, number, turn):
+                if victim := _harmed(bench, tier, number, turn, least):
                     victims.append(victim)
             for victim in victims:
                 await bench.until_whole(victim)
@@ -120,10 +122,10 @@ def _signal(tier: Tier, number: signal.Signals) -> Fault:
     return run
 
 
-def _harmed(bench: Bench, tier: Tier, number: signal.Signals, turn: int) -> ProcessRecord | None:
-    """Sends a signal to the next process of a tier; returns it. None where none is ready now."""
+def _harmed(bench: Bench, tier: Tier, number: signal.Signals, turn: int, least: int) -> ProcessRecord | None:
+    """Sends a signal to the next process of a tier; returns it. None where fewer than `least` are ready now."""
     processes = bench.of_tier(tier)
-    if not processes:
+    if len(processes) < least:
         return None
     victim = processes[turn % len(processes)]
     assert victim.identity is not None
@@ -283,7 +285,7 @@ DRILLS: Mapping[str, Drill] = {
     "stop-worker": Drill(_signal("worker", signal.SIGSTOP), "worker"),
     "kill-rank": Drill(_kill_rank, "worker", ranks=True),
     "slow-worker": Drill(_slow("worker", _SLOW_STOP_S, _SLOW_RUN_S), "worker"),
-    "kill-router": Drill(_signal("router", signal.SIGKILL), "router", least=2, loses_begun=True),
+    "kill-router": Drill(_signal("router", signal.SIGKILL, least=2), "router", least=2, loses_begun=True),
     "kill-tokenizer": Drill(_signal("tokenizer", signal.SIGKILL), "tokenizer"),
     "stop-tokenizer": Drill(_signal("tokenizer", signal.SIGSTOP), "tokenizer"),
     "redis-down": Drill(_signal("store", signal.SIGKILL), "store"),

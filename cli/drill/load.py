@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ _READ_S = 180.0
 # How long a client keeps following `Retry-After`.
 _PATIENCE_S = 60.0
 _LEAST_WAIT_S = 0.1
+# How long a drill waits at most for its clients' first texts before it does harm.
+_BEGUN_S = 10.0
+_LOOK_S = 0.05
 # A silence that begins so close to a fault is counted as its doing: the last text may have come a step before it, and
 # what a worker had sent may be read after it.
 _AROUND_S = 0.5
@@ -88,6 +91,8 @@ class Seen:
     """What clients saw."""
 
     answers: int = 0
+    # Answers of which some text has come.
+    begun: int = 0
     differing: int = 0
     # How often clients were told to come again later, with a time to wait.
     refused: int = 0
@@ -123,8 +128,10 @@ class Answer(NamedTuple):
     continued: int
 
 
-async def read_answer(http: aiohttp.ClientSession, target: Target, prompt: str) -> Answer:
-    """Asks over a stream and reads to the end. Raises Failure."""
+async def read_answer(
+    http: aiohttp.ClientSession, target: Target, prompt: str, on_begun: Callable[[], None] = lambda: None
+) -> Answer:
+    """Asks over a stream and reads to the end; calls `on_begun` at the first text. Raises Failure."""
     text: list[str] = []
     last = time.monotonic()
     longest, continued = Silence(last, last), 0
@@ -144,7 +151,10 @@ async def read_answer(http: aiohttp.ClientSession, target: Target, prompt: str) 
                 if line.startswith(b"data: [DONE]"):
                     return Answer("".join(text), longest, continued)
                 event = json.loads(line[6:])
+                silent = not any(text)
                 ended = _take(event, text) or ended
+                if silent and any(text):
+                    on_begun()
                 continued = (event.get("usage") or {}).get("continued_legs", continued)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         raise Failure(f"{type(error).__name__}: {error}", begun=any(text)) from None
@@ -218,10 +228,19 @@ class Load:
                 self.seen.retried += 1
                 await asyncio.sleep(_LEAST_WAIT_S)
 
+    async def under_way(self, clients: int) -> None:
+        """Returns once as many answers have begun as there are clients, or after a while."""
+        deadline = time.monotonic() + _BEGUN_S
+        while self.seen.begun < clients and time.monotonic() < deadline:  # noqa: ASYNC110 - noted by many tasks
+            await asyncio.sleep(_LOOK_S)
+
+    def _note_begun(self) -> None:
+        self.seen.begun += 1
+
     async def _try(self, http: aiohttp.ClientSession, prompt: str) -> Failure | None:
         """Reads one answer and notes it; returns what went wrong."""
         try:
-            answer = await read_answer(http, self._target, prompt)
+            answer = await read_answer(http, self._target, prompt, self._note_begun)
         except Failure as failure:
             return failure
         self.seen.answers += 1
