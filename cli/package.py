@@ -13,9 +13,9 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,7 +24,8 @@ from qwenserve.cli.model import local_path
 from qwenserve.cli.options import config_file, overrides_of, setting_texts
 from qwenserve.cli.output import Output, ReportProgress
 from qwenserve.cli.program import program
-from qwenserve.runtime.config import AuthConfig, LoadedConfig, annotated_yaml, load_config
+from qwenserve.runtime.config import SECRET_TEXTS, AuthConfig, LoadedConfig, annotated_yaml, load_config
+from qwenserve.runtime.secret import Secret
 from qwenserve.store.redis_url import without_login
 from qwenserve.worker.engine_choice import engine_settings
 from qwenserve.worker.engine_interface import EngineError
@@ -37,6 +38,8 @@ _FORMAT = 1
 _MODEL_FILES = ("*.json", "*.jinja", "*.safetensors")
 _MANIFEST_LIMIT = 16 << 20
 _CHUNK = 1 << 20
+
+_S = TypeVar("_S", bound=BaseModel)
 
 
 class FileEntry(BaseModel):
@@ -160,12 +163,20 @@ def _model_members(model: Path) -> tuple[str, dict[str, Path]]:
 def _without_secrets(loaded: LoadedConfig, reference: str) -> str:
     config = loaded.config
     auth = AuthConfig(key_file=config.auth.key_file)
-    store = config.store.model_copy(
-        update={"url": without_login(config.store.url), "password": "", "encryption_key": ""}
-    )
+    # Where the store is, is no secret; how to log in is.
+    store = config.store.model_copy(update={"url": Secret(without_login(config.store.url))})
     model = config.model.model_copy(update={"reference": reference, "name": config.model_name})
     changed = config.model_copy(update={"auth": auth, "model": model, "store": store})
+    for key in SECRET_TEXTS - {"store.url"}:
+        changed = _with_empty(changed, key.split("."))
     return annotated_yaml(LoadedConfig(changed, {}, loaded.engines))
+
+
+def _with_empty(section: _S, path: Sequence[str]) -> _S:
+    """Returns a section with one of its settings empty."""
+    name, *below = path
+    value = _with_empty(getattr(section, name), below) if below else Secret()
+    return section.model_copy(update={name: value})
 
 
 def _entry(path: Path) -> FileEntry:

@@ -604,13 +604,15 @@ class Config(Section):
 
 def _secrets(annotation: object) -> frozenset[str]:
     """Returns the keys of all settings of a type."""
-    return frozenset(
-        f"{section}.{name}"
-        for section, part in Config.model_fields.items()
-        if isinstance(part.annotation, type) and issubclass(part.annotation, Section)
-        for name, field in part.annotation.model_fields.items()
-        if field.annotation == annotation
-    )
+    return frozenset(_keys_of_type(Config, annotation, ""))
+
+
+def _keys_of_type(section: type[BaseModel], annotation: object, prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if field.annotation == annotation:
+            yield prefix + name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _keys_of_type(field.annotation, annotation, f"{prefix}{name}.")
 
 
 # Settings whose values are never shown, and those of them that are one text and no list.

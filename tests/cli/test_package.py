@@ -13,7 +13,7 @@ from qwenserve.cli.errors import CommandError
 from qwenserve.cli.main import main
 from qwenserve.cli.options import setting_texts
 from qwenserve.cli.package import CONFIG, MANIFEST, is_package, pack, unpack
-from qwenserve.runtime.config import load_config
+from qwenserve.runtime.config import SECRET_TEXTS, load_config
 
 Members = dict[str, bytes]
 
@@ -93,9 +93,10 @@ def test_same_content_gives_the_same_archive(archive: Path, model: Path, tmp_pat
 
 
 def test_keys_stay_at_home(model: Path, tmp_path: Path):
-    """API keys and the store's secrets are not packed."""
-    secrets = {"auth.keys": ["topsecret"], "store.password": "topsecret", "store.encryption_key": "topsecret"}
-    given = loaded(model, **secrets, **{"store.url": "redis://me:topsecret@kv:6379/1"})
+    """API keys, and whatever else is secret, are not packed."""
+    secrets: dict[str, object] = {**dict.fromkeys(SECRET_TEXTS, "topsecret"), "auth.keys": ["topsecret"]}
+    assert "cluster.token" in secrets
+    given = loaded(model, **{**secrets, "store.url": "redis://me:topsecret@kv:6379/1"})
 
     pack(given, tmp_path / "a.tar", with_model=False, report=nothing)
 

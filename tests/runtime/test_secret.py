@@ -53,4 +53,4 @@ def test_no_error_repeats_a_secret(key: str, where: str, value: str) -> None:
 def test_which_settings_are_secret() -> None:
     """They are found by their type."""
     assert {"auth.keys"} == SECRETS - SECRET_TEXTS
-    assert {"store.password", "store.encryption_key", "store.url"} <= SECRET_TEXTS
+    assert {"store.password", "store.encryption_key", "store.url", "cache.similar.api_key"} <= SECRET_TEXTS
