@@ -71,7 +71,7 @@ def test_rows_are_measured(tmp_path: Path) -> None:
     assert "CPU time of the router" in document["method"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
     """A deployment with a tokenizer process: every figure is there."""
@@ -85,7 +85,7 @@ def test_tokenizer_rows_are_measured(tmp_path: Path) -> None:
     assert document["parameters"]["model"] == "qwen3-tiny"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_rows_under_wrk_are_measured(tmp_path: Path) -> None:
     assert 0 < float(cache.split()[0]) < 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_latencies_are_measured_under_load(tmp_path: Path) -> None:
     assert "requests/s (Poisson)" in rows["latency.ttft"]["note"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_workers_side_is_measured_by_itself(tmp_path: Path) -> None:
     """Every figure is there, and with how many steps a message it came about."""
     rows = by_key(measured(tmp_path, "worker", 0.5))

@@ -60,7 +60,7 @@ def is_text(data: bytes) -> bool:
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_character_in_places_where_its_class_matters() -> None:
     """Letters, digits, spaces and cases are drawn from each library's own tables: no character may differ. The
