@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwenserve.bench.document import preamble, write_json
+from qwenserve.bench.reuse.memory import memory_of
 from qwenserve.bench.reuse.news import Cost, Fleet, over_sessions, simulated, through_redis
 
 # Routers and workers: the first is real, the others are worked out from one of each.
@@ -31,6 +32,9 @@ def add_news_command(
     parser.add_argument("--blocks", type=int, default=20, help="blocks that come with a request, and go (default: 20)")
     parser.add_argument("--cached", type=int, default=8192, help="blocks in each worker's cache (default: 8192)")
     parser.add_argument("--redis", default="", metavar="URL", help="also through this Redis server (keys bench:news:*)")
+    parser.add_argument(
+        "--memory-blocks", type=int, default=1_000_000, help="blocks to measure memory with (default: 1000000; 0: none)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.set_defaults(func=wrap(_run))
 
@@ -38,6 +42,7 @@ def add_news_command(
 async def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.rate <= 0 or arguments.seconds <= 0 or min(arguments.blocks, arguments.cached) < 1:
         raise ValueError("--rate, --seconds, --blocks and --cached must be positive")
+    memory = memory_of(arguments.memory_blocks) if arguments.memory_blocks else None
     given = (arguments.rate, arguments.blocks, arguments.cached)
     rows: list[tuple[str, Cost]] = []
     real = Fleet(*_REAL, *given)
@@ -53,10 +58,18 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
             cost = await through_redis(one, arguments.seconds, arguments.redis)
             rows.append((_name(one, "Redis, real"), cost))
     _show(console, rows)
+    if memory is not None:
+        console.print(
+            f"\n{memory.blocks:,} blocks: router {memory.router_mib:.0f} MiB, at most "
+            f"{memory.router_soak_mib:.0f} while five times as many passed; worker {memory.worker_mib:.0f} MiB, at "
+            f"most {memory.worker_soak_mib:.0f}; the store none",
+            highlight=False,
+        )
     if arguments.json:
         values = {key: value for key, value in vars(arguments).items() if isinstance(value, (str, int, float))}
         document = preamble("cache-news", __doc__ or "", values)
         document["rows"] = [{"case": name, **cost._asdict()} for name, cost in rows]
+        document["memory"] = None if memory is None else memory._asdict()
         write_json(arguments.json, document)
     return 0
 

@@ -11,6 +11,7 @@ from qwenserve.bench.reuse.churn import ChurningCache
 from qwenserve.bench.reuse.command import cases_of
 from qwenserve.bench.reuse.figures import figures_of, skew
 from qwenserve.bench.reuse.fleet import Answer, WorkerState
+from qwenserve.bench.reuse.memory import memory_of
 from qwenserve.bench.reuse.news import Fleet, over_sessions, simulated
 from qwenserve.bench.reuse.unbounded import reusable
 from qwenserve.bench.reuse.workloads import conversations, mixed, repeated
@@ -129,3 +130,12 @@ def test_a_large_fleet_costs_more_per_request_with_more_routers() -> None:
 def test_bad_numbers_are_refused() -> None:
     assert main(["reuse", "chats", "--workers", "0"]) == 2
     assert main(["cache-news", "--rate", "0"]) == 2
+
+
+def test_memory_is_bounded_however_much_passes_through() -> None:
+    memory = memory_of(5000, soak=40)
+
+    assert 0.2 < memory.router_mib < 2
+    # All of the 200,000 would be 18 MiB; a worker also keeps its last 65,536 changes.
+    assert memory.router_soak_mib < 4
+    assert memory.worker_soak_mib < 10
