@@ -1,14 +1,15 @@
 """Tells routers what the prefix cache holds: reads the engine's events and decides when each session hears of them.
 
 Routers are told at intervals and not with each engine step: a step of a busy engine fills a few blocks, and a list of
-numbers in every message would cost both sides more than the tokens do. The more routers there are, the longer the
-interval, so that what a worker spends on news stays the same.
+numbers in every message would cost both sides more than the tokens do. News go with tokens wherever there are some: a
+message of their own costs many times what they do. Where there are none they wait longer, and longer still the more
+routers there are; at the longest as long as the load stamps that routers ask for anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, block_hashes
 from qwenserve.worker.cache_ledger import CacheLedger
@@ -19,16 +20,17 @@ from qwenserve.worker.v1 import worker_pb2
 # How often the engine is asked while it works. After so many looks in a row that found nothing it is left alone.
 _LOOK_S = 0.1
 _IDLE_LOOKS = 3
-# How much longer the interval gets with each router, and the longest one: routers ask for a load stamp as often.
-_INTERVAL_S = 0.01
-_MOST_INTERVAL_S = 1.0
+# How long news wait for tokens to go with, for how many routers, and the longest: routers ask for a stamp as often.
+_ALONE_S = 0.5
+_ALONE_S_PER_ROUTER = 0.01
+_MOST_ALONE_S = 1.0
 # Blocks that an engine is thought to keep which neither tells its events nor how many blocks it has.
 _GUESSED_BLOCKS = 8192
 
 
 def interval_s(routers: int) -> float:
-    """Returns how often each of so many routers is told."""
-    return min(_MOST_INTERVAL_S, max(_LOOK_S, _INTERVAL_S * routers))
+    """Returns how often each of so many routers is told that gets no tokens meanwhile."""
+    return min(_MOST_ALONE_S, max(_ALONE_S, _ALONE_S_PER_ROUTER * routers))
 
 
 class CacheTeller:
@@ -83,18 +85,16 @@ class CacheTeller:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self.ledger.take(self._engine.kv_events())
-        behind = self._behind()
+        behind = [s for s in self._sessions() if s.cache is not None and s.cache.behind]
         # A look is never quite on time.
-        if behind and loop.time() - self._told_at >= interval_s(len(behind)) - _LOOK_S / 2:
-            self._told_at = loop.time()
-            for session in behind:
-                session.cache_due = True
+        alone = loop.time() - self._told_at >= interval_s(len(behind)) - _LOOK_S / 2
+        for session in behind:
+            session.cache_due = True
+            if alone:
                 session.changed.set()
-            behind = ()
+        if behind and alone:
+            self._told_at = loop.time()
         # An engine may tell of a step after its tokens have come.
         self._idle_looks += 1
         waits = bool(behind) or self._idle_looks < _IDLE_LOOKS
         self._timer = loop.call_later(_LOOK_S, self._look) if waits else None
-
-    def _behind(self) -> Sequence[Session]:
-        return [s for s in self._sessions() if s.cache is not None and not s.cache_due and s.cache.behind]

@@ -33,7 +33,7 @@ def add_news_command(
     parser.add_argument("--cached", type=int, default=8192, help="blocks in each worker's cache (default: 8192)")
     parser.add_argument("--redis", default="", metavar="URL", help="also through this Redis server (keys bench:news:*)")
     parser.add_argument(
-        "--memory-blocks", type=int, default=1_000_000, help="blocks to measure memory with (default: 1000000; 0: none)"
+        "--memory-blocks", type=int, default=200_000, help="blocks to measure memory with (default: 200000; 0: none)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.set_defaults(func=wrap(_run))
@@ -46,17 +46,21 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
     given = (arguments.rate, arguments.blocks, arguments.cached)
     rows: list[tuple[str, Cost]] = []
     real = Fleet(*_REAL, *given)
+
+    def add(fleet: Fleet, how: str, cost: Cost) -> None:
+        rows.append((f"{fleet.routers} × {fleet.workers}, {how}", cost))
+        _show(console, rows[-1:])
+
     sessions = await over_sessions(real, arguments.seconds)
-    rows.append((_name(real, "sessions, real"), sessions))
+    add(real, "sessions, real", sessions)
     if arguments.redis:
-        rows.append((_name(real, "Redis, real"), await through_redis(real, arguments.seconds, arguments.redis)))
+        add(real, "Redis, real", await through_redis(real, arguments.seconds, arguments.redis))
     for size in _SIMULATED:
         fleet = Fleet(*size, *given)
-        rows.append((_name(fleet, "sessions, worked out"), simulated(fleet, sessions.message_us)))
+        add(fleet, "sessions, worked out", simulated(fleet, sessions.message_us))
         if arguments.redis:
             one = fleet._replace(routers=1)
-            cost = await through_redis(one, arguments.seconds, arguments.redis)
-            rows.append((_name(one, "Redis, real"), cost))
+            add(one, "Redis, real", await through_redis(one, arguments.seconds, arguments.redis))
     _show(console, rows)
     if memory is not None:
         console.print(
@@ -72,10 +76,6 @@ async def _run(arguments: argparse.Namespace, console: Console) -> int:
         document["memory"] = None if memory is None else memory._asdict()
         write_json(arguments.json, document)
     return 0
-
-
-def _name(fleet: Fleet, how: str) -> str:
-    return f"{fleet.routers} × {fleet.workers}, {how}"
 
 
 def _show(console: Console, rows: list[tuple[str, Cost]]) -> None:
