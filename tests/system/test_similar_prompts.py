@@ -22,13 +22,15 @@ from tests.system.test_answer_cache import until_kept
 
 MISS, SIMILAR = chat_pb2.CACHE_STATUS_MISS, chat_pb2.CACHE_STATUS_SIMILAR
 BOTH, READ = chat_pb2.CACHE_MODE_READ_WRITE, chat_pb2.CACHE_MODE_READ
+LIMIT_S = 40.0
 FIRST = "What is the capital of France?"
 LIKE = "please tell me what is the capital of France"
 SYSTEM = message_pb2.Message(role=message_pb2.ROLE_SYSTEM, content="Answer in one word.")
 
 
 def config_of(url: str, **more: Any) -> Config:
-    return stack_config(cache__similar__embedder="http", cache__similar__url=url, cache__similar__threshold=0.5, **more)
+    similar = {"embedder": "http", "url": url, "threshold": 0.5, "timeout_s": 30}
+    return stack_config(**{f"cache__similar__{name}": value for name, value in similar.items()}, **more)
 
 
 def asking(
@@ -51,17 +53,18 @@ async def ask(stack: Stack, request: chat_pb2.ChatCompletionRequest) -> chat_pb2
     return answer
 
 
-async def until_learned(stack: Stack, count: int, embedded: list[Any]) -> None:
-    """An answer is kept, and its prompt embedded, when nobody waits for it any more."""
+async def until_learned(stack: Stack, count: int) -> None:
+    """An answer is kept, and its prompt learned, when nobody waits for it any more."""
     await until_kept(stack, count)
-    await until(lambda: len(embedded) >= count)
+    told = f'qwenserve_store_calls_total{{call="append",outcome="ok"}} {float(count)}'
+    await until(lambda: told in stack.router.metrics.render()[0].decode(), LIMIT_S)
 
 
 async def test_a_similar_prompt_is_given_the_kept_answer() -> None:
     """With its score and the id of the first answer, whole and streamed; what asks something else is not."""
     async with running_embedder() as embedder, running_stack(config_of(embedder.url)) as stack:
         first = await ask(stack, asking(FIRST))
-        await until_learned(stack, 1, embedder.asked)
+        await until_learned(stack, 1)
 
         async def like() -> chat_pb2.ChatCompletion:
             return await ask(stack, asking(LIKE))
@@ -111,7 +114,7 @@ async def test_over_http_and_per_key(tmp_path: Path, capsys: pytest.CaptureFixtu
 
             _, headers, text = await send(FIRST)
             assert headers["x-cache"] == "miss"
-            await until_learned(stack, 1, embedder.asked)
+            await until_learned(stack, 1)
             _, headers, again = await send(LIKE)
             assert headers["x-cache"] == "similar"
             assert headers["x-cache-match"] == json.loads(text)["id"] != json.loads(again)["id"]
@@ -143,7 +146,7 @@ async def test_an_embedder_in_trouble_fails_nothing() -> None:
     """Errors, silence and nonsense: the answer comes fresh."""
     async with running_embedder() as embedder, running_stack(config_of(embedder.url)) as stack:
         await ask(stack, asking(FIRST))
-        await until_learned(stack, 1, embedder.asked)
+        await until_learned(stack, 1)
         assert (await ask(stack, asking(LIKE, mode=READ))).cache == SIMILAR
         for status, body in ((500, "no"), (200, "{}"), (200, "not json"), (200, '{"data": [{"embedding": [0, 0]}]}')):
             embedder.status, embedder.body = status, body
@@ -159,10 +162,7 @@ async def test_routers_share_what_they_learn() -> None:
         config = config_of(embedder.url, store__url=server.url, store__timeout_s=5)
         async with running_stack(config) as one:
             first = await ask(one, asking(FIRST))
-            await until_kept(one, 1)
-            stored = "return #redis.call('KEYS', 'qwenserve:s:similar:*')"
-            while await server.command("EVAL", stored, "0") != ":1":
-                pass
+            await until_learned(one, 1)
         async with running_stack(config) as two:
             second = await ask(two, asking(LIKE))
             assert (second.cache, second.similar.id) == (SIMILAR, first.id)
@@ -181,8 +181,6 @@ async def test_the_local_embedder() -> None:
     config = stack_config(cache__similar__embedder="local", cache__similar__mode="on", cache__similar__timeout_s=30)
     async with running_stack(config) as stack:
         first = await ask(stack, asking(FIRST, similar=None))
-        while (
-            second := await ask(stack, asking(LIKE, similar=None, cache=chat_pb2.CachePolicy(mode=2)))
-        ).cache == MISS:
-            pass
+        await until_learned(stack, 1)
+        second = await ask(stack, asking(LIKE, similar=None, mode=READ))
         assert (second.cache, second.similar.id) == (SIMILAR, first.id)
