@@ -192,7 +192,7 @@ def write_allowed_token_ids(draft: Draft, value: list[int]) -> None:
 
 
 def write_reasoning(draft: ChatDraft, value: Mapping[str, Any]) -> None:
-    """The switch as an object: `enabled`, or `effort`."""
+    """The switch as an object: `enabled`, `effort`, or the most tokens of a thought."""
     for name, option in value.items():
         if name == "enabled" and isinstance(option, bool):
             draft.conversation.enable_thinking = option
@@ -200,17 +200,28 @@ def write_reasoning(draft: ChatDraft, value: Mapping[str, Any]) -> None:
             draft.request.reasoning_effort = option
         elif name == "exclude" and isinstance(option, bool):
             draft.include_reasoning = not option
+        elif name == "max_tokens" and option is not None:
+            _write_budget(draft, option, "reasoning.max_tokens")
         elif option is not None:
             draft.ignored.append(f"reasoning.{name}")
 
 
+def _write_budget(draft: ChatDraft, value: Any, at: str) -> None:
+    if type(value) is not int or value not in _INT32:
+        raise InvalidRequest(f"{at} must be a number of tokens", param=at)
+    draft.thinking_token_budget = value
+    draft.names["thinking_budget"] = at
+
+
 def write_thinking(draft: ChatDraft, value: Mapping[str, Any]) -> None:
-    """The switch in yet another form: `type` is enabled or disabled."""
+    """The switch in yet another form: `type` is enabled or disabled, and `budget_tokens` bounds the thought."""
     for name, option in value.items():
         if name == "type" and option in ("enabled", "disabled"):
             draft.conversation.enable_thinking = option == "enabled"
         elif name == "type":
             raise InvalidRequest("thinking.type must be 'enabled' or 'disabled'", param="thinking")
+        elif name == "budget_tokens" and option is not None:
+            _write_budget(draft, option, "thinking.budget_tokens")
         elif option is not None:
             draft.ignored.append(f"thinking.{name}")
 

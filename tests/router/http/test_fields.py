@@ -301,6 +301,7 @@ async def test_prompts_are_texts_or_token_ids(
         ({"reasoning": {"enabled": True}}, True),
         ({"thinking": {"type": "disabled"}}, False),
         ({"thinking": {"type": "enabled"}}, True),
+        ({"think": False}, False),
     ],
 )
 async def test_every_spelling_of_thinking_on_and_off_is_applied(
@@ -314,6 +315,23 @@ async def test_every_spelling_of_thinking_on_and_off_is_applied(
     assert isinstance(request, chat_pb2.ChatCompletionRequest)
     conversation = request.conversation
     assert (conversation.HasField("enable_thinking"), conversation.enable_thinking) == (True, thinks)
+
+
+@pytest.mark.parametrize("fields", [{"reasoning": {"max_tokens": 7}}, {"thinking": {"budget_tokens": 7}}])
+async def test_every_spelling_of_a_thinking_budget_is_applied(
+    fields: dict[str, Any], served: Served, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, **fields)) as reply:
+        assert reply.status == 200
+        assert "x-ignored-params" not in reply.headers
+    ((name, members),) = fields.items()
+    wrong = {name: dict.fromkeys(members, "x")}
+    async with http.post(url(served, Face.CHAT), json=body(Face.CHAT, **wrong)) as reply:
+        assert (await reply.json())["error"]["param"] == f"{name}.{next(iter(members))}"
+
+    request = served.backend.requests[0]
+    assert isinstance(request, chat_pb2.ChatCompletionRequest)
+    assert request.thinking_budget == 7
 
 
 @pytest.mark.parametrize(
