@@ -39,7 +39,7 @@ end
 return 1
 """
 # How long a stream that nobody reads is kept.
-_UNREAD_S = 15.0
+_UNREAD_S = 30.0
 _GARBAGE_BYTES = 4096
 _GARBAGE_S = 10.0
 
