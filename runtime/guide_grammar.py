@@ -143,7 +143,11 @@ def _regions(form: Mapping[str, Any], special_ids: Mapping[str, int], end_ids: S
         lines.append(f"inner_{number}: {_inner(region['kind'], region['text'])}")
     lines += [f"{head}[lazy]: /(.|\\n)*/ {json.dumps(trigger)}" for trigger, head in texts.items()]
     if not free:
-        return "\n".join(["start: region" if form["most"] == 1 else 'start: region ("\\n" region)*', *lines])
+        start = "region" if form["most"] == 1 else 'region ("\\n" region)*'
+        if (instead := form.get("instead")) is not None:
+            start += " | instead"
+            lines.append(f"instead: {_inner(instead['kind'], instead['text'], _JSON_STYLE)}")
+        return "\n".join([f"start: {start}", *lines])
     others = [token for token in special_ids.values() if token not in tokens and token not in end_ids]
     lines.append("TEXT: /(.|\\n)+/")
     lines.append(f"free: TEXT{f' | <[{_ranges(others)}]>' if others else ''}")
@@ -162,10 +166,14 @@ def _trigger(region: Mapping[str, Any], special_ids: Mapping[str, int]) -> str:
     return next((name for name in special_ids if begin.startswith(name)), begin)
 
 
-def _inner(kind: int, text: str) -> str:
+def _inner(kind: int, text: str, style: Mapping[str, Any] = _CALL_STYLE) -> str:
+    if kind == JSON_OBJECT:
+        return _inner(JSON_SCHEMA, '{"type":"object"}', style)
+    if kind == CHOICE:
+        return " | ".join(map(json.dumps, json.loads(text)))
     if kind == JSON_SCHEMA:
         # "::=" anywhere would make other servers take the whole for EBNF.
-        schema = json.dumps(closed(json.loads(text)) | {"x-guidance": _CALL_STYLE}).replace("::=", "\\u003a:=")
+        schema = json.dumps(closed(json.loads(text)) | {"x-guidance": dict(style)}).replace("::=", "\\u003a:=")
         return f"%json {schema}"
     if kind == REGEX:
         return f"/{_slashes_escaped(text)}/"

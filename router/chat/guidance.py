@@ -62,29 +62,31 @@ class Guidance:
     ) -> guide_pb2.Guide | None:
         """Returns what binds a chat's answer; None where it is free."""
         choice = request.tool_choice
-        if request.HasField("guide"):
-            if must_call(choice):
-                raise InvalidRequest(
-                    "tool_choice: an answer that must call a function has no form of its own; send one of them",
-                    param="tool_choice",
-                )
-            return await self.of_request(request)
-        if not self.binds(request, tools):
+        instead = None
+        # An answer that must call a function has no text that a form of its own could bind.
+        if request.HasField("guide") and not must_call(choice):
+            instead = await self._asked(request)
+            callable_tools = tools and self._form and choice.mode != chat_pb2.ToolChoice.MODE_NONE
+            if not callable_tools or instead.kind is GuideKind.REGIONS:
+                return _wire(instead)
+        elif not must_call(choice) and not self.binds(request, tools):
             return None
-        guide = await self._apart(partial(tools_guide, choice, tools, self._form, strict=self._strict_tools))
+        compose = partial(tools_guide, choice, tools, self._form, strict=self._strict_tools, instead=instead)
+        guide = await self._apart(compose)
         return _wire(await self._outcome(guide.kind, guide.text, "tools"))
 
     async def of_request(
         self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
     ) -> guide_pb2.Guide | None:
         """Returns the guide that a request has; None where it has none."""
-        if not request.HasField("guide"):
-            return None
+        return _wire(await self._asked(request)) if request.HasField("guide") else None
+
+    async def _asked(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> Guide:
         try:
             kind = GuideKind(request.guide.kind)
         except ValueError:
             raise InvalidRequest(f"guide.kind: {request.guide.kind} is no kind of guide", param="guide.kind") from None
-        return _wire(await self._outcome(kind, request.guide.text, "guide"))
+        return await self._outcome(kind, request.guide.text, "guide")
 
     async def _outcome(self, kind: GuideKind, text: str, param: str) -> Guide:
         key = (int(kind), text)

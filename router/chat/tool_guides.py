@@ -36,9 +36,15 @@ def is_guided(choice: chat_pb2.ToolChoice, tools: Sequence[Mapping[str, Any]] | 
 
 
 def tools_guide(
-    choice: chat_pb2.ToolChoice, tools: Sequence[Mapping[str, Any]] | None, form: str, *, strict: bool
+    choice: chat_pb2.ToolChoice,
+    tools: Sequence[Mapping[str, Any]] | None,
+    form: str,
+    *,
+    strict: bool,
+    instead: Guide | None = None,
 ) -> Guide:
-    """Returns what binds an answer's calls; `form` is the template's, "hermes" or "xml".
+    """Returns what binds an answer's calls; `form` is the template's, "hermes" or "xml". `instead`: what an answer
+    without calls keeps to, where it need not call.
 
     Raises InvalidRequest or Unsupported, naming the field at fault.
     """
@@ -60,6 +66,8 @@ def tools_guide(
     single = choice.HasField("parallel") and not choice.parallel
     # A function that is named is called once, as in OpenAI's API.
     once = single or (must and len(choice.names) == 1)
+    if instead is not None and not must:
+        return regions_guide(regions, free=False, least=0, most=int(single), instead=instead)
     return regions_guide(regions, free=not must, least=int(must), most=int(once and must))
 
 

@@ -37,6 +37,7 @@ class GuideKind(IntEnum):
     REGIONS = 6
 
 
+_INSTEAD = tuple(kind for kind in GuideKind if kind is not GuideKind.REGIONS)
 _IN_REGIONS = (GuideKind.JSON_SCHEMA, GuideKind.REGEX, GuideKind.GRAMMAR)
 
 
@@ -102,7 +103,9 @@ def check_grammar_length(text: str) -> None:
         raise GuideError(f"{len(text):,} characters; at most {MAX_GRAMMAR_CHARACTERS:,}")
 
 
-def regions_guide(regions: Sequence[Region], *, free: bool, least: int, most: int) -> Guide:
+def regions_guide(
+    regions: Sequence[Region], *, free: bool, least: int, most: int, instead: Guide | None = None
+) -> Guide:
     """Returns the guide of an answer with regions: see `qwenserve.type.v1.GuideKind`."""
     form = {
         "regions": [
@@ -110,6 +113,7 @@ def regions_guide(regions: Sequence[Region], *, free: bool, least: int, most: in
             | ({"trigger": trigger} if trigger else {})
             for begin, guide, end, trigger in regions
         ],
+        **({"instead": {"kind": int(instead.kind), "text": instead.text}} if instead is not None else {}),
         "free": free,
         "least": least,
         "most": most,
@@ -130,8 +134,8 @@ def checked_regions(text: str) -> Guide:
         form = json.loads(text)
     except (ValueError, RecursionError):
         form = None
-    if not isinstance(form, dict) or form.keys() != {"regions", "free", "least", "most"}:
-        raise GuideError("regions are a JSON object with regions, free, least and most")
+    if not isinstance(form, dict) or form.keys() - {"instead"} != {"regions", "free", "least", "most"}:
+        raise GuideError("regions are a JSON object with regions, free, least and most, and may have instead")
     if type(form["free"]) is not bool or form["least"] not in (0, 1) or form["most"] not in (0, 1):
         raise GuideError("free is true or false, least and most are 0 or 1")
     given = form["regions"]
@@ -158,7 +162,22 @@ def checked_regions(text: str) -> Guide:
         except GuideError as error:
             raise GuideError(error.message, f"{path}.text{'.' if error.path else ''}{error.path}") from None
         regions.append(Region(each["begin"], inner, each["end"], each.get("trigger", "")))
-    return regions_guide(regions, free=form["free"], least=form["least"], most=form["most"])
+    return regions_guide(
+        regions, free=form["free"], least=form["least"], most=form["most"], instead=_instead(form.get("instead"))
+    )
+
+
+def _instead(given: object) -> Guide | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or given.keys() != {"kind", "text"} or not isinstance(given["text"], str):
+        raise GuideError("it has kind and text", "instead")
+    if given["kind"] not in _INSTEAD:
+        raise GuideError("it is any kind of guide but regions", "instead.kind")
+    try:
+        return checked(GuideKind(given["kind"]), given["text"])
+    except GuideError as error:
+        raise GuideError(error.message, f"instead.text{'.' if error.path else ''}{error.path}") from None
 
 
 def _check_length(text: str) -> None:

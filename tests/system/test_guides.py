@@ -157,6 +157,21 @@ async def test_calls_that_must_come(client: openai.AsyncOpenAI, thinking: bool, 
     assert bool(getattr(got.message, "reasoning_content", None)) == thinking
 
 
+@THINKING
+async def test_a_form_beside_tools(client: openai.AsyncOpenAI, thinking: bool) -> None:
+    """An answer is calls or of the form, as the model likes; where a call must come there is no text to bind."""
+    form = {"extra_body": {"guided_regex": "[A-Z][a-z]{3,9}"}}
+    called = await ask(client, "What is the weather in Oslo?", thinking=thinking, tools=[WEATHER, NOW], **form)
+    (call,) = called.message.tool_calls
+    jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
+    assert called.message.content is None
+    said = await ask(client, "What is the capital of France?", thinking=thinking, tools=[WEATHER, NOW], **form)
+    assert (said.finish_reason, said.message.tool_calls) == ("stop", None)
+    assert re.fullmatch("[A-Z][a-z]{3,9}", said.message.content)
+    must = await ask(client, "Hello.", thinking=thinking, tools=[NOW], tool_choice="required", **form)
+    assert [each.function.name for each in must.message.tool_calls][:1] == ["now"]
+
+
 async def test_parts_of_a_text_keep_to_their_form(client: openai.AsyncOpenAI) -> None:
     """A structural tag: the model is brought to its trigger by a text that it continues."""
     form = {
@@ -212,7 +227,6 @@ async def test_log_probabilities_stop_strings_and_budgets_go_on(client: openai.A
         ({"guided_json": {"allOf": [{"type": "string"}, {"type": "null"}]}}, "guided_json"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
-        ({"tools": [NOW], "tool_choice": "required", "guided_regex": "a"}, "tool_choice"),
         (
             {"tools": [{**NOW, "function": {"name": "f", "strict": True, "parameters": {"not": {}}}}]},
             "tools[0].function.parameters.not",

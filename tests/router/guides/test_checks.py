@@ -76,6 +76,8 @@ def test_regions():
     )
     assert checked(GuideKind.REGIONS, json.dumps(REGIONS)) == made
     assert json.loads(made.text) == REGIONS
+    other = REGIONS | {"instead": {"kind": 4, "text": "a+"}}
+    assert json.loads(checked(GuideKind.REGIONS, json.dumps(other)).text) == other
     triggered = REGIONS | {"regions": [REGIONS["regions"][0] | {"trigger": "<tool"}]}
     assert json.loads(checked(GuideKind.REGIONS, json.dumps(triggered)).text) == triggered
 
@@ -100,6 +102,9 @@ def test_only_regions_may_leave_text_free():
         ({"regions": [REGIONS["regions"][0] | {"kind": 3}]}, "regions[0].kind"),
         ({"regions": [REGIONS["regions"][0] | {"begin": ""}]}, "regions[0].begin"),
         ({"regions": [REGIONS["regions"][0] | {"trigger": 3}]}, "regions[0]"),
+        ({"instead": {"kind": 4}}, "instead"),
+        ({"instead": {"kind": 6, "text": ""}}, "instead.kind"),
+        ({"instead": {"kind": 1, "text": '{"not": {}}'}}, "instead.text.not"),
         ({"regions": [REGIONS["regions"][0] | {"trigger": "x"}]}, "regions[0].trigger"),
         ({"regions": [REGIONS["regions"][0] | {"end": "x" * 1001}]}, "regions[0].end"),
         ({"regions": [REGIONS["regions"][0] | {"kind": 1, "text": '{"not": {}}'}]}, "regions[0].text.not"),
