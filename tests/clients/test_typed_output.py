@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pytest
@@ -16,6 +18,12 @@ MODEL = "qwen3-tiny"
 QUESTION = "Extract kind and size as JSON: kind is town, size is large."
 
 
+class Weather(BaseModel):
+    """Get the current weather in a given location."""
+
+    location: str
+
+
 class Place(BaseModel):
     """A place."""
 
@@ -23,7 +31,7 @@ class Place(BaseModel):
     size: Literal["large", "small"]
 
 
-MODES = ("TOOLS", "TOOLS_STRICT", "JSON", "JSON_SCHEMA", "MD_JSON")
+MODES = ("TOOLS", "JSON", "JSON_SCHEMA", "MD_JSON", "RESPONSES_TOOLS")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -37,11 +45,29 @@ def test_instructor(mode: str, thinking: bool) -> None:
         model=MODEL,
         messages=[{"role": "user", "content": QUESTION}],
         response_model=Place,
-        max_tokens=600,
         max_retries=0 if mode != "MD_JSON" else 3,
-        extra_body={"enable_thinking": thinking},
+        **(
+            {"max_output_tokens": 600, "reasoning": {"effort": "medium" if thinking else "none"}}
+            if mode == "RESPONSES_TOOLS"
+            else {"max_tokens": 600, "extra_body": {"enable_thinking": thinking}}
+        ),
     )
     assert isinstance(got, Place)
+
+
+def test_instructor_parallel_tools() -> None:
+    instructor = pytest.importorskip("instructor", reason="instructor is not installed; run scripts/test-clients")
+    openai = pytest.importorskip("openai")
+    raw = openai.OpenAI(base_url=f"{URL}/v1", api_key="none")
+    client = instructor.from_openai(raw, mode=instructor.Mode.PARALLEL_TOOLS)
+    got = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What's the weather like in Boston today?"}],
+        response_model=Iterable[Weather],
+        max_tokens=600,
+        max_retries=0,
+    )
+    assert [each.location for each in got]
 
 
 def chat(**more: Any) -> Any:
@@ -80,3 +106,29 @@ def test_litellm(provider: str) -> None:
         max_tokens=600,
     )
     assert Place.model_validate_json(got.choices[0].message.content)
+
+
+def test_litellm_responses() -> None:
+    litellm = pytest.importorskip("litellm", reason="litellm is not installed; run scripts/test-clients")
+    got = litellm.responses(
+        model=f"openai/{MODEL}", api_base=f"{URL}/v1", api_key="none", input=QUESTION, max_output_tokens=600
+    )
+    assert got.status == "completed"
+    assert got.output[-1].content[0].text
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+def test_litellm_anthropic_messages(provider: str) -> None:
+    """Messages as they stand, and translated into chats or responses by the client."""
+    litellm = pytest.importorskip("litellm", reason="litellm is not installed; run scripts/test-clients")
+    got = asyncio.run(
+        litellm.anthropic.messages.acreate(
+            model=f"{provider}/{MODEL}",
+            api_base=URL if provider == "anthropic" else f"{URL}/v1",
+            api_key="none",
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            max_tokens=300,
+        )
+    )
+    text = "".join(block["text"] for block in got["content"] if block["type"] == "text")
+    assert "Paris" in text
