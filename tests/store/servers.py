@@ -129,7 +129,7 @@ async def running_cluster() -> AsyncIterator[str]:
             nodes.append(node)
         for node in nodes:
             # It takes a moment until each of them has heard of all slots.
-            await asyncio.wait_for(_until(lambda node=node: node.knows_all_slots(), True), START_S)
+            await asyncio.wait_for(_until(node.knows_all_slots, True), START_S)
         yield f"redis+cluster://127.0.0.1:{nodes[1].port}"
 
 

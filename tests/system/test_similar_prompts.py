@@ -41,7 +41,11 @@ def asking(
     mode: chat_pb2.CacheMode = BOTH,
     **fields: Any,
 ) -> chat_pb2.ChatCompletionRequest:
-    policy = chat_pb2.CachePolicy(mode=mode, similar=similar, similar_threshold=threshold)
+    policy = chat_pb2.CachePolicy(mode=mode)
+    if similar is not None:
+        policy.similar = similar
+    if threshold is not None:
+        policy.similar_threshold = threshold
     request = chat(text, **{"temperature": 0.0, "max_tokens": 6, "cache": policy, **fields})
     del request.conversation.messages[:]
     request.conversation.messages.extend([*before, user(text)])
