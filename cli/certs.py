@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,13 +19,20 @@ from qwenserve.cli.errors import CommandError
 # One for each kind of process, so that one that leaks need not be replaced everywhere.
 NODES = ("router", "worker", "tokenizer")
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def run_certs(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     folder = Path(arguments.folder).expanduser()
-    make_certificates(folder, hosts=arguments.host, days=arguments.days)
+    for name in arguments.client:
+        _check_client(name)
+    # Those of the processes stay as they are where only a client's is asked for: they may be for further hosts.
+    if not arguments.client or arguments.host or not (folder / "ca.key").exists():
+        make_certificates(folder, hosts=arguments.host, days=arguments.days)
+    for name in arguments.client:
+        make_client_certificate(folder, name, arguments.days)
     print(
         f"""{folder} has an authority (ca.pem, ca.key) and certificates of it: {", ".join(NODES)}.
 
@@ -56,18 +64,34 @@ def make_certificates(folder: Path, *, hosts: Sequence[str] = (), days: int = 36
         make_certificate(folder, node, tuple(names), days)
 
 
+def make_client_certificate(folder: Path, name: str, days: int) -> None:
+    """Makes what a client shows where `tls.client_ca_file` is the folder's authority; it is nobody's server.
+
+    Raises CommandError.
+    """
+    _make(folder, name, "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=clientAuth\n", days)
+
+
+def _check_client(name: str) -> None:
+    taken = (*NODES, "ca")
+    if not _CLIENT.match(name) or name in taken:
+        raise CommandError(f"--client {name}: use letters, digits, '.', '_', '-', and none of {', '.join(taken)}")
+
+
 def make_certificate(folder: Path, node: str, names: Sequence[str], days: int) -> None:
     """Makes a key and a certificate for `names`, by the authority in the folder. Raises CommandError."""
+    extensions = f"subjectAltName={','.join(map(_alternative, names))}\n"
+    _make(
+        folder, node, f"{extensions}basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n", days
+    )
+
+
+def _make(folder: Path, node: str, wanted: str, days: int) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         request, chain, key = (Path(made) / name for name in ("request", "chain", "key"))
         extensions = Path(made) / "extensions"
-        extensions.write_text(
-            f"subjectAltName={','.join(map(_alternative, names))}\n"
-            "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n"
-            # Strict clients, such as those of Python 3.13, want to be told which key signed which.
-            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
-            encoding="utf-8",
-        )
+        # Strict clients, such as those of Python 3.13, want to be told which key signed which.
+        extensions.write_text(f"{wanted}subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n", encoding="utf-8")
         with _private(key):
             _openssl("req", *_CURVE, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={node}")
         _openssl(

@@ -148,6 +148,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a further name or address of its machines",
     )
+    certs.add_argument(
+        "--client",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also a certificate that a client shows, NAME.pem and NAME.key (for tls.client_ca_file)",
+    )
     certs.add_argument("--days", type=count(1), default=365, metavar="N", help="how long certificates hold (365)")
     commands.add_parser("engine", help="what a model is and who loads it; quantize, build, check")
     commands.add_parser("bench", help="measure servers and engines")

@@ -427,8 +427,35 @@ def test_certs_makes_what_the_documentation_says(tmp_path: Path, capsys: pytest.
     assert {file.stat().st_mode & 0o077 for file in tmp_path.glob("*.key")} == {0}
     assert "cluster_ca_file" in capsys.readouterr().out
     assert main(["certs", str(tmp_path), "--host", "gpu7.lan"]) == 0
+    assert main(["certs", str(tmp_path), "--client", "alice"]) == 0
+    assert main(["certs", str(tmp_path), "--client", "../alice"]) == 1
     shown = subprocess.run(
         ["openssl", "x509", "-in", tmp_path / "worker.pem", "-noout", "-ext", "subjectAltName"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "gpu7.lan" in shown
+    strict = client(tmp_path, "alice")
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    assert handshake(strict, tmp_path / "router") == "CN=router"
+    nobodys_server = subprocess.run(
+        ["openssl", "verify", "-purpose", "sslserver", "-CAfile", tmp_path / "ca.pem", tmp_path / "alice.pem"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert nobodys_server.returncode != 0
+
+
+def handshake(context: ssl.SSLContext, pair: Path) -> str:
+    """Shakes hands with a server that asks for certificates, in memory; returns the name that it showed."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(f"{pair}.pem", f"{pair}.key")
+    server.load_verify_locations(pair.with_name("ca.pem"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = context.wrap_bio(back, there, server_hostname="localhost")
+    theirs = server.wrap_bio(there, back, server_side=True)
+    for side in (ours, theirs, ours, theirs):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    theirs.getpeercert()
+    subject = (ours.getpeercert() or {})["subject"]
+    return "CN=" + str(dict(part[0] for part in subject)["commonName"])  # type: ignore[misc]
