@@ -43,7 +43,7 @@ def dashboard_queries() -> list[Query]:
     for name, dashboard in dashboards().items():
         for panel in dashboard["panels"]:
             where = f"{name}: {panel['title']}"
-            found += [Query(where, _filled(target["expr"])) for target in panel["targets"]]
+            found += [Query(where, filled(target["expr"])) for target in panel["targets"]]
         for variable in dashboard["templating"]["list"]:
             match = _LABEL_VALUES.match(variable["definition"])
             assert match is not None, variable["definition"]
@@ -63,7 +63,8 @@ def selectors_of(expression: str) -> Iterator[Selector]:
         yield Selector(match[1], frozenset(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)", match[2] or "")))
 
 
-def _filled(expression: str) -> str:
+def filled(expression: str) -> str:
+    """Returns a query with the variables that Grafana fills in."""
     for name, value in _VARIABLES.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression
