@@ -14,6 +14,8 @@ import yaml
 _INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _BOOL = "tag:yaml.org,2002:bool"
+# With all aliases written out. A configuration has some hundreds.
+_MOST_VALUES = 100_000
 _REPLACED = frozenset({_INT, _FLOAT, _BOOL, "tag:yaml.org,2002:timestamp"})
 
 
@@ -54,8 +56,28 @@ _Loader.add_implicit_resolver(
 def read_yaml(text: str) -> Any:
     """Returns what a text holds. Raises YamlError."""
     try:
-        return yaml.load(text, _Loader)  # a safe loader's child
+        value = yaml.load(text, _Loader)  # a safe loader's child
     except yaml.YAMLError as error:
         raise YamlError(str(error)) from None
     except RecursionError:
         raise YamlError("it is nested too deeply") from None
+    except YamlError:
+        raise
+    except ValueError:
+        raise YamlError("a number has more digits than can be read") from None
+    _check_size(value)
+    return value
+
+
+def _check_size(value: Any) -> None:
+    """Raises YamlError for a value that is far larger than its text: aliases of aliases multiply, and whatever shows
+    such a value never ends.
+    """
+    waiting, seen = [value], 0
+    while waiting:
+        each = waiting.pop()
+        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        seen += len(inside)
+        if seen > _MOST_VALUES:
+            raise YamlError(f"it holds more than {_MOST_VALUES:,} values; use fewer aliases")
+        waiting.extend(inside)

@@ -47,6 +47,12 @@ def test_words_are_what_they_look_like(text: str, value: Any) -> None:
         ("a: {b: 1, b: 2}", "'b' stands twice"),
         ("[" * 20_000, "nested too deeply"),
         ("a: [", "line"),
+        ("9" * 6_000, "more digits"),
+        ("a: &a [*a]", "use fewer aliases"),
+        (
+            "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]" for n in range(10)),
+            "use fewer aliases",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said(text: str, why: str) -> None:
