@@ -249,7 +249,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _seconds(text: str) -> float:
+def _duration(text: str) -> float:
     """Returns a number of seconds above 0."""
     value = float(text)
     if not 0 < value < math.inf:
@@ -268,12 +268,12 @@ def _add_drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long a lasting fault lasts (5)")
     parser.add_argument(
         "--every",
-        type=_seconds,
+        type=_duration,
         metavar="S",
         help="harm a process so often, whether the last one is back or not, instead of --times",
     )
     parser.add_argument(
-        "--for", dest="for_s", type=_seconds, default=60.0, metavar="S", help="with --every: for how long (60)"
+        "--for", dest="for_s", type=_duration, default=60.0, metavar="S", help="with --every: for how long (60)"
     )
     parser.add_argument("--api-key", metavar="KEY", help="API key; or set QWENSERVE_API_KEY")
     add_tls_options(parser)

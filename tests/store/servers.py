@@ -115,7 +115,7 @@ async def running_redis(*options: str) -> AsyncIterator[RedisServer]:
 async def running_cluster() -> AsyncIterator[str]:
     """Runs a cluster of three nodes, each with a third of the slots, inside the block; yields the URL of one."""
     async with contextlib.AsyncExitStack() as stack:
-        nodes = []
+        nodes: list[RedisServer] = []
         for first, last in ((0, 5460), (5461, 10922), (10923, 16383)):
             # Without a port of its own a node's bus takes one 10,000 higher, which there may not be.
             bus = free_port()
