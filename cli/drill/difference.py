@@ -18,7 +18,7 @@ class Parting(NamedTuple):
     there; None where it is not among the likeliest.
     """
 
-    index: int
+    place: int
     token: str
     other: str
     gap: float | None
@@ -61,7 +61,7 @@ async def told_apart(target: Target, prompt: str, text: str) -> str:
     if found is None:
         return "an answer differed; the same question now has that very answer"
     gap = "which is not among the likeliest" if found.gap is None else f"{found.gap:.4f} less likely in log-probability"
-    return f"an answer differs from token {found.index}: {found.other!r} for {found.token!r}, {gap}"
+    return f"an answer differs from token {found.place}: {found.other!r} for {found.token!r}, {gap}"
 
 
 def _bytes(item: Mapping[str, Any]) -> bytes:

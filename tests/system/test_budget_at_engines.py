@@ -7,7 +7,7 @@ The embedded engine is in tests/system/test_trained_model.py. What a budget asks
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -43,7 +43,7 @@ CONFIG = SimulatedConfig(
     step_s=0.0,
     max_model_len=4096,
 )
-ENGINES = {
+ENGINES: dict[str, Callable[[], Engine]] = {
     "simulated": lambda: SimulatedEngine(CONFIG),
     "vllm": lambda: vllm_over(VllmDouble(config=CONFIG)),
     "sglang": lambda: sglang_over(SglangDouble(config=CONFIG)),
@@ -53,7 +53,7 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
-    engine: Engine = ENGINES[request.param]()
+    engine = ENGINES[request.param]()
     config = stack_config(router__thinking_closing=f"'{CLOSING}'")
     async with running_stack(config, built=BuiltEngine(engine, "f")) as running:
         yield running

@@ -45,7 +45,7 @@ async def test_a_request_is_answered_as_soon_as_the_router_listens() -> None:
         async with aiohttp.ClientSession() as client, router.serving(Shutdown()):
             url = f"http://127.0.0.1:{router.http_port}/v1/chat/completions"
             asked = [asyncio.ensure_future(client.post(url, data=BODY)) for _ in range(3)]
-            assert not router.core.list_models().models[0].ready_workers
+            assert not any(session.ready for session in router.sessions)
             assert [response.status for response in await asyncio.gather(*asked)] == [200] * 3
 
 

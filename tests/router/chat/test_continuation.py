@@ -61,7 +61,7 @@ async def test_another_worker_goes_on_where_one_stopped(how: str) -> None:
     ],
 )
 async def test_penalties_that_an_engine_cannot_count_from_the_beginning_are_told(
-    counts: bool, asked_for: dict[str, float], told: bool
+    counts: bool, asked_for: dict[str, Any], told: bool
 ) -> None:
     """Only where the answer went on there, and is penalized at all."""
     first, second = ScriptedSession("a"), ScriptedSession("b", counts_from_offset=counts)

@@ -96,7 +96,7 @@ class EngineSession:
         self.address = f"w:{number}"
         self._state = SimulatedState(config)
         self._limits = Limits(config.vocab_size, config.max_model_len)
-        self.streams: dict[int, Generation] = {}
+        self.streams: dict[int, Generation | HeldBack] = {}
         self.submits: list[worker_pb2.Submit] = []
 
     def submit(
@@ -189,7 +189,7 @@ def generation_at(session: EngineSession) -> Generation:
     """The generation that has its leg there, with what stands between them or not."""
     (stream,) = session.streams.values()
     found = stream.generation if isinstance(stream, HeldBack) else stream
-    assert isinstance(found, Generation)
+    assert isinstance(found, Generation)  # what stands between knows it by its methods only
     return found
 
 
