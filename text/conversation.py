@@ -39,6 +39,7 @@ _KWARGS = "chat_template_kwargs"
 MAX_MESSAGES = 1 << 14
 MAX_TOOL_CALLS = 1 << 14
 MAX_TOOLS = 1024
+MAX_BYTES = 1 << 24
 MAX_TOOL_CHARACTERS = 1 << 20
 MAX_ARGUMENT_CHARACTERS = 1 << 22
 MAX_KWARGS_CHARACTERS = 1 << 20
@@ -47,9 +48,10 @@ MAX_KWARGS_CHARACTERS = 1 << 20
 _MAX_DIGITS = 1000
 
 # Up to so many messages, calls and tools, and so many characters of tools, of calls' arguments or of template
-# variables, a conversation is converted and rendered within a few milliseconds.
+# variables, and bytes in all, a conversation is converted and rendered within a few milliseconds.
 _SMALL_PARTS = 512
 _SMALL_TOOL_CHARACTERS = 1 << 16
+_SMALL_BYTES = 1 << 20
 
 
 def _no_number(name: str) -> float:
@@ -113,7 +115,7 @@ class TemplateInput(NamedTuple):
 def is_large(conversation: Conversation) -> bool:
     """Whether converting and rendering it would hold up others on an event loop."""
     messages, tools = conversation.messages, conversation.tools
-    if len(messages) + len(tools) > _SMALL_PARTS:
+    if len(messages) + len(tools) > _SMALL_PARTS or conversation.ByteSize() > _SMALL_BYTES:
         return True
     if _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS:
         return True
@@ -154,6 +156,7 @@ def _check_size(conversation: Conversation) -> None:
     _check_number("messages", _argument_characters(messages), MAX_ARGUMENT_CHARACTERS, "characters of arguments")
     _check_number("tools", _tool_characters(tools), MAX_TOOL_CHARACTERS, "characters of tools")
     _check_number(_KWARGS, len(conversation.chat_template_kwargs_json), MAX_KWARGS_CHARACTERS, "characters")
+    _check_number("messages", conversation.ByteSize(), MAX_BYTES, "bytes of conversation")
 
 
 def _check_number(name: str, number: int, most: int, what: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from qwenserve.chat.v1 import message_pb2 as pb
 from qwenserve.text.conversation import (
     MAX_ARGUMENT_CHARACTERS,
+    MAX_BYTES,
     MAX_KWARGS_CHARACTERS,
     MAX_MESSAGES,
     MAX_TOOL_CALLS,
@@ -208,6 +209,7 @@ def _kwargs(text: str) -> pb.Conversation:
         (pb.Conversation(messages=[USER], tools=[pb.Tool(definition_json="{")] * (MAX_TOOLS + 1)), "tools"),
         (_tool(" " * (MAX_TOOL_CHARACTERS + 1)), "tools"),
         (_kwargs(" " * (MAX_KWARGS_CHARACTERS + 1)), "chat_template_kwargs"),
+        (pb.Conversation(messages=[pb.Message(content=" " * MAX_BYTES)]), "messages"),
         (pb.Conversation(messages=[pb.Message(tool_calls=[
             pb.ToolCall(arguments_json=" " * (MAX_ARGUMENT_CHARACTERS + 1))])]), "messages"),
         (pb.Conversation(messages=[pb.Message(tool_calls=[pb.ToolCall()] * (MAX_TOOL_CALLS + 1))]), "messages"),
