@@ -135,7 +135,7 @@ class EngineSession:
             if stream is not None:
                 self._give(stream, chunk)
 
-    def _give(self, stream: Generation, chunk: Chunk) -> None:
+    def _give(self, stream: Generation | HeldBack, chunk: Chunk) -> None:
         finish = None if chunk.finish is None else finish_to_wire(chunk.key, chunk.finish, 0)
         if finish is not None:
             stream.finishing(finish)
