@@ -515,7 +515,7 @@ async def test_a_chats_prompt_has_logprobs(stack: Stack) -> None:
     whole = await chats(stack).CreateChatCompletion(request)
     events = await rest_of(chats(stack).StreamChatCompletion(request))
     submit = chat_pb2.ChatSubmit(handle=1, request=request)
-    session = await rest_of(chats(stack).ChatSession(iter([chat_pb2.ChatSessionRequest(submits=[submit])])))
+    session: list[Any] = await rest_of(chats(stack).ChatSession(iter([chat_pb2.ChatSessionRequest(submits=[submit])])))
 
     assert [item.token_id for item in whole.prompt_logprobs] == list(whole.prompt_token_ids)
     assert [item.no_logprob for item in whole.prompt_logprobs].count(True) == 1
