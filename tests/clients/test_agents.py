@@ -48,14 +48,15 @@ def test_openai_agents(over: str) -> None:
     settings = agents.ModelSettings(max_tokens=600, temperature=0)
     asked: list[str] = []
 
-    @agents.function_tool(name_override="get_current_weather")
     def weather(location: str) -> str:
         """Get the current weather in a given location."""
         asked.append(location)
         return REPORT
 
+    tool = agents.function_tool(weather, name_override="get_current_weather")
+
     async def run() -> None:
-        helper = agents.Agent("helper", instructions="", model=model, model_settings=settings, tools=[weather])
+        helper = agents.Agent("helper", instructions="", model=model, model_settings=settings, tools=[tool])
         result = await agents.Runner.run(helper, WEATHER, max_turns=4)
         assert asked
         assert str(result.final_output).strip()
@@ -101,25 +102,25 @@ def test_llama_index() -> None:
 def test_haystack() -> None:
     """A typed reply, and a tool's call."""
     generators = pytest.importorskip("haystack.components.generators.chat", reason=f"haystack-ai {MISSING}")
-    from haystack.components.agents import Agent
-    from haystack.dataclasses import ChatMessage
-    from haystack.tools import create_tool_from_function
-    from haystack.utils import Secret
+    message = pytest.importorskip("haystack.dataclasses").ChatMessage
+    agents = pytest.importorskip("haystack.components.agents")
+    tools = pytest.importorskip("haystack.tools")
+    utils = pytest.importorskip("haystack.utils")
 
     def generator(**kwargs: Any) -> Any:
         return generators.OpenAIChatGenerator(
-            api_key=Secret.from_token("none"),
+            api_key=utils.Secret.from_token("none"),
             model=MODEL,
             api_base_url=f"{URL}/v1",
             generation_kwargs={"max_completion_tokens": 600, "temperature": 0, **kwargs},
             max_retries=0,
         )
 
-    (reply,) = generator(response_format=Place).run([ChatMessage.from_user(QUESTION)])["replies"]
+    (reply,) = generator(response_format=Place).run([message.from_user(QUESTION)])["replies"]
     assert Place.model_validate_json(reply.text)
-    agent = Agent(chat_generator=generator(), tools=[create_tool_from_function(get_current_weather)])
-    messages = agent.run(messages=[ChatMessage.from_user(WEATHER)])["messages"]
-    assert [call.tool_name for message in messages for call in message.tool_calls] == ["get_current_weather"]
+    agent = agents.Agent(chat_generator=generator(), tools=[tools.create_tool_from_function(get_current_weather)])
+    messages = agent.run(messages=[message.from_user(WEATHER)])["messages"]
+    assert [call.tool_name for each in messages for call in each.tool_calls] == ["get_current_weather"]
     assert messages[-1].text
 
 
