@@ -173,15 +173,15 @@ def keeps(what: str, message: dict[str, Any]) -> bool:
     try:
         if what.startswith("JSON"):
             given = json.loads(content)
-            return given.keys() == {"city", "sure"} and len(given["city"]) <= 12 and isinstance(given["sure"], bool)
+            whole = given.keys() == {"city", "sure"} and isinstance(given["sure"], bool)
+            return bool(whole and len(given["city"]) <= 12)
         if what.startswith("regular"):
             return re.fullmatch("[A-Z][a-z]{2,9}", content) is not None
         if what.startswith("choice"):
             return content in ("Paris", "Rome")
         (call,) = message["tool_calls"]
-        return call["function"]["name"] == "get_weather" and json.loads(call["function"]["arguments"]).keys() == {
-            "city"
-        }
+        arguments = json.loads(call["function"]["arguments"])
+        return bool(call["function"]["name"] == "get_weather" and arguments.keys() == {"city"})
     except (ValueError, KeyError, TypeError):
         return False
 

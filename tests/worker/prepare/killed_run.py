@@ -55,7 +55,7 @@ def main(folder: Path, moment: str) -> None:
             backend.reached("renamed")
         remove(path, *arguments, **more)
 
-    quantize.shutil.copy2, quantize.shutil.rmtree = copying, removing  # type: ignore[assignment]
+    shutil.copy2, shutil.rmtree = copying, removing  # type: ignore[assignment]  # the module's own, for all its users
     plan = plan_quantize(describe(TINY), QuantizeOptions("fp8"), folder / "out", Path("/examples"))
     quantize.run_quantize(plan, backend, tell=lambda line: None)
     print("done", flush=True)
