@@ -6,6 +6,7 @@ varying length: a millisecond for a prompt of 8,000 ids. So it is a copy.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
@@ -18,9 +19,14 @@ assert array(_TYPE).itemsize == BYTES_PER_ID
 
 
 def packed_ids(ids: Sequence[int]) -> bytes:
-    """Returns ids as bytes. Raises OverflowError for one beyond 32 bits."""
-    packed = ids if isinstance(ids, array) and ids.typecode == _TYPE else array(_TYPE, ids)
-    return _in_order(packed).tobytes()
+    """Returns ids as bytes. Raises ValueError for one beyond 32 bits."""
+    if isinstance(ids, array) and ids.typecode == _TYPE:
+        return _in_order(ids).tobytes()
+    try:
+        # An array made of a list parses each element like an argument: three times the cost.
+        return struct.pack(f"<{len(ids)}i", *ids)
+    except struct.error as error:
+        raise ValueError(f"ids must be numbers of 32 bits: {error}") from None
 
 
 def unpacked_ids(packed: bytes) -> array[int]:

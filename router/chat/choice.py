@@ -75,6 +75,7 @@ class Choice:
         "_index",
         "_kept",
         "_lead_due",
+        "_leads",
         "_listener",
         "_request_id",
         "_scores_said",
@@ -115,6 +116,8 @@ class Choice:
         self._index = index
         self._request_id = placement.request_id
         self._lead_due = bool(plan.lead)
+        # Whether anything comes before the text.
+        self._leads = self._lead_due or plan.prompt_scores is not None
         # How many of the prompt's log-probabilities have been sent.
         self._scores_said = 0
         if plan.prompt_scores is not None:
@@ -147,7 +150,7 @@ class Choice:
             # Ids after the end of the text are none of the answer's.
             taken = pipeline.completion_tokens - before
             self._tracked.take(ids[:taken], logprobs[:taken])
-        events = self._lead()
+        events = self._lead() if self._leads else []
         events += map(self._to_event, pushed)
         if pipeline.wants_stop:
             self._end_text(events, None)
@@ -256,11 +259,13 @@ class Choice:
     def _end_text(self, events: list[chat_pb2.ChatEvent], finish: worker_pb2.Finish | None) -> None:
         self._text_ended = True
         pipeline = self.pipeline
-        events += self._lead()
+        if self._leads:
+            events += self._lead()
         stopped = finish is not None and finish.reason == _STOP
         # An event without text only accounts for ids: where nobody asked for those it would be one of nothing.
-        left = [each for each in pipeline.finish(stopped=stopped) if self._tracked is not None or _says_something(each)]
-        events += map(self._to_event, left)
+        for left in pipeline.finish(stopped=stopped):
+            if self._tracked is not None or _says_something(left):
+                events.append(self._to_event(left))
         ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
         if self._thinking_cut:
             ending.thinking_cut = True

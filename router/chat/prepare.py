@@ -319,22 +319,21 @@ class Preparation:
         if of_prompt:
             fields.add("prompt_logprobs")
         common = self._common_to(known)
-        top_logprobs = asked.top_logprobs
-        most = common.max_top_logprobs
-        if known and top_logprobs > most and not all("top_logprobs" in worker.unsupported for worker in known):
-            raise InvalidRequest(f"top_logprobs must be 0 to {most} here, got {top_logprobs}", param="top_logprobs")
+        top_logprobs, length = asked.top_logprobs, len(prompt)
+        if top_logprobs and known:
+            self._check_top_logprobs(top_logprobs, common.max_top_logprobs, known)
         # A prompt must fit with its first token; how much of `max_tokens` does comes out below.
         suited = known
         if len(known) > 1:
-            suited = best_suited(known, Requirements(frozenset(fields), len(prompt) + 1, top_logprobs, kind))
+            suited = best_suited(known, Requirements(frozenset(fields), length + 1, top_logprobs, kind))
             if suited is not known:
                 common = common_to(suited)
         ignored: list[str] = []
         window = self._window(common)
-        if window and fit_window(sampling, len(prompt), window, default_max):
+        if window and fit_window(sampling, length, window, default_max):
             if self._is_strict(call):
                 raise InvalidRequest(
-                    f"max_tokens {asked.max_tokens} and {len(prompt)} prompt tokens exceed the window of {window}",
+                    f"max_tokens {asked.max_tokens} and {length} prompt tokens exceed the window of {window}",
                     param="max_tokens",
                 )
             ignored.append("max_tokens")
@@ -352,14 +351,21 @@ class Preparation:
             ignored += drop_unsupported(
                 asked, sampling, unsupported, asked_besides=besides, strict=self._is_strict(call), engine=engines
             )
-        if "seed" not in unsupported:
-            fields.add("seed")
-        if "top_logprobs" in unsupported:
-            top_logprobs = 0
         if not known:
             return _Fit(ignored, unsupported, NO_REQUIREMENTS)
-        tokens = len(prompt) + sampling.max_tokens
-        return _Fit(ignored, unsupported, Requirements(frozenset(fields - unsupported), tokens, top_logprobs, kind))
+        fields.add("seed")
+        if unsupported:
+            fields -= unsupported
+            if "top_logprobs" in unsupported:
+                top_logprobs = 0
+        needs = Requirements(frozenset(fields), length + sampling.max_tokens, top_logprobs, kind)
+        return _Fit(ignored, unsupported, needs)
+
+    @staticmethod
+    def _check_top_logprobs(wanted: int, most: int, workers: Sequence[Capabilities]) -> None:
+        """Raises InvalidRequest for more alternatives than any worker tells, where one tells them at all."""
+        if wanted > most and not all("top_logprobs" in worker.unsupported for worker in workers):
+            raise InvalidRequest(f"top_logprobs must be 0 to {most} here, got {wanted}", param="top_logprobs")
 
     def _is_strict(self, call: Call) -> bool:
         return self._config.strict if call.strict is None else call.strict

@@ -34,6 +34,8 @@ def other_names(fields: Mapping[str, Field]) -> Mapping[str, str]:
 def names_given(others: Mapping[str, str], given: Collection[str]) -> dict[str, str]:
     """Returns, by the router's names, those that a request has used instead."""
     names: dict[str, str] = {}
+    if others.keys().isdisjoint(given):  # most use the router's
+        return names
     for name in given:
         known = others.get(name)
         if known is not None and known not in given:
