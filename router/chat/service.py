@@ -260,8 +260,10 @@ class ChatCore:
         check_ids_in_all([batch.ids for batch in request.batches], "batches")
         texts = []
         for index, batch in enumerate(request.batches):
-            if batch.ids:
-                check_prompt_ids(batch.ids, self._tokenizer.vocab_size, f"batches[{index}].ids")
+            ids = batch.ids
+            for begin in range(0, len(ids), _INLINE_IDS):  # a million at once would hold others up
+                check_prompt_ids(ids[begin : begin + _INLINE_IDS], self._tokenizer.vocab_size, f"batches[{index}].ids")
+                await asyncio.sleep(0)
             texts.append(await self._tokenizer.decode_async(batch.ids, request.skip_special_tokens))
         return tokenizer_pb2.DetokenizeResponse(texts=texts)
 
