@@ -1,4 +1,4 @@
-"""A thinking budget at the transformers engine, through the whole stack: none, one token, some, more than the thought."""
+"""A thinking budget at the transformers engine, whole stack: none, one token, some, more than the thought."""
 
 from __future__ import annotations
 

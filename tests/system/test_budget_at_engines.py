@@ -17,11 +17,15 @@ import pytest_asyncio
 from qwenserve.text.assets import load_assets
 from qwenserve.worker.engine_choice import BuiltEngine
 from qwenserve.worker.engine_interface import Engine
+from qwenserve.worker.engines.sglang.engine import SglangEngine
 from qwenserve.worker.engines.simulated.engine import SimulatedConfig, SimulatedEngine
+from qwenserve.worker.engines.vllm.engine import VllmEngine
+from tests.contract import test_engine_trtllm_double as trtllm
 from tests.contract.test_engine_sglang_double import engine_over as sglang_over
 from tests.contract.test_engine_vllm_double import engine_over as vllm_over
 from tests.system.stack import TINY, Stack, running_stack, stack_config
 from tests.worker.engines.sglang.double import SglangDouble
+from tests.worker.engines.trtllm import double as trtllm_double
 from tests.worker.engines.vllm.double import VllmDouble
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,16 +51,22 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "simulated": lambda: SimulatedEngine(CONFIG),
     "vllm": lambda: vllm_over(VllmDouble(config=CONFIG)),
     "sglang": lambda: sglang_over(SglangDouble(config=CONFIG)),
+    "trtllm": trtllm.engine_over_double,
 }
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
-    engine = ENGINES[request.param]()
     config = stack_config(router__thinking_closing=f"'{CLOSING}'")
-    async with running_stack(config, built=BuiltEngine(engine, "f")) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "trtllm":  # whose stand-in takes the place of the package
+            trtllm_double.install(patch)
+            for module in (trtllm, trtllm_double):
+                patch.setattr(module, "CONFIG", CONFIG)
+        engine = ENGINES[request.param]()
+        async with running_stack(config, built=BuiltEngine(engine, "f")) as running:
+            yield running
 
 
 async def ask(stack: Stack, **fields: Any) -> tuple[dict[str, Any], int]:
@@ -82,8 +92,8 @@ async def test_budget(stack: Stack, budget: int, tools: bool) -> None:
         thought = (TOKENIZER.decode(SAID[1 : 1 + budget]) + CLOSING).strip()
         # The closing text counts as thought, and so does the line break before the tag.
         most = budget + len(TOKENIZER.encode(f"{CLOSING}\n</think>\n\n")) - len(TOKENIZER.encode("</think>\n\n"))
-        # The stand-ins for other engines say their script from its beginning again, thought included.
-        again = "" if stack.workers[0].engine.__class__ is SimulatedEngine else THOUGHT
+        # Two of the stand-ins say their script from its beginning again, thought included.
+        again = THOUGHT if isinstance(stack.workers[0].engine, (VllmEngine, SglangEngine)) else ""
         assert message["reasoning_content"].strip() == thought + again
         assert tokens == most + (LENGTH if again else 0)
     if tools:
