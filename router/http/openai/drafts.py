@@ -23,31 +23,54 @@ _INT32 = range(-(2**31), 2**31)
 class Draft:
     """A request that is being read. `ignored` collects fields without effect, in order."""
 
-    # The field that the guide came from.
-    guide_field = ""
-    stream = False
-    stream_options = False
-    include_usage = False
-    usage_so_far = False
-    token_ids = False
-    include_reasoning = True
-    reasoning_logprobs = False
-    tokens_as_ids = False
-    request_id = ""
-    has_logprobs = False
-    top_logprobs: int | None = None
-    prompt_top: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    stop_ids: Sequence[int] = ()
-    # Whether the prompt is part of the text.
-    echoes = False
+    __slots__ = (
+        "echoes",
+        "guide_field",
+        "has_logprobs",
+        "ignored",
+        "include_reasoning",
+        "include_usage",
+        "max_completion_tokens",
+        "max_tokens",
+        "names",
+        "prompt_top",
+        "reasoning_logprobs",
+        "request",
+        "request_id",
+        "sampling",
+        "stop_ids",
+        "stream",
+        "stream_options",
+        "token_ids",
+        "tokens_as_ids",
+        "top_logprobs",
+        "usage_so_far",
+    )
 
     def __init__(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
         self.request = request
         self.sampling = request.sampling
         self.ignored: list[str] = []
         self.names: dict[str, str] = {}
+        # The field that the guide came from.
+        self.guide_field = ""
+        self.stream = False
+        self.stream_options = False
+        self.include_usage = False
+        self.usage_so_far = False
+        self.token_ids = False
+        self.include_reasoning = True
+        self.reasoning_logprobs = False
+        self.tokens_as_ids = False
+        self.request_id = ""
+        self.has_logprobs = False
+        self.top_logprobs: int | None = None
+        self.prompt_top: int | None = None
+        self.max_tokens: int | None = None
+        self.max_completion_tokens: int | None = None
+        self.stop_ids: Sequence[int] = ()
+        # Whether the prompt is part of the text.
+        self.echoes = False
 
     def finish(self) -> None:
         """Writes what depends on more than one field. Raises InvalidRequest."""
@@ -106,13 +129,14 @@ class Draft:
 class ChatDraft(Draft):
     """A chat request that is being read."""
 
-    thinking_token_budget: int | None = None
+    __slots__ = ("conversation", "thinking_token_budget")
 
     request: chat_pb2.ChatCompletionRequest
 
     def __init__(self) -> None:
         super().__init__(chat_pb2.ChatCompletionRequest())
         self.conversation = self.request.conversation
+        self.thinking_token_budget: int | None = None
 
     def finish(self) -> None:
         """Writes what depends on more than one field. Raises InvalidRequest."""
@@ -133,6 +157,8 @@ def write_thinking_token_budget(draft: ChatDraft, value: int) -> None:
 
 class CompletionDraft(Draft):
     """A completion request that is being read."""
+
+    __slots__ = ()
 
     request: chat_pb2.CompletionRequest
 

@@ -31,6 +31,10 @@ _CACHE_NAMES: Mapping[int, str] = {
 LimitHeaders = Callable[[str], Mapping[str, str]]
 
 
+_NO_KEY = Secret()
+_NO_HEADERS: Mapping[str, str] = {}
+
+
 class Exchange:
     """The state of one request while it is served.
 
@@ -38,26 +42,30 @@ class Exchange:
     outcome, for all faces alike. `name` is what stands for `{name}` in the endpoint's path.
     """
 
-    # What most requests leave as it is stays here: twenty attributes to set are a good part of a small request.
-    key_id = ""
-    # The caller's key as it was sent.
-    authorization = Secret()
-    # What a router told of the key's limits, where this process knows none itself.
-    key_limits: Mapping[str, str] = {}
-    limits: LimitHeaders | None = None
-    id_header = ""
-    stream = False
-    model = ""
-    handed_over = False
-    error: ServiceError | None = None
-    usage: sampling_pb2.Usage | None = None
-    ignored: tuple[str, ...] = ()
-    # What lets a web page read the reply, where it may.
-    cors: Mapping[str, str] = {}
-    # What `x-cache` says; empty where kept answers were not asked for.
-    cache = ""
-    # The earlier prompt whose answer this is, if another one.
-    similar: chat_pb2.SimilarPrompt | None = None
+    __slots__ = (
+        "authorization",
+        "began",
+        "cache",
+        "cors",
+        "error",
+        "errors",
+        "handed_over",
+        "id_header",
+        "ignored",
+        "key_id",
+        "key_limits",
+        "kind",
+        "limits",
+        "model",
+        "name",
+        "request",
+        "request_id",
+        "similar",
+        "stream",
+        "strict",
+        "traceparent",
+        "usage",
+    )
 
     def __init__(
         self, request: web.BaseRequest, kind: str, errors: ErrorFormat, *, strict: bool, name: str = ""
@@ -71,6 +79,25 @@ class Exchange:
         self.request_id = request_id(headers.get("x-request-id"))
         self.traceparent = traceparent(headers.get("traceparent"))
         self.strict = strict
+        self.key_id = ""
+        # The caller's key as it was sent.
+        self.authorization = _NO_KEY
+        # What a router told of the key's limits, where this process knows none itself.
+        self.key_limits: Mapping[str, str] = _NO_HEADERS
+        self.limits: LimitHeaders | None = None
+        self.id_header = ""
+        self.stream = False
+        self.model = ""
+        self.handed_over = False
+        self.error: ServiceError | None = None
+        self.usage: sampling_pb2.Usage | None = None
+        self.ignored: tuple[str, ...] = ()
+        # What lets a web page read the reply, where it may.
+        self.cors: Mapping[str, str] = _NO_HEADERS
+        # What `x-cache` says; empty where kept answers were not asked for.
+        self.cache = ""
+        # The earlier prompt whose answer this is, if another one.
+        self.similar: chat_pb2.SimilarPrompt | None = None
 
     def read_headers(self) -> None:
         """Reads the headers that can be wrong. Raises InvalidRequest."""
