@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from qwenserve.runtime.sampling_ranges import RANGES
 from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Guide, GuideKind, Sampling
+from qwenserve.worker.request_checks import check_request_fits
 
 # Far below any logit, and a number in every format: an infinity would make NaN of a bias.
 _NEVER = -1e9
@@ -20,33 +20,9 @@ IGNORED_BY_TORCH_SAMPLER = frozenset({"repetition_penalty", "presence_penalty", 
 
 def check_request(request: EngineRequest, info: EngineInfo) -> None:
     """Raises EngineRefusal naming the field at fault."""
-    prompt = request.prompt_token_ids
-    if not prompt:
-        raise EngineRefusal("the prompt has no tokens", param="prompt_token_ids")
-    if len(prompt) >= info.max_model_len:
-        raise EngineRefusal(
-            f"the prompt has {len(prompt)} tokens; with at least one to answer, {info.max_model_len} is the limit",
-            param="prompt_token_ids",
-        )
-    if min(prompt) < 0 or max(prompt) >= info.vocab_size:
-        raise EngineRefusal(f"the prompt has ids outside 0 to {info.vocab_size - 1}", param="prompt_token_ids")
-    if request.guide is not None and request.guide.kind not in info.guide_kinds:
-        raise EngineRefusal(f"this engine cannot follow {request.guide.kind.name}", param="guide")
-    if request.guide is not None and request.guided_so_far:
-        raise EngineRefusal(
-            "TensorRT-LLM follows a guide from its beginning only; this answer has begun under it elsewhere",
-            param="guide",
-        )
+    check_request_fits(request, info, guides_from_start="TensorRT-LLM")
     if request.prompt_logprobs is not None:
         raise EngineRefusal("this engine has no log-probabilities of prompts", param="prompt_logprobs")
-    sampling = request.sampling
-    for name, allowed in RANGES.items():
-        value = getattr(sampling, name)
-        if value is not None and not allowed.holds(value):
-            raise EngineRefusal(f"{name} is {value}; it must be {allowed}", param=name)
-    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
-        if any(not 0 <= token < info.vocab_size for token in getattr(sampling, name)):
-            raise EngineRefusal(f"{name} names ids outside 0 to {info.vocab_size - 1}", param=name)
 
 
 def sampling_arguments(request: EngineRequest, info: EngineInfo, fields: Collection[str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from qwenserve.runtime.sampling_ranges import RANGES
 from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Guide, GuideKind, Sampling
+from qwenserve.worker.request_checks import check_request_fits
 
 # Sizes of vLLM's own tables; a request beyond them would end its core.
 _MAX_BIASES = 1024
@@ -28,30 +28,8 @@ class StructuredOutput(NamedTuple):
 
 def check_request(request: EngineRequest, info: EngineInfo) -> None:
     """Raises EngineRefusal naming the field at fault: an id outside the vocabulary would end vLLM's core."""
-    prompt = request.prompt_token_ids
-    if not prompt:
-        raise EngineRefusal("the prompt has no tokens", param="prompt_token_ids")
-    if len(prompt) >= info.max_model_len:
-        raise EngineRefusal(
-            f"the prompt has {len(prompt)} tokens; with at least one to answer, {info.max_model_len} is the limit",
-            param="prompt_token_ids",
-        )
-    if min(prompt) < 0 or max(prompt) >= info.vocab_size:
-        raise EngineRefusal(f"the prompt has ids outside 0 to {info.vocab_size - 1}", param="prompt_token_ids")
-    if request.guide is not None and request.guide.kind not in info.guide_kinds:
-        raise EngineRefusal(f"this engine cannot follow {request.guide.kind.name}", param="guide")
-    if request.guide is not None and request.guided_so_far:
-        raise EngineRefusal(
-            "vLLM follows a guide from its beginning only; this answer has begun under it elsewhere", param="guide"
-        )
+    check_request_fits(request, info, guides_from_start="vLLM")
     sampling = request.sampling
-    for name, allowed in RANGES.items():
-        value = getattr(sampling, name)
-        if value is not None and not allowed.holds(value):
-            raise EngineRefusal(f"{name} is {value}; it must be {allowed}", param=name)
-    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
-        if any(not 0 <= token < info.vocab_size for token in getattr(sampling, name)):
-            raise EngineRefusal(f"{name} names ids outside 0 to {info.vocab_size - 1}", param=name)
     if len(sampling.allowed_token_ids) > _MAX_ALLOWED:
         raise EngineRefusal(f"allowed_token_ids: vLLM takes {_MAX_ALLOWED} at most", param="allowed_token_ids")
     if sampling.min_tokens and len(_ends(sampling, info)) > _MAX_STOPS:
