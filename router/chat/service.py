@@ -12,7 +12,7 @@ import operator
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache
@@ -77,6 +77,10 @@ def _within_limits(method: Method) -> Method:
     return cast(Method, limited)
 
 
+# A request for an answer.
+Generating: TypeAlias = "chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest"
+
+
 class ChatCore:
     """What a router does, behind all faces. Implements `router.chat.interface.Backend`."""
 
@@ -130,7 +134,7 @@ class ChatCore:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
         began = time.monotonic()
         call = self._traced(call.labelled(request.user, request.metadata))
-        return await self._recorded("chat", call, began, self._chat(request, call, sink, began))
+        return await self._recorded("chat", call, began, self._answered(request, call, sink, began))
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -142,7 +146,7 @@ class ChatCore:
         """Like `stream_chat`, for texts or token ids."""
         began = time.monotonic()
         call = self._traced(call.labelled(request.user, {}))
-        return await self._recorded("completion", call, began, self._completion(request, call, sink, began))
+        return await self._recorded("completion", call, began, self._answered(request, call, sink, began))
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
@@ -320,73 +324,42 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
-    async def _chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink, began: float) -> Answer:
+    async def _answered(self, request: Generating, call: Call, sink: EventSink, began: float) -> Answer:
+        """Lets a request in, prepares it, and starts its answer."""
         self._check_open()
-        if self._limiter is not None and call.key_id:
-            self._limiter.check(call)
+        limiter = self._limiter if call.key_id else None
+        if limiter is not None:
+            limiter.check(call)
         if not self._workers.met:
             await self._workers.until_met(call.remaining_s())
         use = self._reuse.use(request, call.key_id)
-        work = self._prepare.chat(request, call)
+        if isinstance(request, chat_pb2.ChatCompletionRequest):
+            work = self._prepare.chat(request, call)
+        else:
+            work = self._prepare.completion(request, call)
         prepared = await (work if call.trace is None else self._traced_preparation(work, call))
-        if self._limiter is None or not call.key_id:
-            return await self._start_chat(use, request, call, prepared, sink, began)
-        async with self._limiter.admitted(call, prepared) as (call, prepared):
-            return await self._start_chat(use, request, call, prepared, sink, began)
+        if limiter is None:
+            return await self._started(use, request, call, prepared, sink, began)
+        async with limiter.admitted(call, prepared) as (call, prepared):
+            return await self._started(use, request, call, prepared, sink, began)
 
-    async def _start_chat(
-        self,
-        use: CacheUse,
-        request: chat_pb2.ChatCompletionRequest,
-        call: Call,
-        prepared: Prepared,
-        sink: EventSink,
-        began: float,
+    async def _started(
+        self, use: CacheUse, request: Generating, call: Call, prepared: Prepared, sink: EventSink, began: float
     ) -> Answer:
+        kind, prefix, leads = "chat", "chatcmpl", None
+        if isinstance(request, chat_pb2.CompletionRequest):
+            kind, prefix = "completion", "cmpl"
+            leads = await self._echoed(request, prepared) if request.echo else None
         return_ids = request.return_token_ids
-        start = self._start("chatcmpl", prepared, return_ids, call)
-        plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, None)
-        if not use.nothing or self._workers.lost or self._cut_short:
-            plans = await self._placed(use, request, call, prepared, start, plans)
-        if request.HasField("prompt_logprobs"):
-            # All choices have one prompt: once is enough.
-            plans = [self._scored(plans[0], request.prompt_logprobs), *plans[1:]]
-        return self._begin(self._answer("chat", call, start, sink, began, return_ids), prepared, plans)
-
-    async def _completion(
-        self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink, began: float
-    ) -> Answer:
-        self._check_open()
-        if self._limiter is not None and call.key_id:
-            self._limiter.check(call)
-        if not self._workers.met:
-            await self._workers.until_met(call.remaining_s())
-        use = self._reuse.use(request, call.key_id)
-        work = self._prepare.completion(request, call)
-        prepared = await (work if call.trace is None else self._traced_preparation(work, call))
-        if self._limiter is None or not call.key_id:
-            return await self._start_completion(use, request, call, prepared, sink, began)
-        async with self._limiter.admitted(call, prepared) as (call, prepared):
-            return await self._start_completion(use, request, call, prepared, sink, began)
-
-    async def _start_completion(
-        self,
-        use: CacheUse,
-        request: chat_pb2.CompletionRequest,
-        call: Call,
-        prepared: Prepared,
-        sink: EventSink,
-        began: float,
-    ) -> Answer:
-        return_ids = request.return_token_ids
-        start = self._start("cmpl", prepared, return_ids, call)
-        leads = await self._echoed(request, prepared) if request.echo else None
+        start = self._start(prefix, prepared, return_ids, call)
         plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
         if not use.nothing or self._workers.lost or self._cut_short:
             plans = await self._placed(use, request, call, prepared, start, plans)
         if request.HasField("prompt_logprobs"):
-            plans = [self._scored(plan, request.prompt_logprobs) for plan in plans]
-        return self._begin(self._answer("completion", call, start, sink, began, return_ids), prepared, plans)
+            # All choices of a chat have one prompt: once is enough.
+            scored = len(plans) if kind == "completion" else 1
+            plans = [*(self._scored(plan, request.prompt_logprobs) for plan in plans[:scored]), *plans[scored:]]
+        return self._begin(self._answer(kind, call, start, sink, began, return_ids), prepared, plans)
 
     def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
         return plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
@@ -450,7 +423,7 @@ class ChatCore:
     async def _placed(
         self,
         use: CacheUse,
-        request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
+        request: Generating,
         call: Call,
         prepared: Prepared,
         start: chat_pb2.StreamStart,
