@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any, TypeVar
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import request_id
@@ -25,6 +26,8 @@ from qwenserve.router.http.transport.field_rows import Face
 from qwenserve.router.http.transport.naming import naming
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.config import HttpConfig
+
+T = TypeVar("T")
 
 # Log-probabilities that are written on the event loop in one go, about 10 ms.
 _INLINE_LOGPROBS = 4096
@@ -61,11 +64,11 @@ class GenerationEndpoints:
                 exchange,
                 ChatChunks(plan),
                 self._config,
-                lambda sink: naming(draft.names, self._backend.stream_chat(message, call, sink)),
+                lambda sink: _named(draft, self._backend.stream_chat(message, call, sink)),
             )
         fold = Fold()
         work = self._backend.stream_chat(message, call, fold)
-        answer = await (naming(draft.names, work) if draft.names else work)
+        answer = await _named(draft, work)
         await until_complete(exchange, fold, answer)
         return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown()), draft))
 
@@ -84,10 +87,10 @@ class GenerationEndpoints:
                 exchange,
                 CompletionChunks(plan),
                 self._config,
-                lambda sink: naming(draft.names, self._backend.stream_completion(message, call, sink)),
+                lambda sink: _named(draft, self._backend.stream_completion(message, call, sink)),
             )
         fold = Fold()
-        answer = await naming(draft.names, self._backend.stream_completion(message, call, fold))
+        answer = await _named(draft, self._backend.stream_completion(message, call, fold))
         await until_complete(exchange, fold, answer)
         return exchange.reply(
             await _written(
@@ -102,6 +105,11 @@ class GenerationEndpoints:
                 draft,
             )
         )
+
+
+def _named(draft: Draft, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Returns the work, whose errors get the names of the fields that its caller sent where those are others."""
+    return naming(draft.names, work) if draft.names else work
 
 
 async def _written(fold: Fold, write: Callable[[], bytes], draft: Draft) -> bytes:
