@@ -25,7 +25,7 @@ def verdict(dependencies: Sequence[dict[str, Any]]) -> tuple[int, list[str]]:
         shown = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
         lines.append(
             f"{len(skipped)} packages could not be audited ({shown}): the index has no advisories, as mirrors often "
-            "have none; run this where pypi.org can be reached"
+            "have none; run this where the public index can be reached"
         )
     return code, [*lines, f"{audited} packages audited"]
 

@@ -29,7 +29,7 @@ RULES = "\n".join(
     f"{number}. Read a file before you change it, and keep its style and its tests." for number in range(340)
 )
 TASK = "Find out why the build fails."
-COMMAND = {"command": ["bash", "-lc", "make check"], "workdir": "/work/project"}
+COMMAND = {"command": ["bash", "-lc", "make check"], "workdir": "/srv/project"}
 RESULT = "error: src/main.c:7: expected ';'"
 NAMES = ("shell", "update_plan", "view_image", "read_file", "write_file", "list_dir", "grep", "glob", "fetch", "todo")
 
