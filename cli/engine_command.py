@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qwenserve.cli import engine_check, engine_quantize, engine_tune
+from qwenserve.worker.engine_packages import installed_version
 from qwenserve.worker.prepare.build import (
+    PACKAGE,
     BuildOptions,
     CannotBuild,
-    installed_version,
     missing_package,
     plan_build,
     read_model,
@@ -137,7 +138,7 @@ def _build(arguments: argparse.Namespace) -> int:
         return 0
     if missing := missing_package():
         raise CannotBuild(missing)
-    run_build(plan, options, installed_version(), tell=print)
+    run_build(plan, options, installed_version(PACKAGE), tell=print)
     return 0
 
 

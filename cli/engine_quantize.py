@@ -8,7 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from qwenserve.worker.prepare.build import installed_version
+from qwenserve.worker.engine_packages import installed_version
+from qwenserve.worker.prepare.build import PACKAGE
 from qwenserve.worker.prepare.describe import describe
 from qwenserve.worker.prepare.formats import FORMATS, KV_FORMATS
 from qwenserve.worker.prepare.machine import named_card, this_machine
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"# {'convert' if 'convert' in plan.command[1] else 'quantize'}\n{shlex.join(plan.command)}")
         return 0
     if plan.command:
-        run_command(plan, installed_version(), tell=_tell)
+        run_command(plan, installed_version(PACKAGE), tell=_tell)
     else:
         if missing := missing_packages():
             raise CannotQuantize(missing)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from qwenserve.worker.prepare.describe import Description, NotAModel, content_hash, describe
 from qwenserve.worker.prepare.formats import FORMATS, TRT_CHECKPOINT, UNQUANTIZED
 
+PACKAGE = "tensorrt_llm"
 RECORD = "qwenserve-build.json"
 _CONVERT = Path("models/core/qwen/convert_checkpoint.py")
 _QUANTIZE = Path("quantization/quantize.py")
@@ -174,16 +175,6 @@ def _record_of(out: Path) -> Any:
         return json.loads((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def installed_version() -> str:
-    """Returns TensorRT-LLM's version, empty where it is not there. Importing it would take seconds and a GPU."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tensorrt_llm")
-    except PackageNotFoundError:
-        return ""
 
 
 def read_model(path: Path) -> Description:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from qwenserve.runtime.config import Config
-from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engine_packages import EnginePackage
 from qwenserve.worker.engines.sglang.settings import Settings
+
+# What the adapter has been written for; the extra in pyproject.toml says the same.
+SGLANG = EnginePackage("sglang", "SGLang", (0, 5, 17), (0, 5, 18), tried="is for")
 
 # What this deployment's own keys say, and SGLang must not be told otherwise.
 _OURS = {
@@ -38,13 +40,7 @@ def engine_arguments(
     Raises EngineError for an option that SGLang does not know, or that another key of ours decides.
     """
     options = settings.options
-    for name in options:
-        key = f"worker.sglang.options.{name}"
-        if name in _OURS and not (name == "load_format" and config.model.weights != "random"):
-            raise EngineError(f"{key} is decided by {_OURS[name]}; take it out")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise EngineError(f"{key} is no argument of this SGLang" + (f"; did you mean {close[0]}?" if close else ""))
+    SGLANG.check_options(options, _OURS, known, weights=config.model.weights)
     wanted = config.model.max_model_len
     arguments: dict[str, Any] = {
         "model_path": str(model),
@@ -56,7 +52,7 @@ def engine_arguments(
         "log_level": "warning",
         # SGLang would fill in what it finds beside the model; defaults are the router's.
         "sampling_defaults": "openai",
-        **_weights(config, options),
+        **SGLANG.weight_arguments(config, options, _DTYPES),
         **options,
     }
     if settings.guides:
@@ -76,14 +72,3 @@ def engine_environment(settings: Settings) -> Mapping[str, str]:
     if settings.moe_kernels:
         environment["SGLANG_MOE_CONFIG_DIR"] = settings.moe_kernels
     return environment
-
-
-def _weights(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    weights = config.model.weights
-    if weights not in _DTYPES:
-        raise EngineError(f"model.weights: SGLang has no {weights}; take one of {', '.join(_DTYPES)}")
-    # A quantized checkpoint says itself what it is computed in.
-    arguments = {} if "dtype" in options or "quantization" in options else {"dtype": _DTYPES[weights]}
-    if weights == "random":
-        arguments["load_format"] = "dummy"
-    return arguments

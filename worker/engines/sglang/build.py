@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.model_fingerprint import fingerprint_of
 from qwenserve.worker.engine_choice import BuiltEngine, PreparedModel
-from qwenserve.worker.engine_interface import EngineError
-from qwenserve.worker.engines.sglang.arguments import engine_arguments, engine_environment
+from qwenserve.worker.engines.sglang.arguments import SGLANG, engine_arguments, engine_environment
 from qwenserve.worker.engines.sglang.engine import SglangConfig, SglangEngine
 from qwenserve.worker.engines.sglang.native import NativeSglang, argument_names
 from qwenserve.worker.engines.sglang.settings import Settings
@@ -19,24 +17,20 @@ from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.prepare.tune_moe import fitting_tables
 from qwenserve.worker.progress import Progress
 
-# What the adapter has been written for; the extra in pyproject.toml says the same.
-_LEAST = (0, 5, 17)
-_BELOW = (0, 5, 18)
-
 
 def prepare(config: Config, model: Path, progress: Progress) -> PreparedModel:
     """Checks that SGLang is installed and can take the model. Raises EngineError."""
-    check_version(_installed())
-    _check_directory(model)
+    SGLANG.check_installed()
+    SGLANG.check_directory(model)
     note = "this model has random weights: what it says means nothing" if config.model.weights == "random" else ""
     return PreparedModel(model, note)
 
 
 def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine:
     """Returns an engine for the configured model. Raises EngineError."""
-    check_version(_installed())
+    SGLANG.check_installed()
     model = resolve_model(config.model.reference, progress)
-    _check_directory(model)
+    SGLANG.check_directory(model)
     facts = read_directory(model)
     arguments = engine_arguments(config, settings, model, facts.max_model_len, argument_names())
     engine = SglangEngine(
@@ -55,27 +49,3 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))
-
-
-def check_version(installed: str) -> None:
-    """Raises EngineError for a version of SGLang that is missing (empty) or not known."""
-    wanted = f">={'.'.join(map(str, _LEAST))},<{'.'.join(map(str, _BELOW))}"
-    if not installed:
-        raise EngineError(
-            f"worker.engine: sglang needs the package sglang{wanted}; install qwenserve[sglang] on a machine with a GPU"
-        )
-    parts = tuple(int(part) for part in installed.split(".")[:3] if part.isdigit())
-    if not _LEAST <= parts < _BELOW:
-        raise EngineError(f"SGLang {installed} is installed; this adapter is for sglang{wanted}: install that")
-
-
-def _installed() -> str:
-    try:
-        return version("sglang")
-    except PackageNotFoundError:
-        return ""
-
-
-def _check_directory(model: Path) -> None:
-    if not model.is_dir():
-        raise EngineError(f"{model}: SGLang wants a Hugging Face directory; --engine llamacpp takes GGUF files")

@@ -24,6 +24,8 @@ from qwenserve.worker.engine_interface import (
     KvEvent,
     Sampling,
 )
+from qwenserve.worker.engine_packages import load_in_time
+from qwenserve.worker.engines.sglang.arguments import SGLANG
 from qwenserve.worker.engines.sglang.native import NativeSglang
 from qwenserve.worker.engines.sglang.reading import AnswerReader
 from qwenserve.worker.engines.sglang.sampling import check_request, sampling_arguments
@@ -106,7 +108,7 @@ class SglangEngine:
 
         self._watch_processes(loop, end)
         try:
-            self._native = native = await self._load()
+            self._native = native = await load_in_time(self._config.load, self._config.start_timeout_s, SGLANG)
             native.attach(end)
             self._info = info = self._describe(native)
             await self._prove(native, info, died)
@@ -176,20 +178,6 @@ class SglangEngine:
         with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: the process ends by it
             loop.add_signal_handler(signal.SIGQUIT, end, "one of its processes is gone")
             self._watching = True
-
-    async def _load(self) -> NativeSglang:
-        loading = asyncio.ensure_future(asyncio.to_thread(self._config.load))
-        limit = self._config.start_timeout_s
-        try:
-            return await asyncio.wait_for(asyncio.shield(loading), limit)
-        except asyncio.TimeoutError:
-            loading.add_done_callback(_close_late)
-            raise EngineError(
-                f"SGLang did not load the model within {limit:.0f} s; set worker.sglang.start_timeout_s higher"
-            ) from None
-        except asyncio.CancelledError:
-            loading.add_done_callback(_close_late)
-            raise
 
     def _describe(self, native: NativeSglang) -> EngineInfo:
         config = self._config
@@ -305,9 +293,3 @@ def _fields(request: EngineRequest, info: EngineInfo) -> dict[str, Any]:
     if request.traceparent:
         fields["external_trace_header"] = {"traceparent": request.traceparent}
     return fields
-
-
-def _close_late(loading: asyncio.Future[NativeSglang]) -> None:
-    """Releases a model that was loaded after nobody waited for it any more."""
-    if not loading.cancelled() and loading.exception() is None:
-        loading.result().close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from qwenserve.worker.engine_interface import (
     GuideKind,
     Sampling,
 )
+from qwenserve.worker.guides.choices import choices_of
 from qwenserve.worker.request_checks import check_request_fits
 
 # SGLang has no list of allowed ids. Lifted by this much they are above all others, whose share is then 0 in float32,
@@ -73,13 +73,7 @@ def guide_argument(guide: Guide) -> dict[str, str]:
         return {"regex": guide.text}
     if guide.kind is GuideKind.GRAMMAR:
         return {"ebnf": guide.text}
-    try:
-        choices = json.loads(guide.text)
-    except ValueError:
-        choices = None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise EngineRefusal("guide: a choice is a JSON array of one or more strings", param="guide")
-    return {"regex": "|".join(map(re.escape, choices))}
+    return {"regex": "|".join(map(re.escape, choices_of(guide)))}
 
 
 def _bias(request: EngineRequest) -> dict[int, float]:

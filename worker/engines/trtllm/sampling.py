@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from typing import Any
 
 from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Guide, GuideKind, Sampling
+from qwenserve.worker.guides.choices import choices_of
 from qwenserve.worker.request_checks import check_request_fits
 
 # Far below any logit, and a number in every format: an infinity would make NaN of a bias.
@@ -78,13 +78,7 @@ def guide_arguments(guide: Guide) -> dict[str, Any]:
         return {"regex": guide.text}
     if guide.kind is GuideKind.GRAMMAR:
         return {"grammar": guide.text}
-    try:
-        choices = json.loads(guide.text)
-    except ValueError:
-        choices = None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise EngineRefusal("guide: a choice is a JSON array of one or more strings", param="guide")
-    return {"regex": "|".join(map(re.escape, choices))}
+    return {"regex": "|".join(map(re.escape, choices_of(guide)))}
 
 
 def _randomness(sampling: Sampling) -> dict[str, Any]:

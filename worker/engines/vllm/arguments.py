@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from qwenserve.runtime.config import Config
-from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engine_packages import EnginePackage
 from qwenserve.worker.engines.vllm.settings import Settings
+
+# What the adapter has been run with; the extra in pyproject.toml says the same.
+VLLM = EnginePackage("vllm", "vLLM", (0, 26), (0, 27))
 
 # What this deployment's own keys say, and vLLM must not be told otherwise.
 _OURS = {
@@ -33,13 +35,7 @@ def engine_arguments(
 
     Raises EngineError for an option that vLLM does not know, or that another key of ours decides.
     """
-    for name in settings.options:
-        key = f"worker.vllm.options.{name}"
-        if name in _OURS and not (name == "load_format" and config.model.weights != "random"):
-            raise EngineError(f"{key} is decided by {_OURS[name]}; take it out")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise EngineError(f"{key} is no argument of this vLLM" + (f"; did you mean {close[0]}?" if close else ""))
+    VLLM.check_options(settings.options, _OURS, known, weights=config.model.weights)
     arguments: dict[str, Any] = {
         "model": str(model),
         "max_num_seqs": config.worker.max_running,
@@ -52,7 +48,7 @@ def engine_arguments(
         "generation_config": "vllm",
         # Lark as routers check it, and JSON without space that a model could fill its answer with.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-        **_weights(config, settings.options),
+        **VLLM.weight_arguments(config, settings.options, _DTYPES),
         **settings.options,
     }
     if config.model.max_model_len:
@@ -76,14 +72,3 @@ def engine_environment(settings: Settings) -> Mapping[str, str]:
     if settings.moe_kernels:
         environment["VLLM_TUNED_CONFIG_FOLDER"] = settings.moe_kernels
     return environment
-
-
-def _weights(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    weights = config.model.weights
-    if weights not in _DTYPES:
-        raise EngineError(f"model.weights: vLLM has no {weights}; take one of {', '.join(_DTYPES)}")
-    # A quantized checkpoint says itself what it is computed in.
-    arguments = {} if "dtype" in options or "quantization" in options else {"dtype": _DTYPES[weights]}
-    if weights == "random":
-        arguments["load_format"] = "dummy"
-    return arguments

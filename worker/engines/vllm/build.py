@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.model_fingerprint import fingerprint_of
 from qwenserve.worker.engine_choice import BuiltEngine, PreparedModel
-from qwenserve.worker.engine_interface import EngineError
-from qwenserve.worker.engines.vllm.arguments import engine_arguments, engine_environment
+from qwenserve.worker.engines.vllm.arguments import VLLM, engine_arguments, engine_environment
 from qwenserve.worker.engines.vllm.engine import VllmConfig, VllmEngine
 from qwenserve.worker.engines.vllm.native import NativeVllm, argument_names
 from qwenserve.worker.engines.vllm.settings import Settings
@@ -19,24 +17,20 @@ from qwenserve.worker.model_files import resolve_model
 from qwenserve.worker.prepare.tune_moe import fitting_tables
 from qwenserve.worker.progress import Progress
 
-# What the adapter has been run with; the extra in pyproject.toml says the same.
-_LEAST = (0, 26)
-_BELOW = (0, 27)
-
 
 def prepare(config: Config, model: Path, progress: Progress) -> PreparedModel:
     """Checks that vLLM is installed and can take the model. Raises EngineError."""
-    check_version(_installed())
-    _check_directory(model)
+    VLLM.check_installed()
+    VLLM.check_directory(model)
     note = "this model has random weights: what it says means nothing" if config.model.weights == "random" else ""
     return PreparedModel(model, note)
 
 
 def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine:
     """Returns an engine for the configured model. Raises EngineError."""
-    check_version(_installed())
+    VLLM.check_installed()
     model = resolve_model(config.model.reference, progress)
-    _check_directory(model)
+    VLLM.check_directory(model)
     facts = read_directory(model)
     # Checked before anything is loaded, with everything but the address that only a start has.
     engine_arguments(config, settings, model, argument_names(), "")
@@ -63,27 +57,3 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))
-
-
-def check_version(installed: str) -> None:
-    """Raises EngineError for a version of vLLM that is missing (empty) or has not been run."""
-    wanted = f">={_LEAST[0]}.{_LEAST[1]},<{_BELOW[0]}.{_BELOW[1]}"
-    if not installed:
-        raise EngineError(
-            f"worker.engine: vllm needs the package vllm{wanted}; install qwenserve[vllm] on a machine with a GPU"
-        )
-    parts = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
-    if not _LEAST <= parts < _BELOW:
-        raise EngineError(f"vLLM {installed} is installed; this adapter has been run with vllm{wanted}: install that")
-
-
-def _installed() -> str:
-    try:
-        return version("vllm")
-    except PackageNotFoundError:
-        return ""
-
-
-def _check_directory(model: Path) -> None:
-    if not model.is_dir():
-        raise EngineError(f"{model}: vLLM wants a Hugging Face directory; --engine llamacpp takes GGUF files")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import (
@@ -18,6 +19,8 @@ from qwenserve.worker.engine_interface import (
     KvEvent,
     Sampling,
 )
+from qwenserve.worker.engine_packages import load_in_time
+from qwenserve.worker.engines.vllm.arguments import VLLM
 from qwenserve.worker.engines.vllm.core_reader import CoreReader
 from qwenserve.worker.engines.vllm.event_reader import EventReader
 from qwenserve.worker.engines.vllm.generation import Generations
@@ -81,7 +84,8 @@ class VllmEngine:
             raise EngineError("the engine has been started already")
         self._events = EventReader() if self._config.kv_events else None
         try:
-            self._native = native = await self._load(self._events.address if self._events else "")
+            load = partial(self._config.load, self._events.address if self._events else "")
+            self._native = native = await load_in_time(load, self._config.start_timeout_s, VLLM)
             if self._events is not None:
                 self._events.begin()
             self._info = self._describe(native)
@@ -150,20 +154,6 @@ class VllmEngine:
             if self._native is not None:
                 await asyncio.to_thread(self._native.close)
 
-    async def _load(self, address: str) -> NativeVllm:
-        loading = asyncio.ensure_future(asyncio.to_thread(self._config.load, address))
-        limit = self._config.start_timeout_s
-        try:
-            return await asyncio.wait_for(asyncio.shield(loading), limit)
-        except asyncio.TimeoutError:
-            loading.add_done_callback(_close_late)
-            raise EngineError(
-                f"vLLM did not load the model within {limit:.0f} s; set worker.vllm.start_timeout_s higher"
-            ) from None
-        except asyncio.CancelledError:
-            loading.add_done_callback(_close_late)
-            raise
-
     def _describe(self, native: NativeVllm) -> EngineInfo:
         config = self._config
         return EngineInfo(
@@ -206,12 +196,6 @@ class VllmEngine:
     def _hand_over(self, chunks: Sequence[Chunk]) -> None:
         # Until the engine has started, its chunks are those of the proof.
         (self._prover if self._deliver is _nowhere else self._deliver)(chunks)
-
-
-def _close_late(loading: asyncio.Future[NativeVllm]) -> None:
-    """Releases a model that was loaded after nobody waited for it any more."""
-    if not loading.cancelled() and loading.exception() is None:
-        loading.result().close()
 
 
 def _nowhere(chunks: Sequence[Chunk]) -> None:

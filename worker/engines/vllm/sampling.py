@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import EngineInfo, EngineRefusal, EngineRequest, Guide, GuideKind, Sampling
+from qwenserve.worker.guides.choices import choices_of
 from qwenserve.worker.request_checks import check_request_fits
 
 # Sizes of vLLM's own tables; a request beyond them would end its core.
@@ -88,13 +88,7 @@ def structured_output(guide: Guide) -> StructuredOutput:
         return StructuredOutput("regex", guide.text)
     if guide.kind is GuideKind.GRAMMAR:
         return StructuredOutput("grammar", guide.text)
-    try:
-        choices = json.loads(guide.text)
-    except ValueError:
-        choices = None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise EngineRefusal("guide: a choice is a JSON array of one or more strings", param="guide")
-    return StructuredOutput("choice", choices)
+    return StructuredOutput("choice", choices_of(guide))
 
 
 def _ends(sampling: Sampling, info: EngineInfo) -> frozenset[int]:

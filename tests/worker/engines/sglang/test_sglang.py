@@ -21,8 +21,7 @@ from qwenserve.worker.engine_interface import (
     GuideKind,
     Sampling,
 )
-from qwenserve.worker.engines.sglang.arguments import engine_arguments, engine_environment
-from qwenserve.worker.engines.sglang.build import check_version
+from qwenserve.worker.engines.sglang.arguments import SGLANG, engine_arguments, engine_environment
 from qwenserve.worker.engines.sglang.reading import AnswerReader
 from qwenserve.worker.engines.sglang.settings import Settings
 from tests.contract.engine_contract import Driver, driving
@@ -114,10 +113,10 @@ def test_the_environment():
 
 @pytest.mark.parametrize(("version", "why"), [("", r"qwenserve\[sglang\]"), ("0.5.16", "0.5.16"), ("0.5.18", "0.5.18")])
 def test_versions_that_are_not_taken(version, why):
-    check_version("0.5.17")
-    check_version("0.5.17.post1")
+    SGLANG.check_version("0.5.17")
+    SGLANG.check_version("0.5.17.post1")
     with pytest.raises(EngineError, match=why):
-        check_version(version)
+        SGLANG.check_version(version)
 
 
 async def test_a_process_that_is_gone():

@@ -11,9 +11,8 @@ from qwenserve.runtime.block_hash import block_hashes
 from qwenserve.runtime.config import Config
 from qwenserve.worker.cache_ledger import CacheLedger
 from qwenserve.worker.engine_interface import EngineError, EngineRefusal, FinishReason, Guide, GuideKind, Sampling
-from qwenserve.worker.engines.vllm.arguments import engine_arguments, engine_environment
+from qwenserve.worker.engines.vllm.arguments import VLLM, engine_arguments, engine_environment
 from qwenserve.worker.engines.vllm.block_events import BlockEvents
-from qwenserve.worker.engines.vllm.build import check_version
 from qwenserve.worker.engines.vllm.engine import VllmConfig, VllmEngine
 from qwenserve.worker.engines.vllm.settings import Settings
 from tests.contract.engine_contract import Driver, driving
@@ -76,9 +75,9 @@ def test_the_folder_of_tuned_kernels():
 
 @pytest.mark.parametrize(("version", "why"), [("", r"qwenserve\[vllm\]"), ("0.25.1", "0.25.1"), ("0.27.0", "0.27.0")])
 def test_versions_that_are_not_taken(version, why):
-    check_version("0.26.3")
+    VLLM.check_version("0.26.3")
     with pytest.raises(EngineError, match=why):
-        check_version(version)
+        VLLM.check_version(version)
 
 
 @pytest.mark.parametrize("through_core", [True, False])
