@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from qwenserve.cluster.v1 import announcement_pb2
 from qwenserve.runtime.addresses import reachable_address
 from qwenserve.runtime.config import Config
-from qwenserve.runtime.lifecycle import TaskOwner
-from qwenserve.store.leases import Lease
+from qwenserve.store.leases import kept
 from qwenserve.store.shared import SharedStore
 
 GROUP = "routers"
@@ -44,11 +43,5 @@ async def announced(
             started_ms=started,
         ).SerializeToString()
 
-    lease = Lease(store, GROUP, f"router@{host}:{pid}", announcement, ttl_s=config.store.lease_s)
-    tasks = TaskOwner()
-    tasks.start(lease.keep(), name="lease")
-    try:
+    async with kept(store, GROUP, f"router@{host}:{pid}", announcement, ttl_s=config.store.lease_s):
         yield
-    finally:
-        await tasks.close()
-        await lease.end()

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from qwenserve.runtime.deadlines import within
+from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.store.shared import SharedStore
 
 _RENEWALS = 3
@@ -48,6 +49,21 @@ class Lease:
     async def end(self) -> None:
         """Withdraws the lease: the process is going. Called when `keep` has ended."""
         await self._store.withdraw(self._group, self._member)
+
+
+@contextlib.asynccontextmanager
+async def kept(
+    store: SharedStore, group: str, member: str, payload: Callable[[], bytes], *, ttl_s: float
+) -> AsyncIterator[Callable[[], None]]:
+    """Keeps a lease inside the block, and withdraws it after. Yields what is called when the payload has changed."""
+    lease = Lease(store, group, member, payload, ttl_s=ttl_s)
+    tasks = TaskOwner()
+    tasks.start(lease.keep(), name="lease")
+    try:
+        yield lease.changed
+    finally:
+        await tasks.close()
+        await lease.end()
 
 
 async def follow(store: SharedStore, group: str, *, every_s: float) -> AsyncIterator[Mapping[str, bytes] | None]:

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from qwenserve.cluster.v1 import announcement_pb2
 from qwenserve.runtime.addresses import reachable_address
 from qwenserve.runtime.config import Config
-from qwenserve.runtime.lifecycle import TaskOwner
-from qwenserve.store.leases import Lease
+from qwenserve.store.leases import kept
 from qwenserve.store.opening import open_store
 
 GROUP = "tokenizers"
@@ -42,12 +41,9 @@ async def announced(config: Config, port: int, draining: Callable[[], bool]) -> 
             started_ms=started,
         ).SerializeToString()
 
-    lease = Lease(store, GROUP, f"tokenizer@{host}:{pid}", announcement, ttl_s=config.store.lease_s)
-    tasks = TaskOwner()
-    tasks.start(lease.keep(), name="lease")
     try:
-        yield lease.changed
+        member = f"tokenizer@{host}:{pid}"
+        async with kept(store, GROUP, member, announcement, ttl_s=config.store.lease_s) as changed:
+            yield changed
     finally:
-        await tasks.close()
-        await lease.end()
         await store.close()

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from qwenserve.cluster.v1 import announcement_pb2
 from qwenserve.runtime.addresses import reachable_address
 from qwenserve.runtime.config import Config
-from qwenserve.runtime.lifecycle import TaskOwner
-from qwenserve.store.leases import Lease
+from qwenserve.store.leases import kept
 from qwenserve.store.shared import SharedStore
 from qwenserve.worker.v1 import worker_pb2
 
@@ -46,11 +45,6 @@ async def announced(
             worker=info,
         ).SerializeToString()
 
-    lease = Lease(store, GROUP, f"{settings.name}@{host}:{os.getpid()}", announcement, ttl_s=config.store.lease_s)
-    tasks = TaskOwner()
-    tasks.start(lease.keep(), name="lease")
-    try:
-        yield lease.changed
-    finally:
-        await tasks.close()
-        await lease.end()
+    member = f"{settings.name}@{host}:{os.getpid()}"
+    async with kept(store, GROUP, member, announcement, ttl_s=config.store.lease_s) as changed:
+        yield changed
