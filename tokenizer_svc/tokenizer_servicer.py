@@ -15,6 +15,7 @@ import grpc
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.errors import InvalidRequest, ModelNotFound
+from qwenserve.runtime.token_ids import ids_message, in_turns
 from qwenserve.text.assets import ModelAssets, tokenizer_facts
 from qwenserve.text.content_guard import Prompt
 from qwenserve.text.conversation import is_large
@@ -31,11 +32,6 @@ MAX_CONVERSATIONS = 256
 _MAX_IDS = 1 << 20
 # Characters that are tokenized for one request.
 _MAX_CHARACTERS = 1 << 23
-
-# Ids that are decoded on the event loop in one go, about 2 ms; more are decoded in a thread.
-_INLINE_IDS = 16_384
-# The same of ids that are spelled one by one.
-_INLINE_PIECES = 4096
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -99,7 +95,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             raise InvalidRequest(f"batches: {count:,} token ids; at most {_MAX_IDS:,} in one request", param="batches")
         response = tokenizer_pb2.DetokenizeResponse()
         for index, batch in enumerate(request.batches):
-            self._check_ids(batch.ids, f"batches[{index}].ids")
+            await self._check_ids(batch.ids, f"batches[{index}].ids")
             response.texts.append(await self._tokenizer.decode_async(batch.ids, request.skip_special_tokens))
             await asyncio.sleep(0)
         return response
@@ -126,12 +122,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
         if not 1 <= size <= limit:
             raise InvalidRequest(f"{field}: send 1 to {limit:,} in one call, not {size:,}", param=field)
 
-    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+    async def _check_ids(self, ids: Sequence[int], field: str) -> None:
         size = self._tokenizer.vocab_size
-        if ids and (min(ids) < 0 or max(ids) >= size):
-            at = next(n for n, i in enumerate(ids) if not 0 <= i < size)
-            path = f"{field}[{at}]"
-            raise InvalidRequest(f"{path}: {ids[at]} is not in the vocabulary of {size:,} tokens", param=path)
+        async for begin, turn in in_turns(ids):
+            if min(turn) < 0 or max(turn) >= size:
+                at = begin + next(n for n, i in enumerate(turn) if not 0 <= i < size)
+                path = f"{field}[{at}]"
+                raise InvalidRequest(f"{path}: {ids[at]} is not in the vocabulary of {size:,} tokens", param=path)
 
     def _render(self, conversation: message_pb2.Conversation, path: str) -> Prompt:
         try:
@@ -142,12 +139,4 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     async def _token_ids(self, ids: Sequence[int], with_tokens: bool) -> tokenizer_pb2.TokenIds:
         if len(ids) > _MAX_IDS:
             raise InvalidRequest(f"{len(ids):,} token ids; at most {_MAX_IDS:,} in one request", param="texts")
-        made = tokenizer_pb2.TokenIds()
-        step = _INLINE_PIECES if with_tokens else _INLINE_IDS
-        for begin in range(0, len(ids), step):
-            piece = ids[begin : begin + step]
-            made.ids.extend(piece)
-            if with_tokens:
-                made.tokens.extend(map(self._tokenizer.token_piece, piece))
-            await asyncio.sleep(0)
-        return made
+        return await ids_message(ids, self._tokenizer.token_piece if with_tokens else None)

@@ -43,16 +43,12 @@ from qwenserve.runtime.drain_rate import DrainRate
 from qwenserve.runtime.errors import Draining, InvalidRequest, QueueFull, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.metrics import RouterMetrics
+from qwenserve.runtime.token_ids import ids_message, in_turns
 from qwenserve.text.assets import tokenizer_facts
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
-
-# Ids that are decoded on the event loop in one go, about 5 ms.
-_INLINE_IDS = 16_384
-# The same of ids that are spelled one by one.
-_INLINE_PIECES = 4096
 
 _SHUT_DOWN = "the router is shutting down; try another one"
 
@@ -227,11 +223,12 @@ class ChatCore:
     async def tokenize(self, request: tokenizer_pb2.TokenizeRequest, call: Call) -> tokenizer_pb2.TokenizeResponse:
         """Texts to ids."""
         self._model.check_name(request.model)
+        piece = self._tokenizer.token_piece if request.return_tokens else None
         with self._under_way():
             check_characters(request.texts, "texts")
             batch = await self._text.tokenize_batch(request.texts)
             check_ids_in_all(batch, "texts")
-            results = [await self._token_ids(ids, with_tokens=request.return_tokens) for ids in batch]
+            results = [await ids_message(ids, piece) for ids in batch]
         return tokenizer_pb2.TokenizeResponse(results=results, max_model_len=self._prepare.max_model_len)
 
     @_within_limits
@@ -240,6 +237,7 @@ class ChatCore:
     ) -> tokenizer_pb2.TokenizeChatResponse:
         """Conversations to rendered prompts and ids."""
         self._model.check_name(request.model)
+        piece = self._tokenizer.token_piece if request.return_tokens else None
         results = []
         for conversation in request.conversations:
             with self._under_way():
@@ -248,7 +246,7 @@ class ChatCore:
                 check_ids_in_all([rendered.token_ids], "conversations")
             results.append(
                 tokenizer_pb2.TokenizedChat(
-                    token_ids=await self._token_ids(rendered.token_ids, with_tokens=request.return_tokens),
+                    token_ids=await ids_message(rendered.token_ids, piece),
                     prompt=rendered.prompt if request.return_prompt else "",
                     starts_in_reasoning=starts_in_reasoning(self._tokenizer, rendered.token_ids),
                 )
@@ -264,10 +262,8 @@ class ChatCore:
         check_ids_in_all([batch.ids for batch in request.batches], "batches")
         texts = []
         for index, batch in enumerate(request.batches):
-            ids = batch.ids
-            for begin in range(0, len(ids), _INLINE_IDS):  # a million at once would hold others up
-                check_prompt_ids(ids[begin : begin + _INLINE_IDS], self._tokenizer.vocab_size, f"batches[{index}].ids")
-                await asyncio.sleep(0)
+            async for _, ids in in_turns(batch.ids):
+                check_prompt_ids(ids, self._tokenizer.vocab_size, f"batches[{index}].ids")
             texts.append(await self._tokenizer.decode_async(batch.ids, request.skip_special_tokens))
         return tokenizer_pb2.DetokenizeResponse(texts=texts)
 
@@ -560,17 +556,6 @@ class ChatCore:
             given.text if given.WhichOneof("prompt") == "text" else await self._tokenizer.decode_async(ids)
             for given, ids in zip(request.prompts, prepared.prompts, strict=True)
         ]
-
-    async def _token_ids(self, ids: Sequence[int], *, with_tokens: bool) -> tokenizer_pb2.TokenIds:
-        made = tokenizer_pb2.TokenIds()
-        step = _INLINE_PIECES if with_tokens else _INLINE_IDS
-        for begin in range(0, len(ids), step):
-            piece = ids[begin : begin + step]
-            made.ids.extend(piece)
-            if with_tokens:
-                made.tokens.extend(map(self._tokenizer.token_piece, piece))
-            await asyncio.sleep(0)
-        return made
 
 
 async def _until_complete(answer: Answer, fold: Fold) -> None:
