@@ -100,11 +100,6 @@ class Stack(NamedTuple):
         """The first worker."""
         return self.workers[0]
 
-    @property
-    def worker_address(self) -> str:
-        """The first worker's."""
-        return self.worker_addresses[0]
-
 
 @contextlib.asynccontextmanager
 async def deployment(settings: StackSettings, cores: Cores) -> AsyncIterator[Stack]:

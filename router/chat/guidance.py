@@ -59,8 +59,8 @@ class Guidance:
 
     async def of_chat(
         self, request: chat_pb2.ChatCompletionRequest, tools: Sequence[Mapping[str, Any]] | None
-    ) -> guide_pb2.Guide | None:
-        """Returns what binds a chat's answer; None where it is free."""
+    ) -> guide_pb2.Guide:
+        """Returns what binds a chat's answer, where `binds` says that something does."""
         choice = request.tool_choice
         instead = None
         # An answer that must call a function has no text that a form of its own could bind.
@@ -69,8 +69,6 @@ class Guidance:
             callable_tools = tools and self._form and choice.mode != chat_pb2.ToolChoice.MODE_NONE
             if not callable_tools or instead.kind is GuideKind.REGIONS:
                 return _wire(instead)
-        elif not must_call(choice) and not self.binds(request, tools):
-            return None
         compose = partial(tools_guide, choice, tools, self._form, strict=self._strict_tools, instead=instead)
         guide = await self._apart(compose)
         return _wire(await self._outcome(guide.kind, guide.text, "tools"))

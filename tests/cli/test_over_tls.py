@@ -34,17 +34,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def started(qwenserve: CommandLine, files: Path) -> str:
-    """A deployment with certificates on every hop; what `up` printed."""
+def settings_of(files: Path) -> list[str]:
+    """What a deployment with certificates on every hop is started with."""
     tls = {
         "cert_file": "router.pem",
         "key_file": "router.key",
         "client_ca_file": "ca.pem",
         "cluster_ca_file": "ca.pem",
     }
-    settings = [part for name, file in tls.items() for part in ("--set", f"tls.{name}={files / file}")]
-    return qwenserve("up", "--name", "secure", "--detach", "--ask", "hello", *FAST, *settings)
+    return [part for name, file in tls.items() for part in ("--set", f"tls.{name}={files / file}")]
+
+
+@pytest.fixture(scope="module")
+def started(qwenserve: CommandLine, files: Path) -> str:
+    """A deployment with certificates on every hop; what `up` printed."""
+    return qwenserve("up", "--name", "secure", "--detach", "--ask", "hello", *FAST, *settings_of(files))
 
 
 @pytest.fixture
@@ -118,13 +122,7 @@ def test_probe(record: DeploymentRecord, files: Path, capsys: pytest.CaptureFixt
 
 def test_a_health_check_knows_the_process_by_its_configuration(record: DeploymentRecord, files: Path):
     """Named by its tier, a process is asked as it is configured; so the same check works with and without TLS."""
-    tls = {
-        "cert_file": "router.pem",
-        "key_file": "router.key",
-        "client_ca_file": "ca.pem",
-        "cluster_ca_file": "ca.pem",
-    }
-    settings = [part for name, file in tls.items() for part in ("--set", f"tls.{name}={files / file}")]
+    settings = settings_of(files)
     worker = next(process for process in record.processes if process.tier == "worker")
     port = worker.address.rpartition(":")[2]
     # The port of the record is the one for health checks; the worker's own is what routers call.

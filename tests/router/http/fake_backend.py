@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from qwenserve.chat.v1 import chat_pb2, message_pb2
+from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.interface import EventSink
 from qwenserve.runtime.errors import (
@@ -306,9 +306,3 @@ def _reported(event: chat_pb2.ChatEvent, text: str, request: Request) -> chat_pb
                     token_id=token_id, logprob=logprob, token=_token(token_id), token_bytes=bytes([token_id])
                 )
     return event
-
-
-def last_message(request: Request) -> message_pb2.Message:
-    """The last message of a chat request."""
-    assert isinstance(request, chat_pb2.ChatCompletionRequest)
-    return request.conversation.messages[-1]
