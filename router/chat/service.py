@@ -12,11 +12,11 @@ import operator
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, wraps
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache
-from qwenserve.router.answers.policy import CacheUse
+from qwenserve.router.answers.policy import CacheUse, Request
 from qwenserve.router.chat.answer import Answer, AnswerOutcome, refused
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
@@ -71,10 +71,6 @@ def _within_limits(method: Method) -> Method:
             return await method(core, request, call)
 
     return cast(Method, limited)
-
-
-# A request for an answer.
-Generating: TypeAlias = "chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest"
 
 
 class ChatCore:
@@ -320,7 +316,7 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
-    async def _answered(self, request: Generating, call: Call, sink: EventSink, began: float) -> Answer:
+    async def _answered(self, request: Request, call: Call, sink: EventSink, began: float) -> Answer:
         """Lets a request in, prepares it, and starts its answer."""
         self._check_open()
         limiter = self._limiter if call.key_id else None
@@ -340,7 +336,7 @@ class ChatCore:
             return await self._started(use, request, call, prepared, sink, began)
 
     async def _started(
-        self, use: CacheUse, request: Generating, call: Call, prepared: Prepared, sink: EventSink, began: float
+        self, use: CacheUse, request: Request, call: Call, prepared: Prepared, sink: EventSink, began: float
     ) -> Answer:
         kind, prefix, leads = "chat", "chatcmpl", None
         if isinstance(request, chat_pb2.CompletionRequest):
@@ -419,7 +415,7 @@ class ChatCore:
     async def _placed(
         self,
         use: CacheUse,
-        request: Generating,
+        request: Request,
         call: Call,
         prepared: Prepared,
         start: chat_pb2.StreamStart,
