@@ -21,6 +21,7 @@ from qwenserve.worker.prepare.quantize_plan import (
     QuantizePlan,
     plan_quantize,
     plan_text,
+    usual_device,
 )
 
 
@@ -32,7 +33,9 @@ def add_parser(actions: Any, examples: str) -> None:
     parser.add_argument("--kv", default="none", choices=KV_FORMATS, help="format of the KV cache (none)")
     parser.add_argument("--block", type=int, default=128, help="weights that share a scale, int4_awq (128)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new checkpoint's directory")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where ModelOpt calibrates (cpu)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where ModelOpt computes (cpu; cuda for what cannot be made on a CPU)"
+    )
     parser.add_argument("--calibration", default="", metavar="FILE", help="JSONL; default: texts that come along")
     parser.add_argument("--samples", type=int, default=64, help="most calibration texts (64)")
     parser.add_argument("--max-tokens", type=int, default=512, help="most tokens of a calibration text (512)")
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.format,
         arguments.kv,
         arguments.block,
-        arguments.device,
+        arguments.device or usual_device(arguments.format),
         arguments.calibration,
         arguments.samples,
         arguments.max_tokens,

@@ -45,8 +45,10 @@ class BreaksOff(ModelOpt):
         super().calibrate(source, options, state, broken if self.breaks_in == "calibrate" else tell)
         self.calibrations += 1
 
-    def export(self, source: Path, state: Path, folder: Path, tell: Callable[[str], None]) -> None:
-        super().export(source, state, folder, tell)
+    def export(
+        self, source: Path, options: QuantizeOptions, state: Path, folder: Path, tell: Callable[[str], None]
+    ) -> None:
+        super().export(source, options, state, folder, tell)
         if self.breaks_in == "export":
             (folder / "model.safetensors").write_bytes(b"half")
             raise Broken

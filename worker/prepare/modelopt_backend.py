@@ -60,7 +60,9 @@ class ModelOpt:
             model = quantization.quantize(model, _configuration(quantization, options), forward)
             states.save(model, state)
 
-    def export(self, source: Path, state: Path, folder: Path, tell: Callable[[str], None]) -> None:
+    def export(
+        self, source: Path, options: QuantizeOptions, state: Path, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         """Writes the checkpoint from the stored state."""
         import torch
 
@@ -69,7 +71,8 @@ class ModelOpt:
             warnings.simplefilter("ignore")
             from modelopt.torch.export import export_hf_checkpoint
 
-            model = states.restore(_load(source, "cpu"), state)
+            # Where it was calibrated: nvfp4 wants its maxima on the GPU.
+            model = states.restore(_load(source, options.device), state)
             with torch.inference_mode():
                 export_hf_checkpoint(model, export_dir=folder)
 

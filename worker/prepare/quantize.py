@@ -35,7 +35,9 @@ class Backend(Protocol):
     def calibrate(self, source: Path, options: QuantizeOptions, state: Path, tell: Callable[[str], None]) -> None:
         """Loads the model, looks at its activations, and writes what `export` needs to `state`."""
 
-    def export(self, source: Path, state: Path, folder: Path, tell: Callable[[str], None]) -> None:
+    def export(
+        self, source: Path, options: QuantizeOptions, state: Path, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         """Writes the quantized weights and their configuration to `folder`."""
 
 
@@ -70,7 +72,7 @@ def run_quantize(plan: QuantizePlan, backend: Backend, *, tell: Callable[[str], 
     else:
         tell("[2/3] export")
         shutil.rmtree(export, ignore_errors=True)
-        backend.export(plan.source, state, export, tell)
+        backend.export(plan.source, plan.options, state, export, tell)
         exported.touch()
     tell("[3/3] tokenizer, template and generation configuration")
     _complete(plan, export, record)

@@ -58,6 +58,12 @@ class QuantizeOptions:
                 raise CannotQuantize(f"--{name.replace('_', '-')} must be 1 or more")
 
 
+def usual_device(name: str) -> str:
+    """Returns where a format is made where nobody says: on a GPU only what cannot be made without one."""
+    made = FORMATS[name]
+    return "cuda" if made.modelopt and not made.on_cpu else "cpu"
+
+
 class Machine(NamedTuple):
     """What the work is done on: free bytes of memory and of the output's disk, and the GPU where there is one."""
 
@@ -149,6 +155,8 @@ def _check_machine(plan: QuantizePlan, machine: Machine, serves: Card | None) ->
     made, options = FORMATS[plan.options.format], plan.options
     if not made.on_cpu and machine.card is None and not plan.command:
         raise CannotQuantize(f"{made.name} cannot be made without an NVIDIA GPU, and there is none here")
+    if options.device == "cpu" and not made.on_cpu and not plan.command:
+        raise CannotQuantize(f"--device cpu: {made.name} is made on a GPU; take --device cuda")
     if options.device == "cuda" and machine.card is None:
         raise CannotQuantize("--device cuda: there is no NVIDIA GPU here; take --device cpu")
     serves = serves or machine.card

@@ -30,7 +30,9 @@ class Scripted:
         self.reached("calibrate")
         state.write_text("state")
 
-    def export(self, source: Path, state: Path, folder: Path, tell: Callable[[str], None]) -> None:
+    def export(
+        self, source: Path, options: QuantizeOptions, state: Path, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         folder.mkdir()
         (folder / "config.json").write_text("{")
         self.reached("export")

@@ -43,7 +43,9 @@ class Scripted:
         self._stage("calibrate")
         state.write_text("state")
 
-    def export(self, source: Path, state: Path, folder: Path, tell: Callable[[str], None]) -> None:
+    def export(
+        self, source: Path, options: QuantizeOptions, state: Path, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         assert state.read_text() == "state"
         folder.mkdir()
         (folder / "config.json").write_text("{")

@@ -19,6 +19,7 @@ from qwenserve.worker.prepare.quantize_plan import (
     QuantizePlan,
     plan_quantize,
     plan_text,
+    usual_device,
 )
 
 TINY = Path(__file__).parents[3] / "models" / "qwen3-tiny"
@@ -82,6 +83,9 @@ def test_what_only_a_tensorrt_checkpoint_holds_is_made_by_its_scripts():
     assert plan(format="fp8", kv="fp8").command == ()
 
 
+NVFP4 = {"format": "nvfp4", "device": usual_device("nvfp4")}
+
+
 @pytest.mark.parametrize(
     ("options", "machine", "serves", "says"),
     [
@@ -91,9 +95,10 @@ def test_what_only_a_tensorrt_checkpoint_holds_is_made_by_its_scripts():
         ({"samples": 0}, ROOMY, None, "--samples must be 1 or more"),
         ({"format": "int4_awq", "block": 96}, ROOMY, None, "--block 96: hidden_size is 256"),
         ({"format": "nvfp4"}, ROOMY, None, "nvfp4 cannot be made without an NVIDIA GPU"),
-        ({"format": "nvfp4"}, ROOMY._replace(card=H100), None, "nvfp4 .* needs compute capability 10, H100 has 9"),
-        ({"format": "nvfp4"}, ROOMY._replace(card=B200), None, ""),
-        ({"format": "nvfp4"}, ROOMY._replace(card=H100), B200, ""),
+        (NVFP4, ROOMY._replace(card=H100), None, "nvfp4 .* needs compute capability 10, H100 has 9"),
+        (NVFP4, ROOMY._replace(card=B200), None, ""),
+        (NVFP4, ROOMY._replace(card=H100), B200, ""),
+        ({**NVFP4, "device": "cpu"}, ROOMY._replace(card=B200), None, "--device cpu: nvfp4 is made on a GPU"),
         ({"format": "fp8"}, ROOMY._replace(card=A100), None, "fp8 .* needs compute capability 8.9, A100 has 8"),
         ({"format": "fp8"}, ROOMY._replace(card=A100), H100, ""),
         ({"format": "int4_awq"}, ROOMY._replace(card=A100), None, ""),
