@@ -100,8 +100,9 @@ def flags(engine: str, stack: Stack, port: int) -> list[str]:
         "log.level": "info",
     }
     if engine == "vllm":
-        # Four of them share the card.
-        settings[f"worker.{engine}.options"] = {**setup.settings["options"], "gpu_memory_utilization": 0.2}
+        # All of them share the card.
+        small = {"kv_cache_memory_bytes": 1 << 30, "gpu_memory_utilization": 0.05}
+        settings[f"worker.{engine}.options"] = {**setup.settings["options"], **small}
     return [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
@@ -277,17 +278,30 @@ def main(arguments: Sequence[str]) -> None:
             name = f"{kind}-{stack.name}-{port}".replace(" ", "-")
             return all_running.enter_context(running(name, [*command, kind, *flags(engine, stack, port)], out))
 
-        everything = (*quantized, exact, plain)
-        workers = {stack.name: [begin("worker", stack, port) for port in stack.workers] for stack in everything}
-        for stack in everything:
-            begin("router", stack, stack.workers[0])
+        # What is still being made when the others begin is waited for at the end.
+        early = [stack for stack in quantized if made(stack)]
+        workers: dict[str, list[subprocess.Popen[bytes]]] = {}
+
+        def start(*stacks: Stack) -> None:
+            for stack in stacks:
+                workers[stack.name] = [begin("worker", stack, port) for port in stack.workers]
+            for stack in stacks:
+                begin("router", stack, stack.workers[0])
 
         def ready(stack: Stack) -> None:
             took = wait_for(f"{stack.url}/readyz", workers[stack.name][0], START_S)
             say("ready", stack=stack.name, took_s=round(took, 1))
 
+        def late(stack: Stack) -> None:
+            began = time.monotonic()
+            while not made(stack) and time.monotonic() - began < START_S:
+                time.sleep(0.2)
+            start(stack)
+            ready(stack)
+
+        start(*early, exact, plain)
         step("start", lambda: ready(exact))
-        for stack in quantized:
+        for stack in early:
             step(f"start {stack.name}", functools.partial(ready, stack))
             step(f"greedy {stack.name}", functools.partial(greedy, stack))
             step(f"agreement {stack.name}", functools.partial(agreement, exact, stack, out))
@@ -297,8 +311,19 @@ def main(arguments: Sequence[str]) -> None:
         step("killed", lambda: killed(exact, workers[exact.name]))
         step("start 16 bits", lambda: ready(plain))
         step("greedy 16 bits", lambda: greedy(plain))
-        for stack in quantized:
+        for stack in early:
             step(f"agreement 16 bits, {stack.name}", functools.partial(agreement, plain, stack, out))
+        for stack in quantized:
+            if stack not in early:
+                step(f"start {stack.name}", functools.partial(late, stack))
+                step(f"greedy {stack.name}", functools.partial(greedy, stack))
+                step(f"agreement 16 bits, {stack.name}", functools.partial(agreement, plain, stack, out))
+                step(f"worker {stack.name}", functools.partial(info, stack))
+
+
+def made(stack: Stack) -> bool:
+    """Whether the checkpoint is there; it appears by one rename."""
+    return (stack.model / "config.json").exists()
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ SETUPS = {
 }
 
 
-def configuration(engine: str, **more: Any) -> Config:
+def configuration(engine: str, model: Path = MODEL, weights: str = "", **more: Any) -> Config:
     """Returns the configuration of a worker, with `more` of the engine's settings."""
     setup = SETUPS[engine]
     return Config.model_validate(
         {
-            "model": {"reference": str(MODEL), "weights": setup.weights, "max_model_len": MAX_MODEL_LEN},
+            "model": {"reference": str(model), "weights": weights or setup.weights, "max_model_len": MAX_MODEL_LEN},
             "worker": {
                 "engine": engine,
                 "max_running": MAX_RUNNING,
@@ -62,9 +62,9 @@ def configuration(engine: str, **more: Any) -> Config:
     )
 
 
-def make(engine: str, **more: Any) -> Engine:
+def make(engine: str, model: Path = MODEL, weights: str = "", **more: Any) -> Engine:
     """Returns an engine that has not started."""
-    return build_engine(configuration(engine, **more)).engine
+    return build_engine(configuration(engine, model, weights, **more)).engine
 
 
 def forget_prefixes(engine: Any) -> Callable[[], Awaitable[None]]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,12 @@ def wait_for(url: str, process: subprocess.Popen[bytes], limit_s: float) -> floa
 
 
 @contextlib.contextmanager
-def running(name: str, command: Sequence[str], logs: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, told to stop and waited for at the end."""
+def running(
+    name: str, command: Sequence[str], logs: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, told to stop and waited for at the end. `environment`: all of it, where it is not this process's."""
     with (logs / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             yield process
         finally:

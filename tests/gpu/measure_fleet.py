@@ -1,0 +1,236 @@
+"""Four workers behind two routers: `python -m tests.gpu.measure_fleet MODEL_DIRECTORY`, one line of JSON a round.
+
+A vLLM worker with random weights on each GPU, and, with `--pairs`, one over each two of them. In turn: one worker by
+itself and all four with four times the load; then prompts that share beginnings, workers chosen by cached prefix and in
+turn. All servers run all the time, so that rounds can alternate; clients share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.gpu.measure_serving import PORT, cores_of, running, wait_for
+from tests.gpu.report import say
+
+_BASE = PORT + 100
+_START_S = 300.0
+
+
+class Server(NamedTuple):
+    """A worker and its GPUs; `port` is behind `_BASE`."""
+
+    name: str
+    gpus: str
+    port: int
+
+
+class Front(NamedTuple):
+    """A router; its own port and that of its HTTP server are behind `_BASE`."""
+
+    name: str
+    workers: Sequence[Server]
+    port: int
+    policy: str = "prefix"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{_BASE + self.port + 1}"
+
+
+def worker_command(server: Server, options: argparse.Namespace) -> list[str]:
+    settings: dict[str, Any] = {
+        "model.reference": str(options.model),
+        "model.weights": "random",
+        "model.max_model_len": options.window,
+        "worker.engine": options.engine,
+        "worker.max_running": options.streams,
+        "worker.name": server.name,
+        "worker.port": _BASE + server.port,
+        "worker.stall_timeout_s": 60,
+        "log.level": "warning",
+    }
+    if options.engine == "vllm":
+        settings["worker.vllm.options"] = {
+            "dtype": "bfloat16",
+            "max_num_batched_tokens": 8192,
+            "kv_cache_memory_bytes": options.cache_gib << 30,
+            # Servers of both kinds start at once on the same cards.
+            "gpu_memory_utilization": 0.05,
+            "tensor_parallel_size": len(server.gpus.split(",")),
+        }
+    return _command("worker", settings)
+
+
+def router_command(front: Front, options: argparse.Namespace) -> list[str]:
+    settings = {
+        "model.reference": str(options.model),
+        "router.workers": [f"127.0.0.1:{_BASE + worker.port}" for worker in front.workers],
+        "router.policy": front.policy,
+        "router.port": _BASE + front.port,
+        "http.port": _BASE + front.port + 1,
+        "log.level": "warning",
+    }
+    return _command("router", settings)
+
+
+def _command(kind: str, settings: dict[str, Any]) -> list[str]:
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return [sys.executable, "-m", "qwenserve.cli.main", kind, *flags]
+
+
+def bench(url: str, out: Path, *more: str) -> dict[str, Any]:
+    """Runs one load client; returns its figures."""
+    command = [sys.executable, "-m", "qwenserve.bench", "serve", "--url", url, "--api", "completions"]
+    command += ["--token-range", "1000:3900", "--json", str(out), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    if not out.exists():
+        raise RuntimeError(f"no result: {done.stdout[-500:]} {done.stderr[-1500:]}")
+    figures: dict[str, Any] = json.loads(out.read_text())["runs"][0]["figures"]
+    return figures
+
+
+def scale(label: str, fronts: Sequence[Front], clients: int, seed: int, options: argparse.Namespace) -> None:
+    """One round: `clients` load clients, in turn at the fronts, each with the streams of one worker."""
+    lengths = ("--prompt", str(options.tokens), "--output", str(options.tokens))
+    streams = ("--requests", str(options.streams * options.waves), "--concurrency", str(options.streams))
+
+    def one(number: int) -> tuple[dict[str, Any], float]:
+        out = options.out / f"fleet-{label}-{seed}-{number}.json".replace(" ", "-")
+        found = bench(fronts[number % len(fronts)].url, out, *lengths, *streams, "--seed", str(seed * 10 + number))
+        return found, time.monotonic()
+
+    routers = [options.pids[front.name] for front in fronts]
+    before = [sum(cores_of(pid).values()) for pid in routers]
+    with ThreadPoolExecutor(clients) as pool:
+        found = list(pool.map(one, range(clients)))
+    figures = [each for each, _ in found]
+    longest = max(each["duration_s"] for each in figures)
+    # Clients do not begin at the very same time; this counts what they were apart as well.
+    whole = max(at for _, at in found) - min(at - each["duration_s"] for each, at in found)
+    say(
+        "scale",
+        fleet=label,
+        clients=clients,
+        streams=clients * options.streams,
+        tokens_per_s=round(sum(each["output_tokens_per_s"] for each in figures), 1),
+        tokens_per_s_from_first_to_last=round(sum(each["output_tokens"] for each in figures) / whole, 1),
+        durations_s=[round(each["duration_s"], 2) for each in figures],
+        ends_apart_s=round(max(at for _, at in found) - min(at for _, at in found), 2),
+        failed=sum(each["failed"] for each in figures),
+        ttft_ms=[[round(each["ttft_ms"][p], 1) for p in ("p50", "p99")] for each in figures],
+        gap_ms=[[round(each["itl_ms"][p], 2) for p in ("p50", "p99")] for each in figures],
+        router_cores=[
+            round((sum(cores_of(pid).values()) - used) / longest, 3) for pid, used in zip(routers, before, strict=True)
+        ],
+    )
+
+
+def shared(front: Front, seed: int, options: argparse.Namespace) -> None:
+    """One round of prompts that share beginnings."""
+    out = options.out / f"fleet-shared-{front.policy}-{seed}.json"
+    more = ["--dataset", "shared-prefix", "--prefix", "3072", "--groups", "64", "--prompt", "64", "--output", "64"]
+    more += ["--requests", "512", "--concurrency", "64", "--seed", str(seed)]
+    found = bench(front.url, out, *more)
+    say(
+        "shared prefixes",
+        policy=front.policy,
+        seed=seed,
+        requests=found["succeeded"],
+        failed=found["failed"],
+        prompt_tokens=found["prompt_tokens"],
+        cached_tokens=found["cached_tokens"],
+        ttft_ms={p: round(found["ttft_ms"][p], 1) for p in ("p50", "p90", "p99")},
+        requests_per_s=round(found["requests_per_s"], 2),
+        duration_s=round(found["duration_s"], 2),
+    )
+
+
+def step(name: str, work: Callable[[], None]) -> None:
+    began = time.monotonic()
+    try:
+        work()
+    except Exception as error:
+        say("FAILED", step=name, error=f"{type(error).__name__}: {str(error)[:1500]}")
+    say("step", name=name, took_s=round(time.monotonic() - began, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--engine", default="vllm", choices=("vllm", "simulated"), help="the latter tries this out")
+    parser.add_argument("--gpus", type=int, default=4)
+    parser.add_argument("--pairs", action="store_true", help="a worker over each two GPUs, too")
+    parser.add_argument("--streams", type=int, default=96, help="of one worker")
+    parser.add_argument("--tokens", type=int, default=512, help="of a prompt, and of an answer")
+    parser.add_argument("--waves", type=int, default=2, help="requests of a stream, one after the other")
+    parser.add_argument("--cache-gib", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--wait-for", type=Path, help="measure only once this file exists")
+    parser.add_argument("--wait-s", type=float, default=240.0, help="at most so long")
+    parser.add_argument("--out", type=Path, default=Path("/tmp"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.window = 4096
+    options.pids = {}
+    singles = [Server(f"gpu-{number}", str(number), number + 1) for number in range(options.gpus)]
+    pairs = [Server(f"gpus-{n}-{n + 1}", f"{n},{n + 1}", n + 10) for n in range(0, options.gpus, 2) if options.pairs]
+    alone = Front("alone", singles[:1], 20)
+    both = [Front("first", singles, 22), Front("second", singles, 24)]
+    in_turn = Front("in turn", singles, 26, "round_robin")
+    paired = [Front("paired", pairs, 28), Front("paired, second", pairs, 30)] if pairs else []
+    with contextlib.ExitStack() as all_running:
+        processes = {}
+        for server in (*singles, *pairs):
+            # Compiled at the same time: each has its caches to itself.
+            caches = {name: f"/tmp/caches/{server.name}/{name}" for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR")}
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": server.gpus, **caches}
+            processes[server.name] = all_running.enter_context(
+                running(f"fleet-{server.name}", worker_command(server, options), options.out, environment)
+            )
+        for front in (alone, *both, in_turn, *paired):
+            name = f"fleet-router-{front.name}".replace(" ", "-").replace(",", "")
+            router = all_running.enter_context(running(name, router_command(front, options), options.out))
+            options.pids[front.name] = router.pid
+            processes[front.name] = router
+        for front in (alone, *both, in_turn, *paired):
+            took = wait_for(f"{front.url}/readyz", processes[front.workers[0].name], _START_S)
+            say("ready", front=front.name, took_s=round(took, 1))
+        for server in singles + pairs:
+            # A router is ready with its first worker.
+            only = Front(f"warm {server.name}", [server], 40 + 2 * server.port)
+            step(f"warm {server.name}", partial(_warm, only, processes[server.name], options))
+        began = time.monotonic()
+        while options.wait_for and not options.wait_for.exists() and time.monotonic() - began < options.wait_s:
+            time.sleep(0.2)
+        say("measuring", waited_s=round(time.monotonic() - began, 1))
+        for number in range(options.rounds):
+            step("one", partial(scale, "one worker", [alone], 1, 3 * number + 1, options))
+            step("all", partial(scale, "all workers", both, options.gpus, 3 * number + 2, options))
+            if paired:
+                step("pairs", partial(scale, "pairs", paired, len(pairs), 3 * number + 3, options))
+        for number in range(options.rounds):
+            for front in (both[0], in_turn):
+                step(front.policy, partial(shared, front, 100 + 2 * number + (front is in_turn), options))
+
+
+def _warm(front: Front, worker: subprocess.Popen[bytes], options: argparse.Namespace) -> None:
+    name = f"fleet-{front.name}".replace(" ", "-")
+    with running(name, router_command(front, options), options.out):
+        wait_for(f"{front.url}/readyz", worker, _START_S)
+        lengths = ("--prompt", "64", "--output", "32", "--requests", "64", "--concurrency", "64")
+        bench(front.url, options.out / f"{name}.json", *lengths)
+
+
+if __name__ == "__main__":
+    main()
