@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--gpus", type=lambda text: text.split(","), default=["0", "1"])
+    parser.add_argument("--shapes", type=lambda text: text.split(","), default=["experts", "next"])
     parser.add_argument("--one", nargs=4, metavar=("MODEL", "WEIGHTS", "OPTIONS", "OUT"))
     options = parser.parse_args()
     if options.one:
@@ -83,16 +84,19 @@ def main() -> None:
         return
     logs = Path(os.environ.get("OUT", "/tmp"))
     first, second = options.gpus[:2]
-    predict = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 2}}
+    # The kit has neither flashinfer nor FlashAttention for heads of 256.
+    triton = {"attention_backend": "TRITON_ATTN", "gdn_prefill_backend": "triton"}
+    predict = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 2}, **triton}
     spread = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
     runs: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "one GPU": ("experts", "f32", first, {}),
         "experts over two": ("experts", "f32", f"{first},{second}", spread),
-        "next": ("next", "bf16", first, {}),
-        "next, again": ("next", "bf16", second, {}),
+        "next": ("next", "bf16", first, triton),
+        "next, again": ("next", "bf16", second, triton),
         "next, two further": ("next", "bf16", second, predict),
     }
-    for name in ("experts", "next"):
+    runs = {name: run for name, run in runs.items() if run[0] in options.shapes}
+    for name in options.shapes:
         began = time.monotonic()
         make_shape(name, options.tokenizer, options.directory / name)
         size = (options.directory / name / "model.safetensors").stat().st_size

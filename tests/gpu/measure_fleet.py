@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,9 @@ from tests.gpu.report import say
 
 _BASE = PORT + 100
 _START_S = 300.0
+_METRICS = 60
+# From the start of a client's process to its first request.
+_CLIENT_START_S = 3.0
 
 
 class Server(NamedTuple):
@@ -54,10 +58,12 @@ def worker_command(server: Server, options: argparse.Namespace) -> list[str]:
         "model.weights": "random",
         "model.max_model_len": options.window,
         "worker.engine": options.engine,
-        "worker.max_running": options.streams,
+        # More than its share: a worker that gets some more than another computes them all the same.
+        "worker.max_running": options.streams * 4 // 3,
         "worker.name": server.name,
         "worker.port": _BASE + server.port,
         "worker.stall_timeout_s": 60,
+        "metrics.port": _BASE + _METRICS + server.port,
         "log.level": "warning",
     }
     if options.engine == "vllm":
@@ -100,46 +106,64 @@ def bench(url: str, out: Path, *more: str) -> dict[str, Any]:
     return figures
 
 
+def generated(servers: Sequence[Server]) -> list[float]:
+    """Tokens that each worker has generated since it started, as its metrics tell."""
+    found = []
+    for server in servers:
+        with urllib.request.urlopen(f"http://127.0.0.1:{_BASE + _METRICS + server.port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        lines = [line for line in text.splitlines() if line.startswith("qwenserve_engine_generated_tokens_total")]
+        found.append(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
+    return found
+
+
 def scale(label: str, fronts: Sequence[Front], clients: int, seed: int, options: argparse.Namespace) -> None:
-    """One round: `clients` load clients, in turn at the fronts, each with the streams of one worker."""
-    lengths = ("--prompt", str(options.tokens), "--output", str(options.tokens))
-    streams = ("--requests", str(options.streams * options.waves), "--concurrency", str(options.streams))
+    """One round: `clients` load clients, in turn at the fronts, each with the streams of one worker.
 
-    def one(number: int) -> tuple[dict[str, Any], float]:
+    Lengths are spread, so that requests end one by one. Tokens are counted at the workers between two moments at which
+    all clients are well under way.
+    """
+    spread = f"uniform:{options.tokens // 2}:{options.tokens * 3 // 2}"
+    more = ["--prompt", spread, "--output", spread, "--concurrency", str(options.streams)]
+    more += ["--requests", str(40 * options.streams), "--seconds", str(options.warm_s + options.window_s + 1)]
+
+    def one(number: int) -> dict[str, Any]:
         out = options.out / f"fleet-{label}-{seed}-{number}.json".replace(" ", "-")
-        found = bench(fronts[number % len(fronts)].url, out, *lengths, *streams, "--seed", str(seed * 10 + number))
-        return found, time.monotonic()
+        return bench(fronts[number % len(fronts)].url, out, *more, "--seed", str(seed * 10 + number))
 
+    servers = fronts[0].workers
     routers = [options.pids[front.name] for front in fronts]
-    before = [sum(cores_of(pid).values()) for pid in routers]
     with ThreadPoolExecutor(clients) as pool:
-        found = list(pool.map(one, range(clients)))
-    figures = [each for each, _ in found]
-    longest = max(each["duration_s"] for each in figures)
-    # Clients do not begin at the very same time; this counts what they were apart as well.
-    whole = max(at for _, at in found) - min(at - each["duration_s"] for each, at in found)
+        running_clients = [pool.submit(one, number) for number in range(clients)]
+        time.sleep(_CLIENT_START_S + options.warm_s)
+        before = [sum(cores_of(pid).values()) for pid in routers]
+        began, first = time.monotonic(), generated(servers)
+        time.sleep(options.window_s - 1)
+        last = generated(servers)
+        took = time.monotonic() - began
+        cores = [(sum(cores_of(pid).values()) - used) / took for pid, used in zip(routers, before, strict=True)]
+        figures = [each.result() for each in running_clients]
+    rates = [(b - a) / took for a, b in zip(first, last, strict=True)]
     say(
         "scale",
         fleet=label,
         clients=clients,
         streams=clients * options.streams,
-        tokens_per_s=round(sum(each["output_tokens_per_s"] for each in figures), 1),
-        tokens_per_s_from_first_to_last=round(sum(each["output_tokens"] for each in figures) / whole, 1),
-        durations_s=[round(each["duration_s"], 2) for each in figures],
-        ends_apart_s=round(max(at for _, at in found) - min(at for _, at in found), 2),
+        tokens_per_s=round(sum(rates), 1),
+        of_each_worker=[round(rate, 1) for rate in rates],
+        window_s=round(took, 2),
         failed=sum(each["failed"] for each in figures),
         ttft_ms=[[round(each["ttft_ms"][p], 1) for p in ("p50", "p99")] for each in figures],
         gap_ms=[[round(each["itl_ms"][p], 2) for p in ("p50", "p99")] for each in figures],
-        router_cores=[
-            round((sum(cores_of(pid).values()) - used) / longest, 3) for pid, used in zip(routers, before, strict=True)
-        ],
+        router_cores=[round(share, 3) for share in cores],
     )
 
 
 def shared(front: Front, seed: int, options: argparse.Namespace) -> None:
-    """One round of prompts that share beginnings."""
+    """One round of prompts that share beginnings. Groups come in turn, and their number has no divisor in common with
+    the workers': taken in turn, each group comes to each worker."""
     out = options.out / f"fleet-shared-{front.policy}-{seed}.json"
-    more = ["--dataset", "shared-prefix", "--prefix", "3072", "--groups", "64", "--prompt", "64", "--output", "64"]
+    more = ["--dataset", "shared-prefix", "--prefix", "3072", "--groups", "63", "--prompt", "64", "--output", "64"]
     more += ["--requests", "512", "--concurrency", "64", "--seed", str(seed)]
     found = bench(front.url, out, *more)
     say(
@@ -172,9 +196,10 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=4)
     parser.add_argument("--pairs", action="store_true", help="a worker over each two GPUs, too")
     parser.add_argument("--streams", type=int, default=96, help="of one worker")
-    parser.add_argument("--tokens", type=int, default=512, help="of a prompt, and of an answer")
-    parser.add_argument("--waves", type=int, default=2, help="requests of a stream, one after the other")
-    parser.add_argument("--cache-gib", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=512, help="of a prompt, and of an answer, in the middle")
+    parser.add_argument("--warm-s", type=int, default=6, help="before tokens are counted")
+    parser.add_argument("--window-s", type=int, default=13, help="while they are")
+    parser.add_argument("--cache-gib", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--wait-for", type=Path, help="measure only once this file exists")
     parser.add_argument("--wait-s", type=float, default=240.0, help="at most so long")
@@ -217,8 +242,8 @@ def main() -> None:
         for number in range(options.rounds):
             step("one", partial(scale, "one worker", [alone], 1, 3 * number + 1, options))
             step("all", partial(scale, "all workers", both, options.gpus, 3 * number + 2, options))
-            if paired:
-                step("pairs", partial(scale, "pairs", paired, len(pairs), 3 * number + 3, options))
+        if paired:
+            step("pairs", partial(scale, "pairs", paired, len(pairs), 3 * options.rounds + 1, options))
         for number in range(options.rounds):
             for front in (both[0], in_turn):
                 step(front.policy, partial(shared, front, 100 + 2 * number + (front is in_turn), options))

@@ -182,7 +182,24 @@ def write_weights(config: dict[str, Any], directory: Path) -> None:
             spread = shape[-1] ** -0.5
             values = torch.empty(shape, device=device).normal_(0.0, spread, generator=draw)
             made[name] = values.to(torch.bfloat16).cpu()
+    if config["model_type"] == "qwen3_next":
+        _count_up(made)
     save_file(made, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _count_up(made: dict[str, Any]) -> None:
+    """Lets an id mostly be followed by the next higher one, for the model and for the layer that predicts further
+    tokens: random weights of their own would hardly ever agree. All other layers stay random, and now and then decide.
+    """
+    import torch
+
+    embeddings = made["model.embed_tokens.weight"].float()
+    hidden = embeddings.shape[1]
+    embeddings *= 0.2 * hidden**0.5
+    made["model.embed_tokens.weight"] = embeddings.to(torch.bfloat16)
+    made["lm_head.weight"] = torch.roll(embeddings, 1, dims=0).to(torch.bfloat16).contiguous()
+    # Of what it is given, the id before and the state behind it, the former.
+    made["mtp.fc.weight"] = torch.cat([torch.eye(hidden), torch.zeros(hidden, hidden)], dim=1).to(torch.bfloat16)
 
 
 def make(name: str, tokenizer: Path, out: Path) -> None:
