@@ -22,12 +22,12 @@ def _config(**changes: Any) -> LlamaCppConfig:
 
 
 def test_the_models_own_values() -> None:
-    assert dimensions(_config(), FACTS, ROOMY) == (4096, 4096, 3, frozenset({5, 6}))
+    assert dimensions(_config(), FACTS, ROOMY) == (4096, 4096, 3, frozenset({5, 6}), 2000, 512 << 20)
 
 
 def test_the_configurations_values() -> None:
     sizes = dimensions(_config(max_model_len=300, threads=1, end_token_ids=frozenset({7})), FACTS, ROOMY)
-    assert sizes == (300, 512, 1, frozenset({7}))
+    assert sizes[:4] == (300, 512, 1, frozenset({7}))
 
 
 def test_unasked_lengths_give_way_to_memory() -> None:
@@ -36,6 +36,13 @@ def test_unasked_lengths_give_way_to_memory() -> None:
     assert dimensions(_config(max_running=2), FACTS, machine).max_model_len == 1024
     halved = dimensions(_config(max_running=2, kv_type="f32"), FACTS, machine)
     assert halved.max_model_len == 512
+
+
+def test_kept_prefixes_give_way_to_memory() -> None:
+    machine = Machine(1, 800 << 20)
+    assert dimensions(_config(), FACTS, machine).kept_bytes == 100 << 20
+    assert dimensions(_config(prefix_memory_mib=50), FACTS, machine).kept_bytes == 50 << 20
+    assert dimensions(_config(prefix_memory_mib=0), FACTS, machine).kept_bytes == 0
 
 
 def test_asked_lengths_do_not() -> None:

@@ -21,11 +21,14 @@ from qwenserve.worker.engine_interface import EngineError, EngineRefusal, Finish
 from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
 from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
+from qwenserve.worker.engines.llamacpp.slot_calls import SlotCallError
 from tests.contract.engine_contract import GREEDY, LIMIT_S, Driver, driving
 from tests.worker.engines.engines import SLOTS, exact_engine
 from tests.worker.engines.model_directories import END, FOREIGN_END, MERGED, OTHER_END, THINK, VOCAB
 
 PROMPT = list(range(100, 130))
+# Worth a copy.
+LONG = [100 + n % 50 for n in range(160)]
 WARM = Sampling(temperature=1.5, max_tokens=12, ignore_eos=True)
 FORCE = 100.0
 
@@ -207,6 +210,69 @@ async def test_ids_outside_the_vocabulary_are_refused(driver: Driver, bad: int) 
     with pytest.raises(EngineRefusal) as refusal:
         driver.submit([1, bad], GREEDY)
     assert refusal.value.param == "prompt_token_ids"
+
+
+async def test_a_prefix_is_found_though_its_slot_is_busy(driver: Driver) -> None:
+    await driver.ask(LONG, GREEDY)
+    _, going_on = driver.submit(LONG, replace(GREEDY, max_tokens=200, ignore_eos=True))
+    # Its slot has written its copy by then.
+    await going_on.tokens(1)
+    beside = await driver.ask([*LONG[:-1], 99], GREEDY)
+    assert going_on.finish is None
+    assert beside.finish is not None
+    assert beside.finish.cached_tokens == len(LONG) - 1
+    alone = await driver.ask([*LONG[:-1], 99], GREEDY, "another tenant")
+    assert alone.finish is not None
+    assert alone.finish.cached_tokens == 0
+    assert alone.token_ids == beside.token_ids
+
+
+async def test_what_a_slot_lost_comes_back_for_its_tenant_only(gguf: Path) -> None:
+    async with driving(exact_engine(gguf, max_running=1)) as driver:
+        first = await driver.ask(LONG, GREEDY, "a")
+        for salt, cached in (("b", 0), ("a", len(LONG) - 1), ("", 0), ("b", len(LONG) - 1)):
+            answer = await driver.ask(LONG, GREEDY, salt)
+            assert answer.finish is not None
+            assert answer.finish.cached_tokens == cached, salt
+            assert answer.token_ids == first.token_ids
+        assert _open_copies() == 3
+    assert _open_copies() == 0
+
+
+@pytest.mark.parametrize("broken", ["save", "restore", "restored badly"])
+async def test_answers_do_not_depend_on_copies(gguf: Path, broken: str) -> None:
+    class Slots:
+        def save(self, slot: int, file: int) -> bool:
+            if broken == "save":
+                raise SlotCallError("no answer")
+            return bool(calls.save(slot, file))
+
+        def restore(self, slot: int, file: int) -> bool:
+            if broken == "restore":
+                raise SlotCallError("no answer")
+            return False
+
+    async with driving(exact_engine(gguf, max_running=1)) as driver:
+        server = cast(Any, driver.engine)._loaded.server
+        calls = server.slots
+        server.slots = Slots()
+        first = await driver.ask(LONG, GREEDY, "a")
+        await driver.ask(LONG, GREEDY, "b")
+        again = await driver.ask(LONG, GREEDY, "a")
+        assert again.token_ids == first.token_ids
+        assert again.finish is not None
+        assert again.finish.cached_tokens == 0, "what another tenant left in the slot is not used"
+        assert not driver.failures
+    assert _open_copies() == 0
+
+
+def _open_copies() -> int:
+    """Returns how many states this process keeps."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum("qwenserve-prefix" in link for link in links)
 
 
 async def test_more_requests_than_slots_are_refused(driver: Driver) -> None:

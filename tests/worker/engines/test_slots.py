@@ -17,8 +17,8 @@ def _slots(*held: list[int]) -> list[Slot]:
 
 
 def _chosen(slots: list[Slot], prompt: list[int], salt: str = "") -> int | None:
-    slot = choose_slot(slots, prompt, salt, step_tokens=64)
-    return None if slot is None else slot.number
+    choice = choose_slot(slots, prompt, salt, step_tokens=64)
+    return None if choice is None else choice.slot.number
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,33 @@ def test_a_long_prompt_leaves_a_free_slot_below() -> None:
     assert _chosen(slots, [5] * 3000) == 5
     slots[5].busy, slots[5].unread = True, 3000
     assert _chosen(slots, [6]) == 4
+
+
+def test_a_prefix_is_not_computed_again_to_be_half_a_prompt_sooner() -> None:
+    slots = _slots([], [], TALK)
+    slots[1].busy, slots[1].unread = True, 550
+    assert _chosen(slots, [*TALK, 5]) == 2
+    slots[1].unread = 650
+    assert _chosen(slots, [*TALK, 5]) == 0
+
+
+def test_a_kept_state_is_put_where_nothing_is_lost() -> None:
+    slots = _slots(TALK, [*TALK[:100], *[7] * 400], [9] * 50)
+    slots[2].kept = 50
+    slots[0].busy = True
+    choice = choose_slot(slots, [*TALK, 5], "", step_tokens=64, kept_tokens=290, keeps=True)
+    assert choice == (slots[2], 0, True, 0)
+    slots[0].busy = False
+    choice = choose_slot(slots, [*TALK, 5], "", step_tokens=64, kept_tokens=290, keeps=True)
+    assert choice == (slots[0], 300, False, 0), "the slot has more"
+
+
+def test_what_is_kept_elsewhere_is_not_lost() -> None:
+    slots = _slots([*TALK[:100], *[7] * 400], [8] * 300)
+    slots[0].kept = 400
+    slots[1].kept = 300
+    choice = choose_slot(slots, [*TALK, 5], "", step_tokens=64, keeps=True)
+    assert choice == (slots[0], 100, False, 100)
 
 
 def test_common_prefix_agrees_with_counting() -> None:

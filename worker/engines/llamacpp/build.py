@@ -39,6 +39,7 @@ def build(config: Config, settings: Settings, progress: Progress) -> BuiltEngine
             threads=settings.threads,
             kv_type=settings.kv_type,
             batch_tokens=settings.batch_tokens,
+            prefix_memory_mib=settings.prefix_memory_mib,
         )
     )
     return BuiltEngine(engine, str(fingerprint_of(model)))

@@ -15,6 +15,8 @@ from qwenserve.worker.engines.llamacpp.machine import Machine
 _CONTEXT_STEP = 256
 # Where the configuration sets no context length, the KV cache takes at most this share of the free memory.
 _MEMORY_SHARE = 0.5
+# And kept beginnings of prompts this one, whatever is set.
+_KEPT_SHARE = 0.125
 _KV_BYTES = {"f16": 2, "f32": 4}
 
 
@@ -25,7 +27,9 @@ class LlamaCppConfig:
     `gguf` is a file that `gguf_files.engine_file` has prepared. `max_model_len` counts the tokens of prompt
     and answer together, for each of the `max_running` slots; 0 takes the model's own length, or what half of
     the free memory has room for. `batch_tokens` is the most that one step computes: a smaller number lets
-    running answers move more often while a long prompt is read. `end_token_ids` empty takes the model's own.
+    running answers move more often while a long prompt is read. `prefix_memory_mib` is the most that beginnings of
+    prompts take outside of the slots, on Linux; an eighth of the free memory is a limit too, and 0 keeps none.
+    `end_token_ids` empty takes the model's own.
     `kv_type` f32 makes results exact and takes twice the memory. `threads` 0 takes all cores.
     """
 
@@ -37,6 +41,7 @@ class LlamaCppConfig:
     threads: int = 0
     kv_type: Literal["f16", "f32"] = "f16"
     batch_tokens: int = 128
+    prefix_memory_mib: int = 512
     gpu_layers: int = -1
     end_token_ids: frozenset[int] = frozenset()
     start_timeout_s: float = 600.0
@@ -44,12 +49,16 @@ class LlamaCppConfig:
 
 
 class Dimensions(NamedTuple):
-    """What is really set up: `slot_tokens` is `max_model_len` as llama.cpp rounds it."""
+    """What is really set up: `slot_tokens` is `max_model_len` as llama.cpp rounds it. A token takes `token_bytes` of a
+    slot, and beginnings of prompts `kept_bytes` outside of them.
+    """
 
     max_model_len: int
     slot_tokens: int
     threads: int
     end_token_ids: frozenset[int]
+    token_bytes: int
+    kept_bytes: int
 
 
 def llamacpp_environment() -> Mapping[str, str]:
@@ -77,18 +86,20 @@ def dimensions(config: LlamaCppConfig, facts: ModelFacts, machine: Machine) -> D
     ends = config.end_token_ids or frozenset(facts.end_token_ids)
     if not ends or max(ends) >= facts.vocab_size or min(ends) < 0:
         raise EngineError(f"end tokens {sorted(ends)} do not fit a vocabulary of {facts.vocab_size}")
-    token_bytes = facts.kv_elements_per_token * _KV_BYTES[config.kv_type] * config.max_running
+    token_bytes = facts.kv_elements_per_token * _KV_BYTES[config.kv_type]
+    all_slots_bytes = token_bytes * config.max_running
     length = config.max_model_len or facts.context_length
-    if token_bytes * _rounded(length) > _MEMORY_SHARE * machine.free_memory_bytes:
-        room = int(_MEMORY_SHARE * machine.free_memory_bytes / token_bytes) // _CONTEXT_STEP * _CONTEXT_STEP
+    if all_slots_bytes * _rounded(length) > _MEMORY_SHARE * machine.free_memory_bytes:
+        room = int(_MEMORY_SHARE * machine.free_memory_bytes / all_slots_bytes) // _CONTEXT_STEP * _CONTEXT_STEP
         if config.max_model_len or room < _CONTEXT_STEP:
             raise EngineError(
                 f"the KV cache for {config.max_running} requests of {length} tokens takes "
-                f"{token_bytes * length >> 20} MiB, more than half of the {machine.free_memory_bytes >> 20} MiB free; "
-                f"lower max_running, or max_model_len to {room}"
+                f"{all_slots_bytes * length >> 20} MiB, more than half of the {machine.free_memory_bytes >> 20} MiB "
+                f"free; lower max_running, or max_model_len to {room}"
             )
         length = room
-    return Dimensions(length, _rounded(length), config.threads or machine.cores, ends)
+    kept_bytes = min(config.prefix_memory_mib << 20, int(_KEPT_SHARE * machine.free_memory_bytes))
+    return Dimensions(length, _rounded(length), config.threads or machine.cores, ends, token_bytes, kept_bytes)
 
 
 def _rounded(length: int) -> int:

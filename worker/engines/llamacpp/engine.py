@@ -2,7 +2,7 @@
 
 One thread per slot; a request occupies a slot, and its thread, from submit to finish. Never more requests than
 slots, because llama.cpp cannot abort a request that waits for one. All state here belongs to the event loop;
-threads get a job and answer through the outbox.
+threads get jobs, the copying of slots' states among them, and answer through the outbox.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import queue
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.guide_grammar import available
@@ -25,20 +27,23 @@ from qwenserve.worker.engine_interface import (
     EngineLoad,
     EngineRefusal,
     EngineRequest,
+    FinishReason,
     GuideKind,
     KvEvent,
 )
+from qwenserve.worker.engines.llamacpp.cache_news import BLOCK_TOKENS
 from qwenserve.worker.engines.llamacpp.checks import check_request
 from qwenserve.worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, dimensions
 from qwenserve.worker.engines.llamacpp.drive import drive
 from qwenserve.worker.engines.llamacpp.generation import Generation
 from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts, read_facts, tokenizer_of
+from qwenserve.worker.engines.llamacpp.kept_states import KeptState
 from qwenserve.worker.engines.llamacpp.machine import look_at_machine
 from qwenserve.worker.engines.llamacpp.native import NativeServer
 from qwenserve.worker.engines.llamacpp.outbox import Outbox
-from qwenserve.worker.engines.llamacpp.self_check import check_ids
-from qwenserve.worker.engines.llamacpp.slot_blocks import BLOCK_TOKENS, SlotBlocks
-from qwenserve.worker.engines.llamacpp.slots import Slot, choose_slot
+from qwenserve.worker.engines.llamacpp.prefixes import Place, Prefixes
+from qwenserve.worker.engines.llamacpp.self_check import check_ids, keeps_states
+from qwenserve.worker.engines.llamacpp.slot_calls import SlotCallError
 from qwenserve.worker.guides.matcher import GuideError, GuideVocabulary, vocabulary_of
 
 # How long to wait for threads that have answered their last request, or at exit are one step away from it.
@@ -62,12 +67,20 @@ class _Job:
 
     request: EngineRequest
     generation: Generation
-    slot: Slot
-    reuse_prefix: bool
+    place: Place
     aborted: bool = False
+    # Whether routers have been told what it computed.
+    told: bool = False
 
 
-_Inbox = queue.SimpleQueue["_Job | None"]
+class _Keep(NamedTuple):
+    """A slot's state is to be written, before whatever comes next there."""
+
+    slot: int
+    state: KeptState
+
+
+_Inbox = queue.SimpleQueue["_Job | _Keep | None"]
 
 
 class _Loaded:
@@ -80,7 +93,6 @@ class _Loaded:
         self.info = info
         self.vocabulary = vocabulary
         self.outbox = outbox
-        self.slots = [Slot(n) for n in range(slots)]
         self.inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(slots)]
         self.threads: list[threading.Thread] = []
 
@@ -92,8 +104,7 @@ class LlamaCppEngine:
         self._config = config
         self._loaded: _Loaded | None = None
         self._jobs: dict[int, _Job] = {}
-        self._blocks = SlotBlocks()
-        self._requests = 0
+        self._prefixes = Prefixes(0, step_tokens=config.batch_tokens)
         self._steps = 0
         self._idle = asyncio.Event()
         self._deliver: Deliver = _nowhere
@@ -119,9 +130,15 @@ class LlamaCppEngine:
         info = _info(self._config, server, facts, sizes, vocabulary)
         outbox = Outbox(asyncio.get_running_loop(), self._hand_over)
         self._loaded = _Loaded(server, info, self._config.max_running, outbox, vocabulary)
-        for slot, inbox in zip(self._loaded.slots, self._loaded.inboxes, strict=True):
+        self._prefixes = Prefixes(
+            self._config.max_running,
+            step_tokens=self._config.batch_tokens,
+            kept_bytes=sizes.kept_bytes,
+            token_bytes=sizes.token_bytes,
+        )
+        for number, inbox in enumerate(self._loaded.inboxes):
             thread = threading.Thread(
-                target=self._serve, args=(self._loaded, inbox), name=f"llamacpp-slot-{slot.number}", daemon=True
+                target=self._serve, args=(self._loaded, inbox), name=f"llamacpp-slot-{number}", daemon=True
             )
             self._loaded.threads.append(thread)
             thread.start()
@@ -136,21 +153,19 @@ class LlamaCppEngine:
             raise EngineRefusal(f"key {request.key} is in use")
         check_request(request, loaded.info)
         for busy in self._jobs.values():
-            busy.slot.unread = busy.generation.unread
-        slot = choose_slot(
-            loaded.slots, request.prompt_token_ids, request.cache_salt, step_tokens=self._config.batch_tokens
-        )
-        if slot is None:
+            busy.place.slot.unread = busy.generation.unread
+        place = self._prefixes.take(request)
+        if place is None:
             raise EngineRefusal(f"all {loaded.info.max_running} slots are taken")
         info = loaded.info
         generation = Generation(request, info.eos_token_ids, info.max_model_len, info.vocab_size)
-        job = _Job(request, generation, slot, slot.cache_salt == request.cache_salt)
-        self._requests += 1
-        slot.busy, slot.cache_salt, slot.last_used = True, request.cache_salt, self._requests
-        self._blocks.busy(slot.number)
+        job = _Job(request, generation, place)
         self._jobs[request.key] = job
         self._idle.clear()
-        loaded.inboxes[slot.number].put(job)
+        number = place.slot.number
+        if place.keep is not None:
+            loaded.inboxes[number].put(_Keep(number, place.keep))
+        loaded.inboxes[number].put(job)
 
     def abort(self, key: int) -> None:
         """Asks a request to stop; it does within one step, in the prompt's prefill too. Unknown: no-op."""
@@ -163,8 +178,12 @@ class LlamaCppEngine:
         return EngineLoad(running=len(self._jobs), steps=self._steps)
 
     def kv_events(self) -> Sequence[KvEvent]:
-        """Returns and forgets what has come into free slots and gone from them."""
-        return self._blocks.fetch()
+        """Returns and forgets which blocks have come and gone, in slots and in kept states."""
+        for job in self._jobs.values():
+            if not job.told and not job.generation.unread:
+                job.told = True
+                self._prefixes.computed(job.place.slot)
+        return self._prefixes.events()
 
     def pace_with(self, room: Callable[[], Awaitable[None]]) -> None:
         """Ignores it: every step computes."""
@@ -186,7 +205,8 @@ class LlamaCppEngine:
                 f"{len(self._jobs)} requests did not stop within {self._config.stop_timeout_s:.0f} s"
             ) from error
         atexit.unregister(self._leave)
-        await asyncio.to_thread(_release, loaded)
+        if await asyncio.to_thread(_release, loaded):
+            self._prefixes.close()
 
     def _leave(self) -> None:
         """Ends requests at the exit of a process that did not stop the engine: llama.cpp would abort it (134)."""
@@ -205,6 +225,9 @@ class LlamaCppEngine:
     def _serve(self, loaded: _Loaded, inbox: _Inbox) -> None:
         """The life of a slot's thread: one request after the other until None comes."""
         while (job := inbox.get()) is not None:
+            if isinstance(job, _Keep):
+                self._keep(loaded, job)
+                continue
             try:
                 last = self._generate(loaded, job)
             except Exception as error:
@@ -224,24 +247,50 @@ class LlamaCppEngine:
             loaded.server,
             job.request,
             job.generation,
-            job.slot.number,
-            reuse_prefix=job.reuse_prefix,
+            job.place.slot.number,
+            reuse_prefix=self._restore(loaded, job.place) or job.place.reuse,
             cancelled=cancelled,
             emit=loaded.outbox.put,
             vocabulary=loaded.vocabulary,
         )
+
+    def _keep(self, loaded: _Loaded, job: _Keep) -> None:
+        try:
+            well = loaded.server.slots.save(job.slot, job.state.file)
+        except SlotCallError as error:
+            # The state counts as in use for ever: llama.cpp may write to its file yet.
+            _log.warning("%s; prefixes are kept in slots only from now on", error)
+            loaded.outbox.call(self._prefixes.stop_keeping)
+            return
+        loaded.outbox.call(partial(self._prefixes.written, job.state, well=well))
+
+    def _restore(self, loaded: _Loaded, place: Place) -> bool:
+        """Puts the kept state into the slot, where there is one. False: the prompt is computed without it."""
+        state = place.restore
+        if state is None:
+            return False
+        try:
+            well = loaded.server.slots.restore(place.slot.number, state.file)
+        except SlotCallError as error:
+            _log.warning("%s; prefixes are kept in slots only from now on", error)
+            loaded.outbox.call(self._prefixes.stop_keeping)
+            return False
+        loaded.outbox.call(partial(self._prefixes.read, state))
+        return well
 
     def _hand_over(self, chunks: list[Chunk], failure: EngineError | None) -> None:
         """Frees the slots of finished requests, then delivers: `deliver` may submit the next ones."""
         for chunk in chunks:
             if chunk.finish is not None:
                 job = self._jobs.pop(chunk.key)
-                job.slot.busy = False
                 # Of a prompt that was aborted the end was never computed.
                 prompt = job.request.prompt_token_ids
                 computed = len(prompt) - job.generation.unread
-                job.slot.token_ids = [*prompt[:computed], *job.generation.produced]
-                self._blocks.free(job.slot.number, job.slot.token_ids, job.slot.cache_salt)
+                slot = job.place.slot
+                whole = chunk.finish.reason != FinishReason.ABORTED
+                keep = self._prefixes.release(slot, [*prompt[:computed], *job.generation.produced], whole=whole)
+                if keep is not None and self._loaded is not None:
+                    self._loaded.inboxes[slot.number].put(_Keep(slot.number, keep))
         if not self._jobs:
             self._idle.set()
         if chunks:
@@ -269,6 +318,9 @@ def _load(config: LlamaCppConfig) -> _Parts:
     server = NativeServer(config, sizes)
     try:
         check_ids(server, facts, sizes.end_token_ids, sizes.max_model_len)
+        if sizes.kept_bytes and not keeps_states(server):
+            _log.info("states of slots cannot be copied on this system: prefixes are kept in slots only")
+            sizes = sizes._replace(kept_bytes=0)
     except BaseException:
         server.close()
         raise
@@ -313,12 +365,15 @@ def _info(
     )
 
 
-def _release(loaded: _Loaded) -> None:
+def _release(loaded: _Loaded) -> bool:
+    """Releases the model where no thread hangs; returns whether it did."""
     for thread in loaded.threads:
         thread.join(_JOIN_S)
     # Releasing the model under a running call would end the process on the spot.
-    if not any(thread.is_alive() for thread in loaded.threads):
-        loaded.server.close()
+    if any(thread.is_alive() for thread in loaded.threads):
+        return False
+    loaded.server.close()
+    return True
 
 
 def _close_late(loading: asyncio.Future[_Parts]) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenserve.worker.engine_interface import EngineError
+from qwenserve.worker.engines.llamacpp import memory_files
 from qwenserve.worker.engines.llamacpp.config import Dimensions, LlamaCppConfig, llamacpp_environment
+from qwenserve.worker.engines.llamacpp.slot_calls import SlotCalls
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +30,9 @@ class NativeServer:
         # nobody knows. mkdtemp makes the directory with mode 0700.
         self._directory = Path(tempfile.mkdtemp(prefix="qwenserve-", dir=_socket_parent()))
         params = _parameters(xllamacpp, config, dimensions)
-        params.hostnames = [str(self._directory / "engine.sock")]
-        params.api_keys = [secrets.token_urlsafe(32)]
+        socket, key = str(self._directory / "engine.sock"), secrets.token_urlsafe(32)
+        params.hostnames, params.api_keys = [socket], [key]
+        self.slots = SlotCalls(socket, key)
         try:
             self._server: Any = xllamacpp.Server(params)
         except RuntimeError as error:
@@ -96,6 +99,7 @@ def _parameters(xllamacpp: Any, config: LlamaCppConfig, dimensions: Dimensions) 
     params.verbosity = 0
     params.ui = False
     params.endpoint_slots = False
+    params.slot_save_path = memory_files.DIRECTORY
     params.n_threads_http = 1
     params.n_parallel = config.max_running
     params.n_ctx = config.max_running * dimensions.slot_tokens
@@ -103,7 +107,7 @@ def _parameters(xllamacpp: Any, config: LlamaCppConfig, dimensions: Dimensions) 
     params.n_gpu_layers = config.gpu_layers
     params.n_batch = params.n_ubatch = config.batch_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = dimensions.threads
-    # Slots are the only prefix cache: a second one in memory (8 GiB by default) is not worth it.
+    # Its own cache beside the slots knows nothing of tenants, and is not asked where a request names its slot.
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
     if config.kv_type == "f32":

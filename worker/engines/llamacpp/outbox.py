@@ -45,12 +45,13 @@ class Outbox:
         self._waiting.append(chunk)
         if not self._woken:
             self._woken = True
-            self._call(self._wake)
+            self.call(self._wake)
         elif self._gathering and len(self._waiting) >= self._expected:
             self._gathering = False
-            self._call(self._drain)
+            self.call(self._drain)
 
-    def _call(self, callback: Callable[[], None]) -> None:
+    def call(self, callback: Callable[[], None]) -> None:
+        """Runs something on the loop; after its end nothing. Called from any thread."""
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qwenserve.worker.engine_interface import Chunk, EngineError, EngineRequest, Finish, FinishReason, Sampling
+from qwenserve.worker.engines.llamacpp import memory_files
 from qwenserve.worker.engines.llamacpp.drive import drive
 from qwenserve.worker.engines.llamacpp.generation import Generation
 from qwenserve.worker.engines.llamacpp.gguf_files import ModelFacts
 from qwenserve.worker.engines.llamacpp.native import NativeServer
+from qwenserve.worker.engines.llamacpp.slot_calls import SlotCallError
 
 # Far above any logit: the token is taken whatever the model thinks.
 _FORCE = 1e6
@@ -53,6 +55,19 @@ def check_ids(server: NativeServer, facts: ModelFacts, end_token_ids: frozenset[
     got = generate(Sampling(max_tokens=4, logit_bias={end: _FORCE}))
     if got.token_ids != [end] or got.finish is None or got.finish.reason != FinishReason.STOP:
         raise EngineError(f"llama.cpp gave {got.token_ids} where end token {end} alone belongs; {_REMEDY}")
+
+
+def keeps_states(server: NativeServer) -> bool:
+    """Tells whether a slot's state can be copied and read back. The first slot must hold something."""
+    file = memory_files.create()
+    if file is None:
+        return False
+    try:
+        works = server.slots.save(0, file) and server.slots.restore(0, file)
+    except SlotCallError:
+        return False  # and the file stays open: it may be written yet
+    memory_files.close(file)
+    return works
 
 
 def _generate(server: NativeServer, sampling: Sampling, end_token_ids: frozenset[int], max_model_len: int) -> _Answer:

@@ -19,3 +19,9 @@ class Settings(Section):
         ge=32,
         description="Most tokens computed in one step. Small, so that answers move while a long prompt is read.",
     )
+    prefix_memory_mib: int = Field(
+        default=512,
+        ge=0,
+        description="Memory for beginnings of prompts that are in no free slot, in MiB, taken as it fills; on Linux. "
+        "An eighth of the free memory is the limit too. 0: none are kept.",
+    )
