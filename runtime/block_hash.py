@@ -39,6 +39,11 @@ def block_hash(parent: int, token_ids: Sequence[int]) -> int:
 
 def block_hashes(token_ids: Sequence[int], block_tokens: int, salt: str = "") -> Sequence[int]:
     """Returns the hash of every full block of a prompt, in order. `block_tokens` is 1 or more."""
+    return following_hashes(salt_hash(salt), token_ids, block_tokens)
+
+
+def following_hashes(before: int, token_ids: Sequence[int], block_tokens: int) -> Sequence[int]:
+    """Returns the hash of every full block, in order, after the block `before`, or after `salt_hash`."""
     count = len(token_ids) // block_tokens
     if not count:
         return ()
@@ -47,7 +52,7 @@ def block_hashes(token_ids: Sequence[int], block_tokens: int, salt: str = "") ->
     width = _ID_BYTES * block_tokens
     blocks = struct.iter_unpack(f"{width}s", memoryview(packed)[: count * width])
     hashed = blake2b
-    parent = salt_hash(salt).to_bytes(_HASH_BYTES, "little")
+    parent = before.to_bytes(_HASH_BYTES, "little")
     # A full digest that is cut: naming its size in each call costs a sixth more.
     chain = [parent := hashed(parent + block).digest()[:_HASH_BYTES] for (block,) in blocks]
     return struct.unpack(f"<{count}Q", b"".join(chain))

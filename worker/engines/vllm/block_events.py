@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from qwenserve.runtime.block_hash import block_hash, salt_hash
+from qwenserve.runtime.block_hash import following_hashes, salt_hash
 from qwenserve.worker.engine_interface import KvEvent
 
 # Routers look when they get a message; nobody waits for more than these.
@@ -36,8 +36,10 @@ class BlockEvents:
         self._next_in = 0
         self._next_out = 0
 
-    def take(self, sequence: int, events: Sequence[Mapping[str, Any]]) -> None:
-        """Takes one message: its number and its events. A gap in the numbers is passed on as one."""
+    def take(self, sequence: int, events: Sequence[Mapping[str, Any]]) -> int:
+        """Takes one message: its number and its events. A gap in the numbers is passed on as one. Returns how many
+        blocks it told of.
+        """
         if sequence != self._next_in:
             self._start_over()
         self._next_in = sequence + 1
@@ -48,6 +50,7 @@ class BlockEvents:
             if event.get("group_idx") in (None, 0):
                 self._apply(event, stored, removed)
         self._put(stored, removed)
+        return len(stored) + len(removed)
 
     def lost(self) -> None:
         """Nothing more will come: the reader is told to forget what it knows."""
@@ -97,13 +100,12 @@ class BlockEvents:
             stored += self._untold_up_to(before)
         else:
             return  # what comes before was told in a message that was lost
-        size = event["block_size"]
-        ids = event["token_ids"]
-        for number, name in enumerate(event["block_hashes"]):
-            parent = block_hash(parent, ids[number * size : (number + 1) * size])
-            self._ours[name] = _Block(parent, before)
-            self._untold.discard(name)
-            stored.append(parent)
+        names = event["block_hashes"]
+        hashes = following_hashes(parent, event["token_ids"], event["block_size"])
+        self._untold.difference_update(names)
+        stored += hashes
+        for name, ours in zip(names, hashes, strict=True):
+            self._ours[name] = _Block(ours, before)
             before = name
 
     def _untold_up_to(self, name: int | None) -> list[int]:

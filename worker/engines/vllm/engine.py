@@ -150,7 +150,7 @@ class VllmEngine:
         finally:
             self._deliver = _nowhere
             if self._events is not None:
-                await self._events.close()
+                self._events.close()
             if self._native is not None:
                 await asyncio.to_thread(self._native.close)
 
