@@ -49,14 +49,11 @@ class CoreReader:
         self._numbers = itertools.count(1)
         # At most one addition and one abort for each request that runs.
         self._sends: asyncio.Queue[Any] = asyncio.Queue()
-        self._failed = False
+        self._failed = self._closed = False
         self.steps = 0
         self.kv_usage = 0.0
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._watched(self._read()), name="vllm-read"),
-            loop.create_task(self._watched(self._send()), name="vllm-send"),
-        ]
+        native.give_steps_to(self._take)
+        self._sender = asyncio.get_running_loop().create_task(self._send(), name="vllm-send")
 
     @property
     def running(self) -> int:
@@ -104,9 +101,9 @@ class CoreReader:
         for key in list(self._ids):
             self.abort(key)
         await asyncio.sleep(0)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks, timeout=limit_s)
+        self._closed = True
+        self._sender.cancel()
+        await asyncio.wait({self._sender}, timeout=limit_s)
 
     def _end_soon(self, key: int, finish: Finish) -> None:
         self._ending.add(key)
@@ -117,35 +114,38 @@ class CoreReader:
         if not self._failed:
             self._deliver([Chunk(key, _NO_IDS, finish=finish)])
 
-    async def _watched(self, work: Any) -> None:
-        try:
-            await work
-        except Exception as error:
-            if not self._failed:
-                self._failed = True
-                self._ids.clear()
-                self._jobs.clear()
-                self._on_failure(EngineError(f"vLLM's core has died ({error or type(error).__name__})"))
+    def _fail(self, error: Exception) -> None:
+        if not self._failed and not self._closed:
+            self._failed = True
+            self._ids.clear()
+            self._jobs.clear()
+            self._on_failure(EngineError(f"vLLM's core has died ({error or type(error).__name__})"))
 
     async def _send(self) -> None:
         core = self._native.core
-        while True:
-            item = await self._sends.get()
-            if isinstance(item, str):
-                await core.abort_requests_async([item])
-            else:
-                await core.add_request_async(item)
+        try:
+            while True:
+                item = await self._sends.get()
+                if isinstance(item, str):
+                    await core.abort_requests_async([item])
+                else:
+                    await core.add_request_async(item)
+        except Exception as error:
+            self._fail(error)
 
-    async def _read(self) -> None:
-        core = self._native.core
-        while True:
-            outputs = await core.get_output_async()
-            self.steps += 1
-            statistics = outputs.scheduler_stats
-            if statistics is not None:
-                self.kv_usage = statistics.kv_cache_usage
-            if chunks := self._chunks(outputs.outputs):
-                self._deliver(chunks)
+    def _take(self, outputs: Any) -> None:
+        """Takes a step, or why there will be no more: `EngineCoreOutputs`, or an exception."""
+        if isinstance(outputs, Exception):
+            self._fail(outputs)
+            return
+        if self._closed:
+            return
+        self.steps += 1
+        statistics = outputs.scheduler_stats
+        if statistics is not None:
+            self.kv_usage = statistics.kv_cache_usage
+        if chunks := self._chunks(outputs.outputs):
+            self._deliver(chunks)
 
     def _chunks(self, outputs: Sequence[Any]) -> list[Chunk]:
         jobs = self._jobs

@@ -6,15 +6,15 @@ Names are those of vLLM 0.26; `tests/worker/engines/vllm` has what is known of i
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from qwenserve.worker.engine_interface import EngineError
 from qwenserve.worker.engines.vllm.sampling import StructuredOutput
 
 # Below AsyncLLM nothing is promised: these versions have been read, and run.
 _CORE_VERSIONS = ("0.26.",)
-_CORE_METHODS = ("add_request_async", "abort_requests_async", "get_output_async")
+_CORE_NAMES = ("add_request_async", "abort_requests_async", "outputs_queue", "_ensure_output_queue_task")
 
 
 def argument_names() -> frozenset[str]:
@@ -59,7 +59,16 @@ class NativeVllm:
     @property
     def core_is_known(self) -> bool:
         """Whether the steps of the core can be read without AsyncLLM."""
-        return self.version.startswith(_CORE_VERSIONS) and all(hasattr(self.core, name) for name in _CORE_METHODS)
+        return self.version.startswith(_CORE_VERSIONS) and all(hasattr(self.core, name) for name in _CORE_NAMES)
+
+    def give_steps_to(self, take: Callable[[Any], None]) -> None:
+        """Calls `take` with what the core says from now on: `EngineCoreOutputs`, and an exception when it has died.
+
+        vLLM's task that reads the core's socket puts both into a queue, for another task to get them out. With what
+        `take` is in the queue's place there is no second task to wake in each step.
+        """
+        self.core.outputs_queue = _Taker(take)
+        self.core._ensure_output_queue_task()
 
     def parameters(self, arguments: Mapping[str, Any], structured: StructuredOutput | None) -> Any:
         """Returns new sampling parameters. Raises ValueError."""
@@ -118,6 +127,12 @@ def _resolved(config: Any) -> dict[str, Any]:
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
     }
+
+
+class _Taker(NamedTuple):
+    """What vLLM's reading task uses of a queue."""
+
+    put_nowait: Callable[[Any], None]
 
 
 class _NoLogger:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,14 +71,15 @@ class VllmDouble:
         self._engine = SimulatedEngine(self.config)
         self._keys = itertools.count(1)
         self._ids: dict[int, str] = {}
-        self._outputs: asyncio.Queue[Any] = asyncio.Queue()
+        self._take_step: Callable[[Any], None] | None = None
         self._streams: dict[str, asyncio.Queue[Any]] = {}
         self._started = False
 
     def die(self) -> None:
         """The core's process is gone."""
         self.errored = True
-        for queue in (self._outputs, *self._streams.values()):
+        self._say(EngineDead("the core is gone"))
+        for queue in self._streams.values():
             queue.put_nowait(EngineDead("the core is gone"))
 
     def parameters(self, arguments: Mapping[str, Any], structured: StructuredOutput | None) -> Any:
@@ -120,11 +121,10 @@ class VllmDouble:
                 del self._ids[key]
                 self._engine.abort(key)
 
-    async def get_output_async(self) -> Any:
-        outputs = await self._outputs.get()
-        if isinstance(outputs, Exception):
-            raise outputs
-        return outputs
+    def give_steps_to(self, take: Callable[[Any], None]) -> None:
+        self._take_step = take
+        if self.errored:
+            self._say(EngineDead("the core is gone"))
 
     async def generate(
         self, request_id: str, prompt: Sequence[int], salt: str, parameters: Any, priority: int, traceparent: str
@@ -165,8 +165,13 @@ class VllmDouble:
                 del self._ids[chunk.key]
         if outputs:
             # What the core says of its cache comes before, with no output in it.
-            self._outputs.put_nowait(SimpleNamespace(outputs=[], scheduler_stats=SimpleNamespace(kv_cache_usage=0.25)))
-            self._outputs.put_nowait(SimpleNamespace(outputs=outputs, scheduler_stats=None))
+            self._say(SimpleNamespace(outputs=[], scheduler_stats=SimpleNamespace(kv_cache_usage=0.25)))
+            self._say(SimpleNamespace(outputs=outputs, scheduler_stats=None))
+
+    def _say(self, what: Any) -> None:
+        """In a later turn, as all comes through a socket."""
+        if self._take_step is not None:
+            asyncio.get_running_loop().call_soon(self._take_step, what)
 
     def _fail(self, error: EngineError) -> None:
         self.die()
