@@ -27,7 +27,7 @@ import grpc
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import Health, listen, make_server
-from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, on_signals
+from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objects, on_signals
 from qwenserve.runtime.logs import EventLog
 from qwenserve.runtime.metrics_port import metrics_port
 from qwenserve.runtime.process import parse_setting, run_tier
@@ -145,18 +145,22 @@ async def run_worker(
     """Serves until `shutdown` (by default: signals) asks for a drain, or the engine dies. Returns the exit code.
 
     `built` replaces the configured engine; `on_ready` gets the port once requests are taken; `ranks` are those that
-    compute with this process.
+    compute with this process. Without `shutdown` the process is the worker's own, and its memory settled for it.
     """
     if shutdown is not None:
         return await _Worker(config, shutdown, ranks).run(built, on_ready)
     shutdown = Shutdown()
     with shutdown.on_signals():
-        return await _Worker(config, shutdown, ranks).run(built, on_ready)
+        return await _Worker(config, shutdown, ranks, settle=freeze_loaded_objects).run(built, on_ready)
 
 
 class _Worker:
-    def __init__(self, config: Config, shutdown: Shutdown, ranks: Ranks | None) -> None:
+    def __init__(
+        self, config: Config, shutdown: Shutdown, ranks: Ranks | None, settle: Callable[[], object] | None = None
+    ) -> None:
+        """`settle` is called when the model is loaded, before the first request."""
         self._ranks = ranks
+        self._settle = settle
         self._config = config
         self._shutdown = shutdown
         self._trust = trust = Trust.from_config(config)
@@ -258,6 +262,8 @@ class _Worker:
             settings.engine_settings.get(settings.engine, {}),
         )
         self._service.ready(dispatcher, info, identity)
+        if self._settle is not None:
+            self._settle()
         await self._health.set(True)
         self._log.info("ready", host=settings.host, port=port, engine=info.name, simulated=info.simulated)
         if on_ready is not None:

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from qwenserve.runtime.grpc_setup import from_rpc_error
 from qwenserve.runtime.lifecycle import Shutdown
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker import main as main_module
 from qwenserve.worker.engine_choice import BuiltEngine
 from qwenserve.worker.engine_interface import EngineError, EngineInfo
 from qwenserve.worker.engines.simulated.engine import Faults, SimulatedConfig, SimulatedEngine
@@ -239,6 +240,20 @@ async def test_the_command_serves_and_drains_on_a_signal():
     assert b'"event": "ready"' in line
     assert b'"event": "stopped"' in rest
     assert await asyncio.wait_for(process.wait(), LIMIT_S) == 0
+
+
+async def test_what_loading_left_is_kept_from_the_collector_before_anybody_is_served(monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    monkeypatch.setattr(main_module, "freeze_loaded_objects", lambda: done.append("settled"))
+
+    def ready(port: int) -> None:
+        done.append("ready")
+        signal.raise_signal(signal.SIGTERM)
+
+    built = BuiltEngine(SimulatedEngine(SimulatedConfig()), "")
+
+    assert await asyncio.wait_for(run_worker(configuration(), built=built, on_ready=ready), LIMIT_S) == 0
+    assert done == ["settled", "ready"]
 
 
 @pytest.mark.usefixtures("logs_restored")
