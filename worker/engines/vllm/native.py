@@ -14,7 +14,7 @@ from qwenserve.worker.engines.vllm.sampling import StructuredOutput
 
 # Below AsyncLLM nothing is promised: these versions have been read, and run.
 _CORE_VERSIONS = ("0.26.",)
-_CORE_NAMES = ("add_request_async", "abort_requests_async", "outputs_queue", "_ensure_output_queue_task")
+_CORE_NAMES = ("add_request_async", "abort_requests_async", "outputs_queue", "resources", "_ensure_output_queue_task")
 
 
 def argument_names() -> frozenset[str]:
@@ -67,6 +67,9 @@ class NativeVllm:
         vLLM's task that reads the core's socket puts both into a queue, for another task to get them out. With what
         `take` is in the queue's place there is no second task to wake in each step.
         """
+        from qwenserve.worker.engines.vllm.step_socket import read_with_fewer_steps
+
+        read_with_fewer_steps(self.core.resources.output_socket)
         self.core.outputs_queue = _Taker(take)
         self.core._ensure_output_queue_task()
 
