@@ -33,7 +33,7 @@ def salt_hash(salt: str) -> int:
 
 def block_hash(parent: int, token_ids: Sequence[int]) -> int:
     """Returns the hash of one full block after the block `parent`, or after `salt_hash`. The ids fit into 32 bits."""
-    content = parent.to_bytes(_HASH_BYTES, "little") + struct.pack(f"<{len(token_ids)}i", *token_ids)
+    content = struct.pack(f"<Q{len(token_ids)}i", parent, *token_ids)
     return int.from_bytes(blake2b(content).digest()[:_HASH_BYTES], "little")
 
 
@@ -47,6 +47,8 @@ def following_hashes(before: int, token_ids: Sequence[int], block_tokens: int) -
     count = len(token_ids) // block_tokens
     if not count:
         return ()
+    if count == 1:
+        return (block_hash(before, token_ids[:block_tokens]),)
     # One call packs all ids: several times as fast as array("i", ids).
     packed = struct.pack(f"<{len(token_ids)}i", *token_ids)
     width = _ID_BYTES * block_tokens

@@ -192,6 +192,7 @@ class Dispatcher:
         self.cache.stepped()
         flights = self._flights
         touched: set[Session] = set()
+        last: Session | None = None
         ended = False
         for key, token_ids, logprobs, finish, prompt_logprobs in chunks:
             flight = flights.get(key)
@@ -199,7 +200,9 @@ class Dispatcher:
                 continue
             session = flight.session
             if session is not None:
-                touched.add(session)
+                if session is not last:  # most workers have few sessions, and their requests lie together
+                    touched.add(session)
+                    last, add = session, session.packer.tokens
                 if prompt_logprobs:
                     session.packer.prompt_logprobs(flight.handle, prompt_logprobs)
                 if token_ids:
@@ -208,7 +211,7 @@ class Dispatcher:
                         if self.cache.guesses:
                             self.cache.computed(flight.request)
                         session.packer.first(flight.handle)
-                    session.packer.tokens(flight.handle, token_ids, logprobs)
+                    add(flight.handle, token_ids, logprobs)
             if finish is not None:
                 self._finished(flight, finish)
                 ended = True
@@ -301,7 +304,7 @@ class Dispatcher:
         session.steps = 0
         self._metrics.generated_tokens.inc(len(message.token_ids))
         self._progress.set()
-        message.load.CopyFrom(self.load.stamp(session.read_handle))
+        self.load.stamp(message.load, session.read_handle)
         return message
 
     def _check_open(self) -> None:

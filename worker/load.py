@@ -26,23 +26,26 @@ class LoadMeter:
         steps = self._engine.load().steps
         return steps if steps >= 0 else self.deliveries
 
-    def stamp(self, read_handle: int = 0) -> worker_pb2.Load:
-        """Returns the load now, with the next sequence number, for a session that has read up to `read_handle`."""
+    def stamp(self, load: worker_pb2.Load, read_handle: int = 0) -> None:
+        """Writes the load of now, with the next sequence number, for a session that has read up to `read_handle`."""
         self._sequence += 1
-        return self.now(read_handle)
+        self._write(load)
+        load.read_handle = read_handle
 
-    def now(self, read_handle: int = 0) -> worker_pb2.Load:
+    def now(self) -> worker_pb2.Load:
         """Returns the load now, with the last stamp's number."""
-        engine = self._engine.load()
+        load = worker_pb2.Load()
+        self._write(load)
+        return load
+
+    def _write(self, load: worker_pb2.Load) -> None:
+        # With each message: several times as fast as making a message and copying it.
+        running, load.free_kv_blocks, load.total_kv_blocks, steps = self._engine.load()
         admission = self._admission
-        return worker_pb2.Load(
-            sequence=self._sequence,
-            running=engine.running,
-            # A request that has its slot here may still wait inside the engine, for KV blocks.
-            queued=admission.queued + max(0, admission.running - engine.running),
-            free_kv_blocks=engine.free_kv_blocks,
-            total_kv_blocks=engine.total_kv_blocks,
-            pending_prompt_tokens=admission.queued_prompt_tokens + self.prefill_tokens - self.expected_cached_tokens,
-            read_handle=read_handle,
-            steps=engine.steps if engine.steps >= 0 else self.deliveries,
-        )
+        load.sequence = self._sequence
+        load.running = running
+        # A request that has its slot here may still wait inside the engine, for KV blocks.
+        load.queued = admission.queued + max(0, admission.running - running)
+        waiting = admission.queued_prompt_tokens + self.prefill_tokens - self.expected_cached_tokens
+        load.pending_prompt_tokens = waiting
+        load.steps = steps if steps >= 0 else self.deliveries

@@ -100,7 +100,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     async def GetLoad(self, request: worker_pb2.GetLoadRequest, context: Context) -> worker_pb2.Load:  # noqa: N802
         """Returns the load right now."""
-        return self._parts().dispatcher.load.stamp()
+        load = worker_pb2.Load()
+        self._parts().dispatcher.load.stamp(load)
+        return load
 
     def _parts(self) -> _Ready:
         if self._ready is None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from qwenserve.runtime.errors import ServiceError, SlowReader, by_reason
+from qwenserve.runtime.errors import SlowReader, by_reason
 from qwenserve.runtime.packed_ids import BYTES_PER_ID, packed_ids
 from qwenserve.worker.convert import with_neutral
 from qwenserve.worker.dispatch import Dispatcher
@@ -111,24 +111,59 @@ async def _read(dispatcher: Dispatcher, session: Session, context: Context) -> N
 
 
 async def _write(dispatcher: Dispatcher, session: Session, context: Context, reader: asyncio.Future[None]) -> None:
-    loop = asyncio.get_running_loop()
-    limit_s = dispatcher.write_limit_s
-    while True:
-        while (message := dispatcher.take(session)) is not None:
-            limit = loop.call_later(limit_s, session.cut_off, _stuck(limit_s))
-            try:
+    limit = _WriteLimit(session, dispatcher.write_limit_s)
+    try:
+        while True:
+            while (message := dispatcher.take(session)) is not None:
+                limit.begin()
                 await context.write(message)
-            finally:
-                limit.cancel()
-        if session.failure is not None or (reader.done() and (not session.flights or _broken(reader))):
+                limit.end()
+            if session.failure is not None or (reader.done() and (not session.flights or _broken(reader))):
+                return
+            session.changed.clear()
+            await session.changed.wait()
+    finally:
+        limit.close()
+
+
+class _WriteLimit:
+    """Cuts off a session whose peer leaves a message untaken for `limit_s`. One timer looks now and then whether a
+    write has taken so long: to set and cancel one is a good part of what a message costs.
+    """
+
+    def __init__(self, session: Session, limit_s: float) -> None:
+        self._session = session
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        # When the write began that is not done; 0 where none is.
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """A write begins."""
+        self._began = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+
+    def end(self) -> None:
+        """It is done."""
+        self._began = 0.0
+
+    def close(self) -> None:
+        """Looks no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._began:
             return
-        session.changed.clear()
-        await session.changed.wait()
+        left = self._began + self._limit_s - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._session.cut_off(SlowReader(f"a message was not read within {self._limit_s:g} seconds"))
 
 
 def _broken(reader: asyncio.Future[None]) -> bool:
     return reader.cancelled() or reader.exception() is not None
-
-
-def _stuck(limit_s: float) -> ServiceError:
-    return SlowReader(f"a message was not read within {limit_s:g} seconds")

@@ -10,7 +10,7 @@ may be gone, but is certainly there again where a new block is stored behind it,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from qwenserve.runtime.block_hash import following_hashes, salt_hash
 from qwenserve.worker.engine_interface import KvEvent
@@ -19,17 +19,12 @@ from qwenserve.worker.engine_interface import KvEvent
 _MAX_WAITING = 10_000
 
 
-class _Block(NamedTuple):
-    hash: int
-    # vLLM's name of the block before; None at the beginning of a prompt.
-    before: int | None
-
-
 class BlockEvents:
     """Translates messages and keeps the events until they are fetched. One of our events for each message."""
 
     def __init__(self) -> None:
-        self._ours: dict[int, _Block] = {}
+        # By vLLM's names: our hash, and vLLM's name of the block before, None at the beginning of a prompt.
+        self._ours: dict[int, tuple[int, int | None]] = {}
         # Names of those that the reader does not know of.
         self._untold: set[int] = set()
         self._waiting: list[KvEvent] = []
@@ -83,11 +78,11 @@ class BlockEvents:
         if kind == "BlockStored":
             self._store(event, stored)
         elif kind == "BlockRemoved":
-            gone = [ours.hash for name in event["block_hashes"] if (ours := self._ours.pop(name, None)) is not None]
+            gone = [ours[0] for name in event["block_hashes"] if (ours := self._ours.pop(name, None)) is not None]
             removed += gone
             self._untold.difference_update(event["block_hashes"])
         elif kind == "AllBlocksCleared":
-            removed += [block.hash for block in self._ours.values()]
+            removed += [ours for ours, _ in self._ours.values()]
             self._ours.clear()
             self._untold.clear()
 
@@ -95,27 +90,28 @@ class BlockEvents:
         before = event["parent_block_hash"]
         if before is None:
             parent = salt_hash(_salt(event))
-        elif before in self._ours:
-            parent = self._ours[before].hash
-            stored += self._untold_up_to(before)
         else:
-            return  # what comes before was told in a message that was lost
+            known = self._ours.get(before)
+            if known is None:
+                return  # what comes before was told in a message that was lost
+            parent = known[0]
+            if self._untold:
+                stored += self._untold_up_to(before)
         names = event["block_hashes"]
-        hashes = following_hashes(parent, event["token_ids"], event["block_size"])
-        self._untold.difference_update(names)
-        stored += hashes
-        for name, ours in zip(names, hashes, strict=True):
-            self._ours[name] = _Block(ours, before)
+        for name, ours in zip(names, following_hashes(parent, event["token_ids"], event["block_size"]), strict=True):
+            self._ours[name] = (ours, before)
+            stored.append(ours)
             before = name
+        if self._untold:
+            self._untold.difference_update(names)
 
     def _untold_up_to(self, name: int | None) -> list[int]:
         """Returns the untold blocks of a prompt up to one, in order; they are told with that."""
         found = []
         while name is not None and name in self._untold:
             self._untold.discard(name)
-            block = self._ours[name]
-            found.append(block.hash)
-            name = block.before
+            ours, name = self._ours[name]
+            found.append(ours)
         return found[::-1]
 
 

@@ -24,15 +24,19 @@ from qwenserve.worker.engines.vllm.native import NativeVllm
 from qwenserve.worker.engines.vllm.sampling import StructuredOutput
 
 _NO_IDS: tuple[int, ...] = ()
+# A chunk from all of its values, in a third of the time that the class takes: once a token.
+_chunk = tuple.__new__
 
 
 class _Job:
-    __slots__ = ("cached", "key", "prompt_top", "top")
+    __slots__ = ("cached", "key", "plain", "prompt_top", "top")
 
     def __init__(self, request: EngineRequest) -> None:
         self.key = request.key
         self.top = request.sampling.top_logprobs
         self.prompt_top = request.prompt_logprobs
+        # Whether ids are all that comes of it, between its first and its last step.
+        self.plain = self.top is None and self.prompt_top is None
         self.cached: int | None = None
 
 
@@ -154,24 +158,29 @@ class CoreReader:
             job = jobs.get(output.request_id)
             if job is None:
                 continue
-            prefill = output.prefill_stats
+            ids = output.new_token_ids
+            prefill, reason = output.prefill_stats, output.finish_reason
+            if prefill is None and reason is None and job.plain:
+                if ids:
+                    chunks.append(_chunk(Chunk, (job.key, ids, None, None, None)))
+                continue
             if prefill is not None and job.cached is None:
                 job.cached = prefill.num_cached_tokens
             finish = None
-            if output.finish_reason is not None:
-                finish = finish_from(str(output.finish_reason), output.stop_reason, job.cached or 0)
+            if reason is not None:
+                finish = finish_from(str(reason), output.stop_reason, job.cached or 0)
                 del jobs[output.request_id]
                 del self._ids[job.key]
             scored = None
             if output.new_logprobs is not None and job.top is not None:
-                ids, values = output.new_logprobs[:2]
-                scored = _rows(ids.tolist(), values.tolist(), job.top)
+                table, values = output.new_logprobs[:2]
+                scored = _rows(table.tolist(), values.tolist(), job.top)
             prompt = None
             if output.new_prompt_logprobs_tensors is not None and job.prompt_top is not None:
-                ids, values = output.new_prompt_logprobs_tensors[:2]
-                prompt = _rows(ids.tolist(), values.tolist(), job.prompt_top)
-            if output.new_token_ids or finish is not None or prompt:
-                chunks.append(Chunk(job.key, output.new_token_ids, scored, finish, prompt))
+                table, values = output.new_prompt_logprobs_tensors[:2]
+                prompt = _rows(table.tolist(), values.tolist(), job.prompt_top)
+            if ids or finish is not None or prompt:
+                chunks.append(Chunk(job.key, ids, scored, finish, prompt))
         return chunks
 
 
