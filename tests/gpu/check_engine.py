@@ -199,7 +199,7 @@ async def killed(driver: Driver) -> None:
     _, answer = driver.submit(CASES[STORY]["prompt_ids"], Sampling(max_tokens=1500, ignore_eos=True))
     await answer.tokens(5)
     processes = children()
-    victim = next((pid for pid, name in processes if "EngineCor" in name or "scheduler" in name), processes[0][0])
+    victim = next((pid for pid, name in processes if "EngineCor" in name or "sched" in name), processes[0][0])
     began = time.perf_counter()
     os.kill(victim, signal.SIGKILL)
     try:

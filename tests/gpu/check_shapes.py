@@ -86,7 +86,8 @@ def main() -> None:
     first, second = options.gpus[:2]
     # The kit has neither flashinfer nor FlashAttention for heads of 256.
     triton = {"attention_backend": "TRITON_ATTN", "gdn_prefill_backend": "triton"}
-    predict = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 2}, **triton}
+    further = {"method": "qwen3_next_mtp", "num_speculative_tokens": 2, "attention_backend": "TRITON_ATTN"}
+    predict = {"speculative_config": further, **triton}
     spread = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
     runs: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "one GPU": ("experts", "f32", first, {}),

@@ -41,6 +41,8 @@ SETUPS = {
                 "sampling_backend": "pytorch",
                 "disable_cuda_graph": True,
                 "mem_fraction_static": 0.3,
+                # Several share a card.
+                "max_total_tokens": 40_000,
             }
         },
     ),

@@ -233,8 +233,8 @@ def main() -> None:
             say("ready", front=front.name, took_s=round(took, 1))
         for server in singles + pairs:
             # A router is ready with its first worker.
-            only = Front(f"warm {server.name}", [server], 40 + 2 * server.port)
-            step(f"warm {server.name}", partial(_warm, only, processes[server.name], options))
+            only = Front(f"warm {server.name}", [server], 80 + 2 * server.port)
+            step(f"warm {server.name}", partial(_warm, only, options))
         began = time.monotonic()
         while options.wait_for and not options.wait_for.exists() and time.monotonic() - began < options.wait_s:
             time.sleep(0.2)
@@ -249,10 +249,10 @@ def main() -> None:
                 step(front.policy, partial(shared, front, 100 + 2 * number + (front is in_turn), options))
 
 
-def _warm(front: Front, worker: subprocess.Popen[bytes], options: argparse.Namespace) -> None:
+def _warm(front: Front, options: argparse.Namespace) -> None:
     name = f"fleet-{front.name}".replace(" ", "-")
-    with running(name, router_command(front, options), options.out):
-        wait_for(f"{front.url}/readyz", worker, _START_S)
+    with running(name, router_command(front, options), options.out) as router:
+        wait_for(f"{front.url}/readyz", router, _START_S)
         lengths = ("--prompt", "64", "--output", "32", "--requests", "64", "--concurrency", "64")
         bench(front.url, options.out / f"{name}.json", *lengths)
 
