@@ -9,7 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # A timer that is so late was not served in time: something held the event loop up.
-_HELD_UP_S = 0.02
+HELD_UP_S = 0.02
+# How often a store's time begins again for that.
+HELD_UP_AGAIN = 3
 
 
 async def within(limit_s: float, work: Awaitable[T], *, again: int = 0) -> T:
@@ -32,7 +34,7 @@ async def within(limit_s: float, work: Awaitable[T], *, again: int = 0) -> T:
 
     def expire() -> None:
         nonlocal expired, left, timer
-        if left > 0 and loop.time() - timer.when() > _HELD_UP_S:
+        if left > 0 and loop.time() - timer.when() > HELD_UP_S:
             left -= 1
             timer = loop.call_later(limit_s, expire)
             return

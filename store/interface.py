@@ -71,7 +71,9 @@ class Entry(NamedTuple):
 
 
 class Backend(Protocol):
-    """One store. Every method may raise StoreUnreachable or StoreRefused, and none limits its own time."""
+    """One store. Every method may raise StoreUnreachable or StoreRefused, and none limits its own time but those that
+    are called for every request: they raise asyncio.TimeoutError after `limit_s`, which costs less there than above.
+    """
 
     remote: bool
     """Whether calls leave this process, and so can be slow or fail."""
@@ -79,13 +81,13 @@ class Backend(Protocol):
     async def ping(self) -> None:
         """Returns if the store answers."""
 
-    async def get(self, key: str, max_bytes: int) -> bytes | None:
+    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
         """Returns the value, or None. Of a longer value only `max_bytes` + 1 bytes are read: the length shows."""
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
         """Keeps several values, as `put` does each. Where one is refused others may have been kept."""
 
     async def delete(self, key: str) -> None:

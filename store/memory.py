@@ -82,7 +82,7 @@ class MemoryBackend:
     async def ping(self) -> None:
         """Is always there."""
 
-    async def get(self, key: str, max_bytes: int) -> bytes | None:
+    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
         """See Backend."""
         kept = self._values.get(key)
         if kept is None:
@@ -103,7 +103,7 @@ class MemoryBackend:
         self.bytes_used += size
         self._make_room()
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
         """See Backend."""
         for key, value in values:
             await self.put(key, value, ttl_s)

@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import functools
 import os
+import ssl
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qwenserve.store.batches import Batches, Command
+from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
 from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
+from qwenserve.store.redis_line import RedisLine
 from qwenserve.store.redis_url import Place
+from qwenserve.store.resp import command
 
 # Members of one group that are looked at, and expired ones that a renewal clears away.
 _MAX_MEMBERS = 10_000
@@ -199,6 +202,15 @@ class TlsFiles(NamedTuple):
     chain: str = ""
     key: str = ""
 
+    def context(self) -> ssl.SSLContext:
+        """Returns what a connection is made with. Raises OSError for files that cannot be used."""
+        context = ssl.create_default_context()
+        if self.authority:
+            context.load_verify_locations(self.authority)
+        if self.chain:
+            context.load_cert_chain(self.chain, self.key or None)
+        return context
+
     def stamp(self) -> tuple[tuple[int, int, int], ...]:
         """Returns what changes with the files; a missing one has a stamp, too."""
         return tuple(_stamp_of(file) for file in self if file)
@@ -230,6 +242,8 @@ class RedisBackend:
         missing.
         """
         self._prefix = prefix
+        self._place = place
+        self._password_file = password_file
         self._tls = tls or TlsFiles()
         self._stamp = self._tls.stamp()
         self._new_clients = functools.partial(_clients, place, password_file, self._tls)
@@ -237,7 +251,7 @@ class RedisBackend:
         self._cluster = place.kind == "cluster"
         self._learning = asyncio.Lock()
         # Not in a cluster, whose commands go to different nodes.
-        self._batches = Batches(self._together)
+        self._line = RedisLine(self._connect, primary_only=place.kind == "sentinel")
         # Bounds connections: a client opens another one where all of its own are busy.
         self._turns = asyncio.Semaphore(connections)
 
@@ -245,31 +259,34 @@ class RedisBackend:
         """See Backend."""
         # Not PING: a server that is loading its data or waits for a password answers that it does, in a cluster any
         # node would, and this asks for what every call asks for.
-        await self._call(self._client.get(self._key("v", "ping")))
+        await self.get("ping", 0)
 
-    async def get(self, key: str, max_bytes: int) -> bytes | None:
+    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
         """See Backend."""
         # The range of a missing key is empty, and no value of ours is.
         if self._cluster:
-            return await self._call(self._client.getrange(self._key("v", key), 0, max_bytes)) or None
-        with _translated():
-            return await self._batches.ask("GETRANGE", self._key("v", key), 0, max_bytes) or None
+            work = self._call(self._client.getrange(self._key("v", key), 0, max_bytes))
+            return await (work if limit_s is None else within(limit_s, work, again=HELD_UP_AGAIN)) or None
+        name, end = self._key("v", key).encode(), b"%d" % max_bytes
+        asked = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b\r\n" % (len(name), name, len(end), end)
+        return await self._line.ask(asked, limit_s) or None  # type: ignore[return-value]  # a range is bytes
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
         await self.put_all([(key, value)], ttl_s)
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
         """See Backend."""
         ttl = _ms(ttl_s)
         if self._cluster:
-            puts = [self._call(self._client.set(self._key("v", key), value, px=ttl)) for key, value in values]
-            await asyncio.gather(*puts)
-            return
-        with _translated():
-            for answer in await self._together([("PSETEX", self._key("v", key), ttl, value) for key, value in values]):
-                if isinstance(answer, Exception):
-                    raise answer
+            puts = asyncio.gather(
+                *[self._call(self._client.set(self._key("v", key), value, px=ttl)) for key, value in values]
+            )
+            await (puts if limit_s is None else within(limit_s, puts, again=HELD_UP_AGAIN))
+        elif values:
+            lasts = b"%d" % ttl
+            puts = [command(b"PSETEX", self._key("v", key).encode(), lasts, value) for key, value in values]
+            await self._line.ask(b"".join(puts), limit_s, commands=len(puts))
 
     async def delete(self, key: str) -> None:
         """See Backend."""
@@ -318,7 +335,7 @@ class RedisBackend:
 
     async def close(self) -> None:
         """See Backend."""
-        await self._batches.close()
+        await self._line.close()
         await _close([self._client, *self._beside])
 
     def _key(self, kind: str, name: str) -> str:
@@ -339,25 +356,29 @@ class RedisBackend:
             self._client, *self._beside = self._new_clients()
             await _close(old)
 
-    async def _together(self, commands: Sequence[Command]) -> Sequence[Any]:
-        return await self._call(self._sent(commands))  # type: ignore[no-any-return]
-
-    async def _sent(self, commands: Sequence[Command]) -> list[Any]:
-        """Sends commands over one connection; returns their answers. The client's own pipelines take twice the CPU."""
-        from redis import exceptions
-
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            packed = connection.pack_commands(commands)
-            try:
-                return await _answers(connection, packed, len(commands))
-            except exceptions.ConnectionError:
-                # Once more at once, for a connection that the server closed meanwhile. Twice does no harm here.
-                await connection.disconnect()
-                return await _answers(connection, packed, len(commands))
-        finally:
-            await pool.release(connection)
+    async def _connect(self, protocol: asyncio.Protocol) -> Sequence[bytes]:
+        """Connects the line; returns what has to be said first. Files may have changed, and are read anew."""
+        loop, place = asyncio.get_running_loop(), self._place
+        greeting = []
+        password = place.password
+        if self._password_file:
+            password = _password_in(Path(self._password_file).expanduser())
+        if password:
+            login = (place.username, password) if place.username else (password,)
+            greeting.append(command(b"AUTH", *map(str.encode, login)))
+        if place.db:
+            greeting.append(command(b"SELECT", b"%d" % place.db))
+        if place.socket:
+            await loop.create_unix_connection(lambda: protocol, place.socket)
+            return greeting
+        if place.kind == "sentinel":
+            with _translated():
+                host, port = await self._client.connection_pool.get_master_address()
+        else:
+            [(host, port)] = place.hosts
+        context = self._tls.context() if place.tls else None
+        await loop.create_connection(lambda: protocol, host, port, ssl=context)
+        return greeting
 
     async def _call(self, command: Awaitable[Any]) -> Any:
         try:
@@ -377,24 +398,6 @@ class RedisBackend:
             close = getattr(command, "close", None)
             if close is not None:
                 close()
-
-
-async def _answers(connection: Any, packed: Any, count: int) -> list[Any]:
-    from redis import exceptions
-
-    answers: list[Any] = []
-    try:
-        await connection.send_packed_command(packed, check_health=False)
-        for _ in range(count):
-            try:
-                answers.append(await connection.read_response())
-            except exceptions.ResponseError as error:  # noqa: PERF203  # each answer may be one
-                answers.append(error)
-    except BaseException:
-        # What is still on its way must not be taken for the answer to a later command.
-        await connection.disconnect()
-        raise
-    return answers
 
 
 @contextlib.contextmanager
@@ -484,10 +487,14 @@ def _password_of(username: str, file: Path) -> Any:
 
     class FromFile(CredentialProvider):
         def get_credentials(self) -> tuple[str] | tuple[str, str]:
-            try:
-                password = file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise StoreUnreachable(f"store.password_file: cannot read {file}: {error}") from None
+            password = _password_in(file)
             return (username, password) if username else (password,)
 
     return FromFile()
+
+
+def _password_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreUnreachable(f"store.password_file: cannot read {file}: {error}") from None

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from qwenserve.runtime.counting import Counters
-from qwenserve.runtime.deadlines import within
+from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.store.breaker import Breaker
@@ -28,8 +28,6 @@ T = TypeVar("T")
 _QUIET_S = 30.0
 # How long the probe, which no request waits for, allows for a connection to be made.
 _CONNECT_S = 1.0
-# How often a call's time begins again where this process was held up itself.
-_AGAIN = 3
 # Longest value of a lease: a description of a worker has a few hundred bytes.
 MAX_LEASE_BYTES = 16 * 1024
 
@@ -83,8 +81,16 @@ class SharedStore:
 
     async def get(self, key: str, *, max_bytes: int) -> bytes | None:
         """Returns a value of at most `max_bytes`; None where there is none, or none that can be had or believed."""
-        longest = max_bytes + self._envelope.overhead_bytes
-        value = await self._call("get", lambda: self._backend.get(key, longest), None)
+        # Every request asks: without the layers that other calls have.
+        if self._breaker.is_open:
+            self._count("get", "skipped")
+            return None
+        try:
+            value = await self._backend.get(key, max_bytes + self._envelope.overhead_bytes, self._timeout_s)
+        except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
+            self._failed("get", error)
+            return None
+        self._worked("get")
         return None if value is None else self._opened(key, value, max_bytes)
 
     async def put(self, key: str, payload: bytes, *, ttl_s: float) -> bool:
@@ -95,7 +101,16 @@ class SharedStore:
     async def put_all(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float) -> bool:
         """Keeps several values, in one message where that can be. Returns whether the store accepted all of them."""
         sealed = [(key, self._envelope.seal(key, payload)) for key, payload in values]
-        return await self._call("put", lambda: _done(self._backend.put_all(sealed, ttl_s)), False)
+        if self._breaker.is_open:
+            self._count("put", "skipped")
+            return False
+        try:
+            await self._backend.put_all(sealed, ttl_s, self._timeout_s)
+        except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
+            self._failed("put", error)
+            return False
+        self._worked("put")
+        return True
 
     async def delete(self, key: str) -> bool:
         """Forgets a value. Returns whether the store was told."""
@@ -168,25 +183,32 @@ class SharedStore:
             self._count(call, "skipped")
             return otherwise
         try:
-            result = await within(self._timeout_s, work(), again=_AGAIN)
-        except asyncio.TimeoutError:
-            self._count(call, "timeout")
-            self._unanswered(f"no answer within {self._timeout_s:g} s")
-        except StoreUnreachable as error:
-            self._count(call, "unreachable")
-            self._unanswered(str(error))
-        except StoreRefused as error:
+            result = await within(self._timeout_s, work(), again=HELD_UP_AGAIN)
+        except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
+            self._failed(call, error)
+            return otherwise
+        self._worked(call)
+        return result
+
+    def _worked(self, call: str) -> None:
+        self._count(call, "ok")
+        if self._backend.remote:
+            self._breaker.answered()
+            if self._troubles:
+                self._over(call)
+
+    def _failed(self, call: str, error: Exception) -> None:
+        if isinstance(error, StoreRefused):
             # It answers, and quickly: no request is kept waiting.
             self._breaker.answered()
             self._count(call, "refused")
             self._trouble(call, str(error))
+        elif isinstance(error, StoreUnreachable):
+            self._count(call, "unreachable")
+            self._unanswered(str(error))
         else:
-            self._breaker.answered()
-            self._count(call, "ok")
-            if self._troubles:
-                self._over(call)
-            return result
-        return otherwise
+            self._count(call, "timeout")
+            self._unanswered(f"no answer within {self._timeout_s:g} s")
 
     def _unanswered(self, reason: str) -> None:
         if self._breaker.failed():

@@ -122,13 +122,16 @@ async def test_new_certificates_are_taken_when_the_old_ones_do_not_work(files: P
     try:
         await started(server)
         backend = backend_of(f"rediss://127.0.0.1:{port}", tls=own)
-        with pytest.raises(StoreUnreachable):
-            await asyncio.wait_for(backend.ping(), LIMIT_S)
+        for call in (backend.ping, lambda: backend.members("workers")):
+            with pytest.raises(StoreUnreachable):
+                await asyncio.wait_for(call(), LIMIT_S)
         for file in own:
             shutil.copy(files / Path(file).name, file)
-        with pytest.raises(StoreUnreachable):
-            await asyncio.wait_for(backend.ping(), LIMIT_S)
         await asyncio.wait_for(backend.ping(), LIMIT_S)
+        # The client that has read the old ones notices when they do not work.
+        with pytest.raises(StoreUnreachable):
+            await asyncio.wait_for(backend.members("workers"), LIMIT_S)
+        assert await asyncio.wait_for(backend.members("workers"), LIMIT_S) == {}
         await backend.close()
     finally:
         await server.close()

@@ -1,0 +1,300 @@
+"""One connection to Redis for the short commands that requests wait for, or that come with every request.
+
+To send a message and to be woken by its answer costs far more than a command in it. So one message is under way at a
+time: a command that comes alone is sent at the end of its turn of the event loop, and what comes meanwhile goes
+together. There is no task, no timer and no connection to be waited for per command, and of the protocol only what these
+commands need: through the client's own connections a command costs its caller three times the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from qwenserve.runtime.deadlines import HELD_UP_AGAIN, HELD_UP_S, within
+from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.store.interface import StoreRefused, StoreUnreachable
+from qwenserve.store.resp import BadReply, Replies, Reply, ReplyError
+
+# Connects a protocol, and returns what has to be said first: name and password, the number of the database. Raises
+# StoreUnreachable or OSError.
+Connect = Callable[[asyncio.Protocol], Awaitable[Sequence[bytes]]]
+
+# How long the making of a connection may take, whoever waits for it.
+_CONNECT_S = 1.0
+# Commands that wait for their turn: each caller has one or a few, and a router's callers are bounded.
+_MOST_WAITING = 8192
+# Bytes of one message: what is too much for the time limit would fail all that is in it.
+_MESSAGE_BYTES = 256 * 1024
+# Longest reply; commands ask for less each.
+_LONGEST_REPLY = 64 * 1024 * 1024
+# What a server says to somebody who must log in again.
+_LOGIN = ("NOAUTH", "WRONGPASS")
+# What it says when it cannot be used at all, for now.
+_UNREACHABLE = (*_LOGIN, "NOPERM", "LOADING", "ERR max number of clients")
+
+
+class _Asked:
+    """Commands of one caller: sent together, answered by one future."""
+
+    __slots__ = ("again", "answer", "count", "due", "error", "left", "limit_s", "message", "sent_before")
+
+    def __init__(
+        self, message: bytes, count: int, limit_s: float | None, now: float, answer: asyncio.Future[Reply]
+    ) -> None:
+        self.message = message
+        self.count = self.left = count
+        self.limit_s = limit_s
+        self.due = float("inf") if limit_s is None else now + limit_s
+        self.again = HELD_UP_AGAIN
+        self.answer = answer
+        self.error: Exception | None = None
+        # On a connection that was lost.
+        self.sent_before = False
+
+
+class _Wire(asyncio.Protocol):
+    """One connection of a line."""
+
+    def __init__(self, line: RedisLine) -> None:
+        self._line: RedisLine | None = line
+        self._replies = Replies(_LONGEST_REPLY)
+        self.transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Hands replies to the line."""
+        if self._line is None:
+            return
+        try:
+            replies = self._replies.feed(data)
+        except BadReply as error:
+            self._line.lost(self, StoreUnreachable(f"the store does not keep to its protocol: {error}"), final=True)
+        else:
+            if replies:
+                self._line.answered(self, replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the line."""
+        if self._line is not None:
+            self._line.lost(self, _unreachable(exc or ConnectionResetError("the connection was closed")))
+
+    def close(self) -> None:
+        """Ends it; the line hears nothing more."""
+        self._line = None
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class RedisLine:
+    """Sends commands, each answered or failed within its limit. It connects when there is something to send."""
+
+    def __init__(self, connect: Connect, *, primary_only: bool = False) -> None:
+        """`primary_only`: a server that only reads is no longer the right one, and another is looked for."""
+        self._connect = connect
+        self._leave_on = (*_LOGIN, "READONLY") if primary_only else _LOGIN
+        self._wire: _Wire | None = None
+        # Has said what has to be said first.
+        self._ready = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._tasks = TaskOwner()
+        self._waiting: list[_Asked] = []
+        self._sent: deque[_Asked] = deque()
+        self._soon: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+
+    def ask(self, message: bytes, limit_s: float | None, *, commands: int = 1) -> asyncio.Future[Reply]:
+        """Returns the answer to come: that to the last of the commands in `message`, or the first error among them.
+
+        It is StoreRefused or StoreUnreachable, or asyncio.TimeoutError after `limit_s`. Raises StoreUnreachable where
+        too many wait already.
+        """
+        if len(self._waiting) >= _MOST_WAITING:
+            raise StoreUnreachable("too many commands wait for the store")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Reply] = loop.create_future()
+        self._waiting.append(_Asked(message, commands, limit_s, loop.time(), answer))
+        if not self._sent and self._soon is None:
+            self._soon = loop.call_soon(self._send)
+        if limit_s is not None and self._timer is None:
+            self._set_timer(loop, limit_s)
+        return answer
+
+    async def close(self) -> None:
+        """Gives up what is under way."""
+        await self._tasks.close()
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        for asked in (*self._sent, *self._waiting):
+            asked.answer.cancel()
+        self._sent.clear()
+        self._waiting.clear()
+        self._hang_up()
+
+    def answered(self, wire: _Wire, replies: Sequence[Reply]) -> None:
+        """Takes replies, in the order in which their commands were sent."""
+        sent = self._sent
+        leave = False
+        for reply in replies:
+            if not sent:
+                self.lost(wire, StoreUnreachable("the store answers what was not asked"), final=True)
+                return
+            asked = sent[0]
+            if reply.__class__ is ReplyError:
+                leave = leave or str(reply).startswith(self._leave_on)
+                asked.error = asked.error or _error_of(str(reply))
+            asked.left -= 1
+            if asked.left:
+                continue
+            sent.popleft()
+            if asked.answer.done():  # its caller has given up
+                continue
+            if asked.error is None:
+                asked.answer.set_result(reply)
+            else:
+                asked.answer.set_exception(asked.error)
+        if leave:
+            self.lost(wire, StoreUnreachable("the store wants another login, or is another one now"))
+        elif not sent and self._waiting and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._send)
+
+    def lost(self, wire: _Wire, error: StoreUnreachable, *, final: bool = False) -> None:
+        """Goes on without this connection. What was sent is sent once more, unless that would be in vain (`final`): the
+        server may have closed it meanwhile, and to do these commands twice does no harm.
+        """
+        if wire is not self._wire:
+            return
+        self._hang_up()
+        sent, self._sent = self._sent, deque()
+        anew: list[_Asked] = []
+        for asked in sent:
+            if asked.answer.done():
+                continue
+            if final or asked.sent_before:
+                asked.answer.set_exception(error)
+            else:
+                asked.sent_before, asked.left, asked.error = True, asked.count, None
+                anew.append(asked)
+        self._waiting[:0] = anew
+        if self._waiting and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._send)
+
+    def _hang_up(self) -> None:
+        wire, self._wire, self._ready = self._wire, None, False
+        if wire is not None:
+            wire.close()
+
+    def _send(self) -> None:
+        self._soon = None
+        if self._sent or not self._waiting:
+            return
+        if not self._ready or self._wire is None or self._wire.transport is None:
+            if self._connecting is None:
+                self._connecting = self._tasks.start(self._connected(), name="store connection")
+            return
+        size = 0
+        for count, asked in enumerate(self._waiting):
+            size += len(asked.message)
+            if size > _MESSAGE_BYTES and count:
+                break
+        else:
+            count = len(self._waiting)
+        # Whoever asked may have given up meanwhile.
+        going = [asked for asked in self._waiting[:count] if not asked.answer.done()]
+        del self._waiting[:count]
+        if going:
+            self._sent.extend(going)
+            self._wire.transport.write(b"".join([asked.message for asked in going]))
+        elif self._waiting:
+            self._send()
+
+    async def _connected(self) -> None:
+        """Makes a connection, for whoever waits; fails them where there is none to be had."""
+        wire = self._wire = _Wire(self)
+        try:
+            await within(_CONNECT_S, self._greeted(wire))
+        except (StoreRefused, StoreUnreachable, OSError, asyncio.TimeoutError) as error:
+            reason = _unreachable(error)
+            self._connecting = None
+            self._sent.clear()
+            if wire is self._wire:
+                self._hang_up()
+            waiting, self._waiting = self._waiting, []
+            for asked in waiting:
+                if not asked.answer.done():
+                    asked.answer.set_exception(reason)
+        except asyncio.CancelledError:
+            wire.close()
+            raise
+        else:
+            self._connecting = None
+            self._ready = True
+            self._send()
+
+    async def _greeted(self, wire: _Wire) -> None:
+        """Connects and logs in."""
+        greeting = await self._connect(wire)
+        transport = wire.transport
+        if transport is None or wire is not self._wire:
+            raise StoreUnreachable("the connection was closed")
+        if not greeting:
+            return
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        asked = _Asked(b"".join(greeting), len(greeting), None, 0.0, answer)
+        asked.sent_before = True  # a login that was cut off is not to be repeated among the commands
+        self._sent.append(asked)
+        transport.write(asked.message)
+        try:
+            await answer
+        except StoreRefused as error:
+            # A wrong password, as servers before 6.2 say it, or a database that is not there.
+            raise StoreUnreachable(str(error)) from None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, in_s: float) -> None:
+        self._timer_due = loop.time() + in_s
+        self._timer = loop.call_later(in_s, self._time_passed)
+
+    def _time_passed(self) -> None:
+        """Fails what has waited too long, and leaves a connection that did not answer in time."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        held_up = now - self._timer_due > HELD_UP_S
+        self._timer = None
+        earliest = float("inf")
+        unanswered = False
+        for queue in (self._sent, self._waiting):
+            for asked in queue:
+                if asked.answer.done():
+                    continue
+                if asked.due <= now and held_up and asked.again and asked.limit_s is not None:
+                    # Its answer may have come long since, and only waits to be read.
+                    asked.again -= 1
+                    asked.due = now + asked.limit_s
+                if asked.due > now:
+                    earliest = min(earliest, asked.due)
+                    continue
+                asked.answer.set_exception(asyncio.TimeoutError())
+                unanswered = unanswered or queue is self._sent
+        if unanswered and self._wire is not None and self._ready:
+            self.lost(self._wire, StoreUnreachable("a command before it was not answered"), final=True)
+        self._waiting = [asked for asked in self._waiting if not asked.answer.done()]
+        if earliest < float("inf"):
+            self._set_timer(loop, earliest - now)
+
+
+def _error_of(line: str) -> Exception:
+    return StoreUnreachable(line[:200]) if line.startswith(_UNREACHABLE) else StoreRefused(line[:200])
+
+
+def _unreachable(error: BaseException) -> StoreUnreachable:
+    if isinstance(error, StoreUnreachable):
+        return error
+    if isinstance(error, asyncio.TimeoutError):
+        return StoreUnreachable(f"no connection within {_CONNECT_S:g} s")
+    return StoreUnreachable(f"{type(error).__name__}: {error}"[:200])
