@@ -17,6 +17,7 @@ from qwenserve.bench.record import Record
 from qwenserve.bench.samples import Sample, repeated_prompts
 from qwenserve.bench.serve import Dataset, Results
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.deadlines import within
 from qwenserve.worker.engine_interface import (
     Chunk,
     Engine,
@@ -71,7 +72,7 @@ class EngineRun:
         """Runs all samples. Raises EngineError when the engine dies, asyncio.TimeoutError."""
         self._max_running = max_running
         self._fill()
-        await asyncio.wait_for(self._ended, timeout_s)
+        await within(timeout_s, self._ended)
 
     def _fill(self) -> None:
         while self._next < len(self._samples) and len(self._running) < self._max_running:
@@ -123,7 +124,7 @@ async def measure_engine(
     """Starts the engine, runs the dataset `repeat` times, stops the engine. Raises EngineError."""
     engine = await asyncio.to_thread(build)
     relay = _Relay()
-    info = await asyncio.wait_for(engine.start(relay.deliver, relay.died), _START_TIMEOUT_S)
+    info = await within(_START_TIMEOUT_S, engine.start(relay.deliver, relay.died))
     runs = []
     try:
         for number in range(-1 if warmup else 0, repeat):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.deadlines import within
 from qwenserve.worker.engine_interface import EngineError
 
 
@@ -109,7 +110,7 @@ async def load_in_time(load: Callable[[], ModelT], limit_s: float, package: Engi
     """
     loading = asyncio.ensure_future(asyncio.to_thread(load))
     try:
-        return await asyncio.wait_for(asyncio.shield(loading), limit_s)
+        return await within(limit_s, asyncio.shield(loading))
     except asyncio.TimeoutError:
         loading.add_done_callback(_close_late)
         raise EngineError(

@@ -13,6 +13,7 @@ from qwenserve.bench.clients.endpoint import EndpointError, Generation
 from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc, message_pb2
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import from_rich_status, from_rpc_error
 from qwenserve.type.v1 import sampling_pb2
 
@@ -191,7 +192,7 @@ class SessionEndpoint:
         record.sent = time.perf_counter()
         self._wake.set()
         try:
-            answer.close(await asyncio.wait_for(done, self._timeout_s))
+            answer.close(await within(self._timeout_s, done))
         except asyncio.TimeoutError:
             self._outbox.cancels.append(handle)
             self._wake.set()

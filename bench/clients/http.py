@@ -16,6 +16,7 @@ from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.runtime.client_tls import ClientTls
 from qwenserve.runtime.config import ConfigError
+from qwenserve.runtime.deadlines import within
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -133,7 +134,7 @@ class HttpEndpoint:
         try:
             connection = self._kept() or await self._connect()
             # With a new connection the time to connect counts: a caller waits for it, too.
-            problem = await asyncio.wait_for(connection.request(prepared, reply), self._timeout_s)
+            problem = await within(self._timeout_s, connection.request(prepared, reply))
             record.ended = time.perf_counter()
             record.error = problem
             if not problem:
@@ -176,7 +177,7 @@ class HttpEndpoint:
         loop = asyncio.get_running_loop()
         target = self._target
         dial = loop.create_connection(_Connection, target.host, target.port, ssl=target.tls)
-        _, connection = await asyncio.wait_for(dial, _CONNECT_TIMEOUT_S)
+        _, connection = await within(_CONNECT_TIMEOUT_S, dial)
         return connection
 
 
@@ -235,12 +236,12 @@ async def call_json(target: Target, method: str, path: str, body: Any = None, *,
     head = request_head(target, target.prefix + path, key).replace(b"POST", method.encode(), 1)
     try:
         dial = asyncio.open_connection(target.host, target.port, ssl=target.tls, limit=1 << 26)
-        reader, writer = await asyncio.wait_for(dial, _CONNECT_TIMEOUT_S)
+        reader, writer = await within(_CONNECT_TIMEOUT_S, dial)
     except (OSError, asyncio.TimeoutError) as error:
         raise EndpointError(f"cannot reach {target.host}:{target.port}: {type(error).__name__}; is it up?") from None
     try:
         writer.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % len(payload) + payload)
-        raw = await asyncio.wait_for(reader.read(-1), _CONNECT_TIMEOUT_S)
+        raw = await within(_CONNECT_TIMEOUT_S, reader.read(-1))
     except (OSError, asyncio.TimeoutError) as error:
         raise EndpointError(f"{method} {path}: {type(error).__name__}") from None
     finally:

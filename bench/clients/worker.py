@@ -14,6 +14,7 @@ from qwenserve.bench.clients.grpc import error_name
 from qwenserve.bench.record import Record
 from qwenserve.bench.samples import ChatMessage, Sample
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.packed_ids import BYTES_PER_ID, packed_ids
 from qwenserve.type.v1 import sampling_pb2
@@ -71,7 +72,7 @@ class WorkerEndpoint:
         record.prompt_tokens = len(prepared.prompt_token_ids) // BYTES_PER_ID
         self._wake.set()
         try:
-            record.error = await asyncio.wait_for(done, self._timeout_s)
+            record.error = await within(self._timeout_s, done)
         except asyncio.TimeoutError:
             record.error = "timeout"
         finally:

@@ -28,6 +28,7 @@ from qwenserve.bench.tier.context import ANSWER_TOKENS, PROMPT_TOKENS, STREAMS, 
 from qwenserve.bench.tier.processes import pin
 from qwenserve.bench.tier.stack import Stack, StackSettings, deployment
 from qwenserve.bench.tier.table import Row
+from qwenserve.runtime.deadlines import within
 
 _SCRIPT = Path(__file__).with_name("chat.lua")
 _PACED_STEP_MS = 10.0
@@ -130,7 +131,7 @@ async def _until_its_end(
                 watched.result()
                 process.send_signal(signal.SIGINT)  # it then prints its result as it does at its end
             limit = 0.0
-        output, _ = await asyncio.wait_for(ended, limit + _PATIENCE_S)
+        output, _ = await within(limit + _PATIENCE_S, ended)
     except asyncio.TimeoutError:
         raise TierError("wrk did not end") from None
     finally:
@@ -192,7 +193,7 @@ async def answer_bytes(url: str, sample: Sample) -> int:
         writer.write(request)
         received = b""
         while not received.endswith(b"\r\n0\r\n\r\n"):
-            piece = await asyncio.wait_for(reader.read(1 << 16), 60.0)
+            piece = await within(60.0, reader.read(1 << 16))
             if not piece:
                 raise TierError("the connection ended inside an answer")
             received += piece

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qwenserve.runtime.config import Config
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.lifecycle import on_signals
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.engine_interface import EngineError
@@ -225,7 +226,7 @@ async def _end(job: JobDirectory, process: asyncio.subprocess.Process) -> None:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), _TERM_S)
+            await within(_TERM_S, process.wait())
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import WorkerLost
 from qwenserve.runtime.logs import EventLog
 from qwenserve.worker.dispatch import Dispatcher
@@ -45,7 +46,7 @@ class RankWatch:
         was_silent = False
         while True:
             try:
-                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                await within(_LOOK_S, self._changed.wait())
             except asyncio.TimeoutError:
                 if self._job is not None and not self._job.launcher_alive:
                     self._on_lost("the process that started the ranks is gone")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from qwenserve.runtime.config import GrpcConfig
+from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.grpc_setup import make_channel
 from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import sampling_pb2
@@ -40,13 +41,13 @@ async def measure_worker(
             seconds = 0.0
             for number, text in enumerate(texts):
                 submit = worker_pb2.Submit(handle=2 * number + 1, prompt_logprobs=TOP)
-                scored = await asyncio.wait_for(_ask(call, address, submit, text.token_ids, 1), limit_s)
+                scored = await within(limit_s, _ask(call, address, submit, text.token_ids, 1))
                 answer = _Answer([], [])
                 if greedy:
                     submit = worker_pb2.Submit(handle=2 * number + 2)
                     prompt = text.token_ids[: text.prompt_tokens]
                     start = time.perf_counter()
-                    answer = await asyncio.wait_for(_ask(call, address, submit, prompt, greedy), limit_s)
+                    answer = await within(limit_s, _ask(call, address, submit, prompt, greedy))
                     seconds += time.perf_counter() - start
                 spoken.append(Spoken(scored.positions, answer.token_ids))
             call.cancel()

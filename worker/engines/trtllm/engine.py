@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from qwenserve.runtime.deadlines import within
 from qwenserve.worker.engine_interface import (
     Chunk,
     Deliver,
@@ -168,7 +169,7 @@ class TrtllmEngine:
 
         threading.Thread(target=shut_down, name="trtllm-shutdown", daemon=True).start()
         try:
-            await asyncio.wait_for(done.wait(), limit)
+            await within(limit, done.wait())
         except asyncio.TimeoutError:
             self._too_late(f"TensorRT-LLM did not shut down within {limit:.0f} s; a rank hangs")
 
@@ -193,7 +194,7 @@ class TrtllmEngine:
                     ids.extend(chunk.token_ids)
 
         try:
-            await asyncio.wait_for(first(), _FIRST_ID_S)
+            await within(_FIRST_ID_S, first())
         except asyncio.TimeoutError:
             raise EngineError(f"TensorRT-LLM loaded the model, but gave no id within {_FIRST_ID_S:.0f} s") from None
         if len(ids) != 1:
