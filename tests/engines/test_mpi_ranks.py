@@ -70,7 +70,7 @@ def report(name: str, since: float) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(("ranks", "number"), [(4, signal.SIGKILL), (2, signal.SIGSTOP)])
+@pytest.mark.parametrize(("ranks", "number"), [(2, signal.SIGKILL), (4, signal.SIGKILL), (2, signal.SIGSTOP)])
 async def test_a_lost_rank_ends_the_job_and_leaves_nothing(phase: str, ranks: int, number: signal.Signals) -> None:
     before = left_behind()
     loading = {"worker__simulated__load_s": 60} if phase == "loading" else {}
