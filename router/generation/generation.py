@@ -48,7 +48,7 @@ from qwenserve.router.generation.leg import (
     leg_sampling,
     penalizes,
 )
-from qwenserve.runtime.errors import QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
+from qwenserve.runtime.errors import InvalidRequest, QueueFull, ServiceError, SlowReader, WorkerLost, by_reason
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
@@ -455,8 +455,15 @@ class Generation:
     def _leg_failed(self, leg: Leg, error: ServiceError) -> None:
         """Continues on another worker where that may help and is allowed; else fails."""
         self.close_fast_path()
+        elsewhere = self._resuming and bool(self.ids)
         self._leave_continuations()
         if error.reason not in _WORTH_ANOTHER_WORKER:
+            if elsewhere and isinstance(error, InvalidRequest):
+                # Its caller asked for nothing wrong: one worker took the request, and was lost.
+                error = WorkerLost(
+                    f"a worker was lost, and the next one cannot go on with the answer: {error.message}; ask again",
+                    retry_after_s=1.0,
+                )
             self.give_up(error)
             return
         finish = self._own_finish()

@@ -15,6 +15,7 @@ from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.thinking import END_OF_THOUGHT, ThinkingBudget
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.generation.leg import LegGuide
+from qwenserve.runtime.errors import InvalidRequest, WorkerLost
 from qwenserve.text.assets import load_assets
 from qwenserve.text.pipeline import AnswerPipeline, PipelineSettings
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
@@ -138,3 +139,21 @@ async def test_a_guide_without_a_thought_begins_at_once() -> None:
     assert worker.submitted[1].fields["guide"] == GUIDE
     assert worker.submitted[1].fields["guide_offset"] is None
     assert not worker.submitted[1].sampling.stop_token_ids
+
+
+async def test_a_next_worker_that_takes_no_form_from_its_middle_is_no_fault_of_the_callers() -> None:
+    first, second = ScriptedSession("a"), ScriptedSession("b")
+    case = Case(first, second, behind=False)
+    first.give(1, ids("abc"))
+    first.lose(1)
+    second.fail(1, "INVALID_REQUEST")
+    assert isinstance(case.heard.error, WorkerLost)
+    assert case.heard.error.retry_after_s
+    assert "cannot go on with the answer: told so; ask again" in case.heard.error.message
+
+
+async def test_what_the_first_worker_refuses_is_the_callers_to_mend() -> None:
+    worker = ScriptedSession()
+    case = Case(worker, behind=False)
+    worker.fail(1, "INVALID_REQUEST")
+    assert isinstance(case.heard.error, InvalidRequest)
