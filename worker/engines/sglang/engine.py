@@ -181,7 +181,8 @@ class SglangEngine:
 
     def _describe(self, native: NativeSglang) -> EngineInfo:
         config = self._config
-        lacking = set() if config.seeds else {"seed"}
+        # Where it draws by seeds, its scheduler ends at a request with min_p.
+        lacking = {"min_p"} if config.seeds else {"seed"}
         nearly = dict(_APPROXIMATE)
         if config.guides:
             nearly |= _GUIDED

@@ -29,6 +29,12 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
     sampling = request.sampling
     if sampling.min_tokens and "min_tokens" in info.unsupported_fields:
         raise EngineRefusal("SGLang needs its tokenizer for min_tokens: worker.sglang.guides", param="min_tokens")
+    if sampling.min_p and "min_p" in info.unsupported_fields:
+        raise EngineRefusal(
+            "SGLang has no min_p where seeds count; leave min_p out, or worker.sglang.options without "
+            "enable_deterministic_inference",
+            param="min_p",
+        )
 
 
 def sampling_arguments(request: EngineRequest, info: EngineInfo) -> dict[str, Any]:

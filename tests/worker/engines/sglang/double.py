@@ -1,8 +1,8 @@
 """A stand-in for SGLang 0.5.17 where there is no GPU: its names and its habits, with the simulated engine behind.
 
 It rejects fields and parameters that SGLang does not have, ignores what SGLang ignores (stop tokens with ignore_eos,
-seeds unless deterministic), puts bias into log-probabilities, aborts every request whose id begins like the one named,
-forgets requests that nobody reads, and ends aborted ones with their last id once more.
+seeds unless deterministic, when it takes no min_p), puts bias into log-probabilities, aborts every request whose id
+begins like the one named, forgets requests that nobody reads, and ends aborted ones with their last id once more.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ class SglangDouble:
         wants = fields.get("return_logprob", False)
         top = fields["top_logprobs_num"] if wants else None
         from_start = wants and fields["logprob_start_len"] == 0
+        assert not (self.deterministic and given["min_p"]), "the scheduler would end"
         ends = {*given["stop_token_ids"], *self.config.eos_token_ids}
         sampling = Sampling(
             temperature=given["temperature"],

@@ -237,6 +237,17 @@ async def test_what_is_not_there_without_tokenizer_and_determinism_is_declared()
         assert len((await driver.ask(PROMPT, Sampling(max_tokens=3))).token_ids) == 3
 
 
+async def test_min_p_is_refused_where_seeds_count():
+    """Its scheduler ends at such a request, and with it every answer of the worker."""
+    async with driving(engine_over(SglangDouble())) as driver:
+        assert driver.info.unsupported_fields == {"min_p", "min_tokens"}
+        with pytest.raises(EngineRefusal, match="seeds") as refusal:
+            driver.submit(PROMPT, Sampling(min_p=0.1))
+        assert refusal.value.param == "min_p"
+    async with driving(engine_over(SglangDouble(deterministic=False))) as driver:
+        assert len((await driver.ask(PROMPT, Sampling(max_tokens=3, min_p=0.1))).token_ids) == 3
+
+
 def test_an_answer_of_no_numbers_is_an_error():
     reader = AnswerReader(EngineRequest(1, PROMPT, Sampling()), frozenset({9}))
     ended = {"output_ids": [9], "meta_info": {"finish_reason": {"type": "stop", "matched": "NaN happened"}}}
