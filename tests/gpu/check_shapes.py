@@ -93,7 +93,6 @@ def main() -> None:
         "one GPU": ("experts", "f32", first, {}),
         "experts over two": ("experts", "f32", f"{first},{second}", spread),
         "next": ("next", "bf16", first, triton),
-        "next, again": ("next", "bf16", second, triton),
         "next, two further": ("next", "bf16", second, predict),
     }
     runs = {name: run for name, run in runs.items() if run[0] in options.shapes}
@@ -129,7 +128,6 @@ def main() -> None:
         say("engine", engine=name, alone_equals_together=own, ids_a_chunk=round(sum(chunks) / len(chunks), 2), **facts)
     for what, a, b in (
         ("experts over two GPUs against one", "one GPU", "experts over two"),
-        ("Qwen3-Next against itself", "next", "next, again"),
         ("Qwen3-Next, two further tokens on and off", "next", "next, two further"),
     ):
         if a in found and b in found:
