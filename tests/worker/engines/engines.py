@@ -9,6 +9,8 @@ from qwenserve.worker.engines.llamacpp.config import LlamaCppConfig
 from qwenserve.worker.engines.llamacpp.engine import LlamaCppEngine
 
 SLOTS = 8
+# A copy of a slot's state is worth it from so many tokens on.
+STEP_TOKENS = 64
 
 
 def exact_engine(gguf: Path, **changes: Any) -> LlamaCppEngine:
@@ -18,6 +20,6 @@ def exact_engine(gguf: Path, **changes: Any) -> LlamaCppEngine:
         "max_model_len": 512,
         "threads": 1,
         "kv_type": "f32",
-        "batch_tokens": 64,
+        "batch_tokens": STEP_TOKENS,
     }
     return LlamaCppEngine(LlamaCppConfig(gguf, **{**settings, **changes}))

@@ -10,9 +10,8 @@ import pytest
 
 from qwenserve.worker.engine_interface import Sampling
 from qwenserve.worker.engines.llamacpp.gguf_files import WeightType, engine_file
-from qwenserve.worker.engines.llamacpp.slots import WORTH_TOKENS
 from tests.contract.engine_contract import Answer, Driver, driving
-from tests.worker.engines.engines import SLOTS, exact_engine
+from tests.worker.engines.engines import SLOTS, STEP_TOKENS, exact_engine
 from tests.worker.engines.model_directories import write_model
 
 RANDOM = json.loads(Path(__file__).with_name("random_greedy.json").read_text(encoding="utf-8"))["models"]
@@ -59,18 +58,18 @@ def _window(cases: list[Case]) -> int:
 
 async def test_one_at_a_time_with_and_without_a_cached_prefix(reference: tuple[Path, list[Case]]) -> None:
     gguf, cases = reference
-    async with driving(exact_engine(gguf, max_running=1, max_model_len=_window(cases))) as driver:
+    async with driving(exact_engine(gguf, max_running=2, max_model_len=_window(cases))) as driver:
         reused: list[int] = []
         for case in (*cases, *map(_beginning, cases)):
             answer = await driver.ask(case["prompt_ids"], _sampling(case))
             _check(answer, case)
             assert answer.finish is not None
             reused.append(answer.finish.cached_tokens)
-        # The others have had the only slot meanwhile: long prompts come back from copies of its state.
+        # Others have had both slots meanwhile: long prompts come back from copies of their states.
         for case, first, second in zip(cases, reused[: len(cases)], reused[len(cases) :], strict=True):
             prompt = len(case["prompt_ids"])
             assert first <= second < prompt
-            if prompt - first > WORTH_TOKENS and first < WORTH_TOKENS:
+            if prompt - first > STEP_TOKENS and first < STEP_TOKENS:
                 assert second == prompt - 1
         case = cases[-1]
         answer = await driver.ask(case["prompt_ids"], _sampling(case))

@@ -6,12 +6,13 @@ import random
 
 from qwenserve.worker.engines.llamacpp import kept_states
 from qwenserve.worker.engines.llamacpp.kept_states import KeptState, KeptStates
+from qwenserve.worker.engines.llamacpp.slots import Slot
 
 SYSTEM = list(range(16))
 
 
 def _state(hashes: list[int], *, size: int = 10, last_used: int = 0, users: int = 0) -> KeptState:
-    return KeptState(0, hashes, size, last_used, users)
+    return KeptState(0, Slot(0), hashes, size, last_used, users)
 
 
 def _written(states: KeptStates, *args: KeptState) -> None:

@@ -228,41 +228,47 @@ async def test_a_prefix_is_found_though_its_slot_is_busy(driver: Driver) -> None
 
 
 async def test_what_a_slot_lost_comes_back_for_its_tenant_only(gguf: Path) -> None:
-    async with driving(exact_engine(gguf, max_running=1)) as driver:
+    async with driving(exact_engine(gguf, max_running=2)) as driver:
         first = await driver.ask(LONG, GREEDY, "a")
-        for salt, cached in (("b", 0), ("a", len(LONG) - 1), ("", 0), ("b", len(LONG) - 1)):
+        for salt, cached in (("b", 0), ("c", 0), ("d", 0), ("a", len(LONG) - 1), ("b", len(LONG) - 1)):
             answer = await driver.ask(LONG, GREEDY, salt)
             assert answer.finish is not None
             assert answer.finish.cached_tokens == cached, salt
             assert answer.token_ids == first.token_ids
-        assert _open_copies() == 3
+        assert _open_copies() == 4
     assert _open_copies() == 0
 
 
 @pytest.mark.parametrize("broken", ["save", "restore", "restored badly"])
 async def test_answers_do_not_depend_on_copies(gguf: Path, broken: str) -> None:
+    called = set()
+
     class Slots:
         def save(self, slot: int, file: int) -> bool:
+            called.add("save")
             if broken == "save":
                 raise SlotCallError("no answer")
             return bool(calls.save(slot, file))
 
         def restore(self, slot: int, file: int) -> bool:
+            called.add("restore")
             if broken == "restore":
                 raise SlotCallError("no answer")
             return False
 
-    async with driving(exact_engine(gguf, max_running=1)) as driver:
+    async with driving(exact_engine(gguf, max_running=2)) as driver:
         server = cast(Any, driver.engine)._loaded.server
         calls = server.slots
         server.slots = Slots()
         first = await driver.ask(LONG, GREEDY, "a")
         await driver.ask(LONG, GREEDY, "b")
+        await driver.ask(LONG, GREEDY, "c")
         again = await driver.ask(LONG, GREEDY, "a")
         assert again.token_ids == first.token_ids
         assert again.finish is not None
         assert again.finish.cached_tokens == 0, "what another tenant left in the slot is not used"
         assert not driver.failures
+    assert called == ({"save"} if broken == "save" else {"save", "restore"})
     assert _open_copies() == 0
 
 

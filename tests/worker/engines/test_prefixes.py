@@ -12,7 +12,7 @@ from qwenserve.worker.engine_interface import EngineRequest, Sampling
 from qwenserve.worker.engines.llamacpp import memory_files
 from qwenserve.worker.engines.llamacpp.cache_news import BLOCK_TOKENS
 from qwenserve.worker.engines.llamacpp.kept_states import KeptState
-from qwenserve.worker.engines.llamacpp.prefixes import Place, Prefixes
+from qwenserve.worker.engines.llamacpp.prefixes import AskedBefore, Place, Prefixes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
 
@@ -116,6 +116,59 @@ def test_tenants_share_nothing(slots: Slots) -> None:
     assert other.restore is None
     assert slots.told(SYSTEM, "b") == 0
     assert slots.begin([*SYSTEM, 1], "a").reuse, "and it has its own slot"
+
+
+def test_where_all_slots_are_wanted_only_what_comes_again_is_copied() -> None:
+    slots = Slots(1)
+    for number in range(5):
+        place = slots.begin([9000 + number] * 400)
+        assert place.keep is None
+        assert slots.end(place, [9000 + number] * 420) is None
+    slots.ask([*SYSTEM, 1])
+    slots.ask([7000] * 400)
+    place = slots.begin([*SYSTEM, 2])
+    assert place.restore is None
+    assert slots.end(place, [*SYSTEM, 2]) is not None, "asked for a second time"
+    slots.ask([7001] * 400)
+    assert slots.begin([*SYSTEM, 3]).restore is not None
+    slots.prefixes.close()
+
+
+def test_what_a_request_takes_over_is_copied_before_it_is_overwritten() -> None:
+    slots = Slots(1)
+    slots.ask([*SYSTEM, *[1] * 200])
+    place = slots.begin([*SYSTEM, *[2] * 200])
+    assert place.keep is not None
+    slots.end(place, [*SYSTEM, *[2] * 200])
+    assert slots.begin([*SYSTEM, *[1] * 200, 5]).restore is not None
+    slots.prefixes.close()
+
+
+def test_a_copy_under_way_is_not_made_twice_and_its_slot_comes_last() -> None:
+    slots = Slots(3)
+    first = slots.begin(SYSTEM)
+    slots.ask([1] * 400)
+    slots.ask([2] * 400)
+    keep = slots.prefixes.release(first.slot, SYSTEM, whole=True)
+    assert keep is not None
+    other = slots.begin([3] * 400)
+    assert other.slot is not first.slot
+    again = slots.begin([*SYSTEM[:200], *[4] * 400])
+    assert again.slot is first.slot
+    assert again.keep is None
+    slots.write(keep)
+    assert slots.told(SYSTEM) == len(SYSTEM)
+    slots.prefixes.close()
+
+
+def test_beginnings_asked_for_before_are_known_by_fours_and_the_oldest_forgotten() -> None:
+    asked = AskedBefore(4)
+    assert asked.look(range(10)) == 0
+    assert asked.look([*range(6), 77, 78]) == 4
+    assert asked.look(range(9)) == 8
+    for start in range(100, 500, 100):
+        asked.look(range(start, start + 5))
+    assert asked.look(range(10)) == 0
 
 
 def test_what_was_broken_off_or_badly_written_is_not_kept(slots: Slots) -> None:

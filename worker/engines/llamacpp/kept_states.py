@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwenserve.worker.engines.llamacpp.slots import Slot
+
 # Each is an open file, of which a process may often have no more than 1,024.
 _MOST_STATES = 256
 # A state goes when another one holds all of it but so much.
@@ -17,11 +19,12 @@ _UNIQUE_SHARE = 8
 
 @dataclass(eq=False, slots=True)
 class KeptState:
-    """One copy. `hashes` are those of its full blocks, `size` its bytes (about, until it is `written`); `users` counts
-    the threads that read or write its `file`, which stays open meanwhile.
+    """A copy of what was in `slot`. `hashes` are those of its full blocks, `size` its bytes (about, until it is
+    `written`); `users` counts the threads that read or write its `file`, which stays open meanwhile.
     """
 
     file: int
+    slot: Slot
     hashes: Sequence[int]
     size: int
     last_used: int

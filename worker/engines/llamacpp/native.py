@@ -100,7 +100,8 @@ def _parameters(xllamacpp: Any, config: LlamaCppConfig, dimensions: Dimensions) 
     params.ui = False
     params.endpoint_slots = False
     params.slot_save_path = memory_files.DIRECTORY
-    params.n_threads_http = 1
+    # Each slot's thread may wait at once for the step that comes before its state is copied.
+    params.n_threads_http = config.max_running + 1
     params.n_parallel = config.max_running
     params.n_ctx = config.max_running * dimensions.slot_tokens
     params.fit_params = False  # this adapter chooses the lengths

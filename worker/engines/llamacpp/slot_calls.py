@@ -33,7 +33,7 @@ class SlotCalls:
 
     def _call(self, slot: int, action: str, file: int) -> bool:
         connection = _Connection(self._path)
-        # One thread of the server has all connections, one after the other.
+        # A connection that stays open holds one of the server's threads.
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json", "Connection": "close"}
         try:
             connection.request("POST", f"/slots/{slot}?action={action}", json.dumps({"filename": str(file)}), headers)

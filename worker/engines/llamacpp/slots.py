@@ -16,8 +16,6 @@ _MANY_STEPS = 4
 # the slot, and less where it can be kept.
 _LOST_SHARE = 4
 _KEPT_SHARE = 16
-# A kept state is read for so many tokens more than the slot has.
-WORTH_TOKENS = 64
 
 
 @dataclass(slots=True)
@@ -25,18 +23,20 @@ class Slot:
     """One of llama.cpp's sequences.
 
     `token_ids` are those it computed last, `hashes` those of their full blocks, of which `kept` tokens lie outside of
-    it too. `last_used` counts requests, and `unread` says how many tokens of its prompt a busy slot has still to
-    compute.
+    it too, and `shared` had been asked for before. `last_used` counts requests, and `unread` says how many tokens of
+    its prompt a busy slot has still to compute. Its state is being copied while `copying`: a request there waits.
     """
 
     number: int
     token_ids: list[int] = field(default_factory=list)
     hashes: Sequence[int] = ()
     kept: int = 0
+    shared: int = 0
     cache_salt: str = ""
     last_used: int = 0
     busy: bool = False
     unread: int = 0
+    copying: bool = False
 
 
 class Choice(NamedTuple):
@@ -63,12 +63,13 @@ def choose_slot(
 
     `kept_tokens` of the prompt are in a kept state, and what is overwritten is kept where `keeps`. A slot's score is
     the prefix that it saves, less a share of what is overwritten and half of the unread tokens that come first: who
-    computes a prefix again delays the other prompt too. Among equals, the slot unused for the longest time; a prompt
+    computes a prefix again delays the other prompt too. A kept state is read where it has a step's tokens more than the
+    slot: that waits for the step under way. Among equals, the slot unused for the longest time; a prompt
     that takes many steps looks in the upper half of the free ones first, where few come to stand behind it.
     """
     wanted = list(prompt)  # slices of lists equal slices of lists only
     best: Choice | None = None
-    best_rank: tuple[float, bool, int] | None = None
+    best_rank: tuple[float, bool, bool, int] | None = None
     unread_before = 0
     free = [slot.number for slot in slots if not slot.busy]
     for slot in slots:
@@ -76,12 +77,12 @@ def choose_slot(
             unread_before += slot.unread
             continue
         common = common_prefix(slot.token_ids, wanted) if slot.cache_salt == cache_salt else 0
-        restores = kept_tokens >= common + WORTH_TOKENS
+        restores = kept_tokens >= common + step_tokens
         found = kept_tokens if restores else common
         lost = len(slot.token_ids) - max(common, slot.kept)
         spared = max(0.0, found - lost / (_KEPT_SHARE if keeps else _LOST_SHARE))
         out_of_the_way = len(wanted) - found > _MANY_STEPS * step_tokens and slot.number in free[len(free) // 2 :]
-        rank = (spared - unread_before / 2, out_of_the_way, -slot.last_used)
+        rank = (spared - unread_before / 2, out_of_the_way, not slot.copying, -slot.last_used)
         if best_rank is None or rank > best_rank:
             best, best_rank = Choice(slot, common, restores, lost), rank
     return best
