@@ -52,6 +52,9 @@ _MAX_DIGITS = 1000
 _SMALL_PARTS = 512
 _SMALL_TOOL_CHARACTERS = 1 << 16
 _SMALL_BYTES = 1 << 20
+# Most conversations have no more bytes than this, and need no counting: there is no room for more parts than twice
+# those, of four bytes and more.
+_TINY_BYTES = 4 * 2 * _SMALL_PARTS
 
 
 def _no_number(name: str) -> float:
@@ -114,8 +117,11 @@ class TemplateInput(NamedTuple):
 
 def is_large(conversation: Conversation) -> bool:
     """Whether converting and rendering it would hold up others on an event loop."""
+    size = conversation.ByteSize()
+    if size <= _TINY_BYTES:
+        return False
     messages, tools = conversation.messages, conversation.tools
-    if len(messages) + len(tools) > _SMALL_PARTS or conversation.ByteSize() > _SMALL_BYTES:
+    if len(messages) + len(tools) > _SMALL_PARTS or size > _SMALL_BYTES:
         return True
     if _tool_calls(messages) > _SMALL_PARTS or _tool_characters(tools) > _SMALL_TOOL_CHARACTERS:
         return True

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import re
+import struct
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -242,7 +243,8 @@ class SegmentCache:
             cost = _cost(segment, ids)
             if cost > self._limit or segment in self._entries:
                 continue
-            self._entries[segment] = array("i", ids)
+            # By way of bytes: an array made of a list parses each element like an argument.
+            self._entries[segment] = array("i", struct.pack(f"{len(ids)}i", *ids))
             self.bytes_used += cost
         while self.bytes_used > self._limit:
             segment, packed = self._entries.popitem(last=False)
