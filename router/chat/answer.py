@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
@@ -58,7 +58,7 @@ class Answer:
         self,
         kind: str,
         call: Call,
-        start: chat_pb2.StreamStart,
+        first: chat_pb2.ChatEvent,
         sink: EventSink,
         tokenizer: Tokenizer,
         *,
@@ -66,11 +66,13 @@ class Answer:
         want_token_ids: bool,
         on_end: Callable[[Answer, AnswerOutcome], None],
     ) -> None:
+        """`first` is the event with which it starts; the worker's name is filled in when that is known."""
         self.kind = kind
         self.call = call
         self._tokenizer = tokenizer
         self._want_token_ids = want_token_ids
-        self._start: chat_pb2.StreamStart | None = start
+        # None once it is sent.
+        self._first: chat_pb2.ChatEvent | None = first
         # None once the answer has ended.
         self._sink: EventSink | None = sink
         self._began = began
@@ -141,28 +143,33 @@ class Answer:
         sink = self._sink
         if sink is None:
             return
-        if self._start is not None:
-            self._start.worker = self._choices[0].generation.worker
-            events.insert(0, ChatEvent(start=self._start))
-            self._start = None
+        first = self._first
+        if first is not None:
+            first.start.worker = self._choices[0].generation.worker
+            events.insert(0, first)
+            self._first = None
         sink.events(events)
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None] | None:
         """Returns the sink's writer of plain text, once it has had the start."""
         sink = self._sink
-        return None if self._start is not None or sink is None else sink.text_writer(choice_index, reasoning)
+        return None if self._first is not None or sink is None else sink.text_writer(choice_index, reasoning)
 
     def choice_ended(self, events: list[chat_pb2.ChatEvent]) -> None:
         """Takes a choice's last events, and counts it as done; the last one brings the usage and ends the answer."""
         self._open -= 1
-        if self.ended:
+        if self._sink is None:
             return
-        usage = None if self._open else self._usage()
-        if usage is not None:
-            events.append(ChatEvent(usage=usage))
-        if events:
-            self.emit(events)
-        if usage is not None and not self.ended:
+        if self._open:
+            if events:
+                self.emit(events)
+            return
+        last = ChatEvent()
+        last.usage.SetInParent()
+        usage = self._write_usage(last.usage)
+        events.append(last)
+        self.emit(events)
+        if not self.ended:
             self._end(None, usage=usage)
 
     def fail(self, error: ServiceError) -> None:
@@ -203,7 +210,7 @@ class Answer:
                 call=self.call,
                 error=error,
                 cancelled=cancelled,
-                usage=usage or self._usage(),
+                usage=usage or self._write_usage(sampling_pb2.Usage()),
                 began=self._began,
                 first_token=self.first_token,
                 last_token=last_token,
@@ -226,25 +233,32 @@ class Answer:
         self._sink = None
         self._choices.clear()
 
-    def _usage(self) -> sampling_pb2.Usage:
-        if len(self._choices) == 1:
-            choice = self._choices[0]
-            return sampling_pb2.Usage(
-                prompt_tokens=len(choice.plan.prompt_token_ids),
-                completion_tokens=choice.pipeline.completion_tokens,
-                cached_tokens=choice.generation.cached_tokens,
-                reasoning_tokens=choice.pipeline.reasoning_tokens,
-                continued_legs=choice.generation.continued,
-                penalties_approximate=choice.generation.penalties_approximate,
-            )
+    def _write_usage(self, usage: sampling_pb2.Usage) -> sampling_pb2.Usage:
+        """Fills in what the answer has used, and returns it."""
+        choices = self._choices
         # Choices of one prompt share it: it is counted once, as OpenAI does, with what its first choice found cached;
         # the others found what the first one had just computed.
-        firsts = {id(choice.plan.prompt_token_ids): choice for choice in reversed(self._choices)}.values()
-        return sampling_pb2.Usage(
-            prompt_tokens=sum(len(choice.plan.prompt_token_ids) for choice in firsts),
-            completion_tokens=sum(choice.pipeline.completion_tokens for choice in self._choices),
-            cached_tokens=sum(choice.generation.cached_tokens for choice in firsts),
-            reasoning_tokens=sum(choice.pipeline.reasoning_tokens for choice in self._choices),
-            continued_legs=sum(choice.generation.continued for choice in self._choices),
-            penalties_approximate=any(choice.generation.penalties_approximate for choice in self._choices),
-        )
+        firsts: Collection[Choice] = choices
+        if len(choices) > 1:
+            firsts = {id(choice.plan.prompt_token_ids): choice for choice in reversed(choices)}.values()
+        prompt = cached = answer = thought = continued = 0
+        for choice in firsts:
+            prompt += len(choice.plan.prompt_token_ids)
+            cached += choice.generation.cached_tokens
+        for choice in choices:
+            pipeline, generation = choice.pipeline, choice.generation
+            answer += pipeline.completion_tokens
+            thought += pipeline.reasoning_tokens
+            continued += generation.continued
+            if generation.penalties_approximate:
+                usage.penalties_approximate = True
+        usage.prompt_tokens = prompt
+        usage.completion_tokens = answer
+        # Each field that is written costs as much as all the sums.
+        if cached:
+            usage.cached_tokens = cached
+        if thought:
+            usage.reasoning_tokens = thought
+        if continued:
+            usage.continued_legs = continued
+        return usage

@@ -266,7 +266,10 @@ class Choice:
         for left in pipeline.finish(stopped=stopped):
             if self._tracked is not None or _says_something(left):
                 events.append(self._to_event(left))
-        ending = chat_pb2.ChoiceFinish(reason=_STOP if finish is None else finish.reason)
+        last = ChatEvent(choice_index=self._index)
+        ending = last.finish
+        ending.SetInParent()
+        ending.reason = _STOP if finish is None else finish.reason
         if self._thinking_cut:
             ending.thinking_cut = True
         if isinstance(pipeline, ScoringPipeline):
@@ -281,7 +284,6 @@ class Choice:
         if whole_calls and ending.reason == _STOP and pipeline.stop_string is None:
             ending.reason = _TOOL_CALLS
         self.finish_reason = ending.reason
-        last = ChatEvent(choice_index=self._index, finish=ending)
         if self._tracked is not None:
             self._tracked.attach_all(last)
         events.append(last)

@@ -63,7 +63,14 @@ class Fold:
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes new events."""
         for event in events:
-            self._take(event)
+            kind = event.WhichOneof("event")
+            if kind == "start":
+                self.start = event.start
+            elif kind == "usage":
+                self.usage = event.usage
+                self._end()
+            else:
+                self._take(kind, event)
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
         """Returns what takes deltas of plain text."""
@@ -97,15 +104,7 @@ class Fold:
         first = self._choices.get(0)
         return first.prompt_logprobs if first is not None else []
 
-    def _take(self, event: chat_pb2.ChatEvent) -> None:
-        kind = event.WhichOneof("event")
-        if kind == "start":
-            self.start = event.start
-            return
-        if kind == "usage":
-            self.usage = event.usage
-            self._end()
-            return
+    def _take(self, kind: str | None, event: chat_pb2.ChatEvent) -> None:
         choice = self._choice(event.choice_index)
         if kind == "content_delta":
             choice.content.append(event.content_delta)
@@ -117,14 +116,15 @@ class Fold:
             choice.calls[event.tool_call_arguments.index][1].append(event.tool_call_arguments.delta)
         elif kind == "finish":
             choice.finish = event.finish
-        if event.of_prompt:
-            choice.prompt_logprobs.extend(event.logprobs)
-        elif event.logprobs:
-            choice.logprobs.extend(event.logprobs)
-            if kind == "reasoning_delta":
-                choice.thought_logprobs = len(choice.logprobs)
-        if event.token_ids:
-            choice.token_ids.extend(event.token_ids)
+        if logprobs := event.logprobs:
+            if event.of_prompt:
+                choice.prompt_logprobs.extend(logprobs)
+            else:
+                choice.logprobs.extend(logprobs)
+                if kind == "reasoning_delta":
+                    choice.thought_logprobs = len(choice.logprobs)
+        if token_ids := event.token_ids:
+            choice.token_ids.extend(token_ids)
 
     def _choice(self, index: int) -> FoldedChoice:
         choice = self._choices.get(index)

@@ -136,7 +136,7 @@ class Preparation:
 
     async def chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, *, need_prompt: bool = False) -> Prepared:
         """Prepares a chat; the rendered prompt is there only if it is needed."""
-        self._check_common(request)
+        asked = self._check_common(request)
         choice = request.tool_choice
         mode = choice.mode
         if mode not in _MODES:
@@ -177,7 +177,7 @@ class Preparation:
                 rendered.prompt and rendered.prompt + BEGIN_OF_THOUGHT,
             )
             in_reasoning = True
-        fit = self._fit(request, sampling, rendered.token_ids, self._config.default_max_tokens, call, guide)
+        fit = self._fit(request, asked, sampling, rendered.token_ids, self._config.default_max_tokens, call, guide)
         behind = self._thought_ends if in_reasoning and whole_answer else _NO_IDS
         hidden = self._hidden_ids(request.sampling)
         separates = request.HasField("separate_reasoning")
@@ -218,12 +218,12 @@ class Preparation:
         """Prepares a completion."""
         scores_only = _scores_only(request)
         if scores_only:
-            asked = request
+            given = request
             request = chat_pb2.CompletionRequest()
-            request.CopyFrom(asked)
+            request.CopyFrom(given)
             request.sampling.max_tokens = 1  # an engine gives no less
         new = ScoringPipeline if scores_only else CompletionPipeline
-        self._check_common(request)
+        asked = self._check_common(request)
         if not 1 <= len(request.prompts) <= _MAX_PROMPTS:
             raise InvalidRequest(f"send 1 to {_MAX_PROMPTS} prompts, got {len(request.prompts)}", param="prompt")
         if len(request.prompts) * max(1, request.n) > _MAX_CHOICES_IN_ALL:
@@ -249,7 +249,7 @@ class Preparation:
         sampling = complete(request.sampling, self._model.defaults(False))
         longest = max(prompts, key=len)
         guide = await _in_time(self._guidance.of_request(request), call)
-        fit = self._fit(request, sampling, longest, _COMPLETION_MAX_TOKENS, call, guide)
+        fit = self._fit(request, asked, sampling, longest, _COMPLETION_MAX_TOKENS, call, guide)
         hidden = self._hidden_ids(request.sampling)
         settings = PipelineSettings(stop_strings=tuple(request.stop_strings), eos_token_ids=hidden)
         return Prepared(
@@ -277,10 +277,11 @@ class Preparation:
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         return given if given.prefix_stable is not None else given._replace(prefix_stable=self._model.prefix_stable)
 
-    def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> None:
+    def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> set[str]:
+        """Returns the names of the sampling fields that the request sets."""
         self._model.check_name(request.model)
         check_counts(request.n, request.stop_strings)
-        check_sampling(request.sampling, self._tokenizer.vocab_size)
+        asked = check_sampling(request.sampling, self._tokenizer.vocab_size)
         # Few requests have any of these.
         if salt := request.cache_salt:
             check_cache_salt(salt)
@@ -294,23 +295,26 @@ class Preparation:
             check_labels(user, labels or {})
         if request.HasField("prompt_logprobs"):
             check_top(request.prompt_logprobs, "prompt_logprobs")
+        return asked
 
     def _fit(
         self,
         request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest,
+        fields: set[str],
         sampling: sampling_pb2.SamplingParams,
         prompt: Sequence[int],
         default_max: int,
         call: Call,
         guide: guide_pb2.Guide | None,
     ) -> _Fit:
-        """Fits `sampling` to the window and to the workers that can do most of what is asked."""
+        """Fits `sampling` to the window and to the workers that can do most of what is asked. `fields` are the sampling
+        fields that the request sets; they are changed here.
+        """
         asked = request.sampling
         known = self._workers.capabilities
         if guide is not None and known:
             known = _following(guide.kind, known, "guide" if request.HasField("guide") else "tool_choice")
         kind = 0 if guide is None else int(guide.kind)
-        fields = {field.name for field, _ in asked.ListFields()}
         fields.discard("max_tokens")
         salted = bool(request.cache_salt)
         if salted:

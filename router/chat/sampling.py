@@ -32,11 +32,13 @@ MAX_CHARACTERS = 1 << 23
 _INDISPENSABLE = frozenset({"max_tokens"})
 
 
-def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> None:
-    """Raises InvalidRequest naming the first field out of range."""
+def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> set[str]:
+    """Returns the names of the fields that are set. Raises InvalidRequest naming the first one out of range."""
     # Few of the fields are set in most requests: only those are looked at.
+    names = set()
     for field, value in sampling.ListFields():
         name = field.name
+        names.add(name)
         allowed = RANGES.get(name)
         if allowed is not None:
             if not allowed.holds(value):
@@ -55,6 +57,7 @@ def check_sampling(sampling: sampling_pb2.SamplingParams, vocab_size: int) -> No
                     f"{name} has {len(value)} ids; at most {MAX_ALLOWED_TOKEN_IDS} are allowed", param=name
                 )
             _check_ids(value, vocab_size, name)
+    return names
 
 
 def check_top(count: int, param: str) -> None:

@@ -119,14 +119,12 @@ class ChatCore:
         metrics.running.set_function(lambda: len(self._running))
         metrics.ready.set_function(lambda: not self.ready())
         metrics.token_cache.set_function(lambda: self._tokenizer.cache_bytes_used)
+        # Set once nothing is under way and nothing more is let in.
         self._idle = asyncio.Event()
-        self._idle.set()
 
     async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
-        began = time.monotonic()
-        call = self._traced(call.labelled(request.user, request.metadata))
-        return await self._recorded("chat", call, began, self._answered(request, call, sink, began))
+        return await self._answered("chat", request, call, sink)
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -136,9 +134,7 @@ class ChatCore:
 
     async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> Answer:
         """Like `stream_chat`, for texts or token ids."""
-        began = time.monotonic()
-        call = self._traced(call.labelled(request.user, {}))
-        return await self._recorded("completion", call, began, self._answered(request, call, sink, began))
+        return await self._answered("completion", request, call, sink)
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""
@@ -306,7 +302,8 @@ class ChatCore:
         self._leaving = self._draining = True
 
     async def wait_idle(self) -> None:
-        """Returns when no request is under way."""
+        """Returns when no request is under way, after `drain`."""
+        self._note_idle()
         await self._idle.wait()
 
     def cancel_all(self) -> None:
@@ -316,50 +313,79 @@ class ChatCore:
         for answer in list(self._running):
             answer.fail(Draining("the router is shutting down"))
 
-    async def _answered(self, request: Request, call: Call, sink: EventSink, began: float) -> Answer:
-        """Lets a request in, prepares it, and starts its answer."""
-        self._check_open()
-        limiter = self._limiter if call.key_id else None
-        if limiter is not None:
-            limiter.check(call)
-        if not self._workers.met:
-            await self._workers.until_met(call.remaining_s())
-        use = self._reuse.use(request, call.key_id)
+    async def _answered(self, kind: str, request: Request, call: Call, sink: EventSink) -> Answer:
+        """Lets a request in, prepares it, and starts its answer. One that fails until then is an outcome, too."""
+        began = time.monotonic()
         if isinstance(request, chat_pb2.ChatCompletionRequest):
-            work = self._prepare.chat(request, call)
+            call = call.labelled(request.user, request.metadata)
         else:
-            work = self._prepare.completion(request, call)
-        prepared = await (work if call.trace is None else self._traced_preparation(work, call))
-        if limiter is None:
-            return await self._started(use, request, call, prepared, sink, began)
-        async with limiter.admitted(call, prepared) as (call, prepared):
-            return await self._started(use, request, call, prepared, sink, began)
+            call = call.labelled(request.user, {})
+        if self._tracing is not None:
+            call = call._replace(trace=self._tracing.begin(call.traceparent))
+        self._preparing += 1  # as in `_under_way`, whose generator would be a cost of every request
+        try:
+            self._check_open()
+            limiter = self._limiter if call.key_id else None
+            if limiter is not None:
+                limiter.check(call)
+            if not self._workers.met:
+                await self._workers.until_met(call.remaining_s())
+            use = self._reuse.use(request, call.key_id)
+            if isinstance(request, chat_pb2.ChatCompletionRequest):
+                work = self._prepare.chat(request, call)
+            else:
+                work = self._prepare.completion(request, call)
+            prepared = await (work if call.trace is None else self._traced_preparation(work, call))
+            if limiter is None:
+                return await self._started(kind, use, request, call, prepared, sink, began)
+            async with limiter.admitted(call, prepared) as (call, prepared):
+                return await self._started(kind, use, request, call, prepared, sink, began)
+        except ServiceError as error:
+            self._on_outcome(refused(kind, call, error, began))
+            raise
+        except asyncio.CancelledError:
+            self._on_outcome(refused(kind, call, None, began))
+            raise
+        finally:
+            self._preparing -= 1
+            self._note_idle()
 
     async def _started(
-        self, use: CacheUse, request: Request, call: Call, prepared: Prepared, sink: EventSink, began: float
+        self,
+        kind: str,
+        use: CacheUse,
+        request: Request,
+        call: Call,
+        prepared: Prepared,
+        sink: EventSink,
+        began: float,
     ) -> Answer:
-        kind, prefix, leads = "chat", "chatcmpl", None
-        if isinstance(request, chat_pb2.CompletionRequest):
-            kind, prefix = "completion", "cmpl"
-            leads = await self._echoed(request, prepared) if request.echo else None
         return_ids = request.return_token_ids
-        start = self._start(prefix, prepared, return_ids, call)
+        first = self._start("chatcmpl" if kind == "chat" else "cmpl", prepared, return_ids, call)
+        leads = None
+        if isinstance(request, chat_pb2.CompletionRequest) and request.echo:
+            leads = await self._echoed(request, prepared)
         plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
         if not use.nothing or self._workers.lost or self._cut_short:
-            plans = await self._placed(use, request, call, prepared, start, plans)
+            plans = await self._placed(use, request, call, prepared, first.start, plans)
         if request.HasField("prompt_logprobs"):
             # All choices of a chat have one prompt: once is enough.
             scored = len(plans) if kind == "completion" else 1
             plans = [*(self._scored(plan, request.prompt_logprobs) for plan in plans[:scored]), *plans[scored:]]
-        return self._begin(self._answer(kind, call, start, sink, began, return_ids), prepared, plans)
+        answer = Answer(
+            kind,
+            call,
+            first,
+            sink,
+            self._tokenizer,
+            began=began,
+            want_token_ids=return_ids,
+            on_end=self._ended,
+        )
+        return self._begin(answer, prepared, plans)
 
     def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
         return plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
-
-    def _traced(self, call: Call) -> Call:
-        if self._tracing is None:
-            return call
-        return call._replace(trace=self._tracing.begin(call.traceparent))
 
     def _check_open(self) -> None:
         if self._draining:
@@ -382,35 +408,25 @@ class ChatCore:
         trace.attributes.update(request_attributes(prepared.sampling, prepared.choices))
         return prepared
 
-    def _start(self, prefix: str, prepared: Prepared, return_ids: bool, call: Call) -> chat_pb2.StreamStart:
-        start = chat_pb2.StreamStart(
-            id=f"{prefix}-{new_id()}",
-            created=int(time.time()),
-            model=self._model.name,
-            system_fingerprint=self._system_fingerprint,
-            ignored_params=prepared.ignored,
-            prompt_tokens=sum(map(len, prepared.prompts)),
-        )
+    def _start(self, prefix: str, prepared: Prepared, return_ids: bool, call: Call) -> chat_pb2.ChatEvent:
+        """Returns the event with which an answer begins. It is filled in where it lies: a message that is put into
+        another one is copied.
+        """
+        first = chat_pb2.ChatEvent()
+        start = first.start
+        start.id = f"{prefix}-{new_id()}"
+        start.created = int(time.time())
+        start.model = self._model.name
+        start.system_fingerprint = self._system_fingerprint
+        start.prompt_tokens = sum(map(len, prepared.prompts))
+        if prepared.ignored:
+            start.ignored_params.extend(prepared.ignored)
         if return_ids:
             for prompt in prepared.prompts:
                 start.prompt_token_ids.add(ids=prompt)
         if self._limiter is not None and call.key_id:
             start.key_limits.update(self._limiter.headers(call.key_id))
-        return start
-
-    def _answer(
-        self, kind: str, call: Call, start: chat_pb2.StreamStart, sink: EventSink, began: float, want_ids: bool
-    ) -> Answer:
-        return Answer(
-            kind,
-            call,
-            start,
-            sink,
-            self._tokenizer,
-            began=began,
-            want_token_ids=want_ids,
-            on_end=self._ended,
-        )
+        return first
 
     async def _placed(
         self,
@@ -448,17 +464,18 @@ class ChatCore:
 
     def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
         plans: list[ChoicePlan] = []
-        wanted = prepared.choices * len(prepared.prompts)
+        left = prepared.choices * len(prepared.prompts)
         for index, prompt in enumerate(prepared.prompts):
+            lead = leads[index] if leads else ""
             for seed in seeds(prepared.sampling, prepared.choices):
                 # The last choice takes what was prepared, the others copies: most answers have one choice only.
                 sampling = prepared.sampling
-                if len(plans) + 1 < wanted:
+                left -= 1
+                if left:
                     sampling = sampling_pb2.SamplingParams()
                     sampling.CopyFrom(prepared.sampling)
                 if "seed" not in prepared.unsupported:
                     sampling.seed = seed
-                lead = leads[index] if leads else ""
                 plans.append(
                     ChoicePlan(
                         prompt,
@@ -475,8 +492,7 @@ class ChatCore:
 
     def _begin(self, answer: Answer, prepared: Prepared, plans: Sequence[ChoicePlan]) -> Answer:
         self._running.add(answer)
-        self._idle.clear()
-        began = time.monotonic()
+        began = 0.0 if answer.call.trace is None else time.monotonic()
         try:
             answer.begin(
                 plans,
@@ -517,30 +533,13 @@ class ChatCore:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._running and not self._preparing:
+        if self._draining and not self._running and not self._preparing:
             self._idle.set()
-
-    async def _recorded(self, kind: str, call: Call, began: float, work: Awaitable[Answer]) -> Answer:
-        """Awaits the work that leads to an answer. A request that fails in it is recorded as an outcome, too."""
-        self._preparing += 1  # as in `_under_way`, whose generator would be a cost of every request
-        self._idle.clear()
-        try:
-            return await work
-        except ServiceError as error:
-            self._on_outcome(refused(kind, call, error, began))
-            raise
-        except asyncio.CancelledError:
-            self._on_outcome(refused(kind, call, None, began))
-            raise
-        finally:
-            self._preparing -= 1
-            self._note_idle()
 
     @contextlib.contextmanager
     def _under_way(self) -> Iterator[None]:
         """Lets a drain wait for the block."""
         self._preparing += 1
-        self._idle.clear()
         try:
             yield
         finally:

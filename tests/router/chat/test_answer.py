@@ -60,7 +60,7 @@ class Asked:
         self.answer = Answer(
             "chat",
             Call("r-1", deadline),
-            chat_pb2.StreamStart(id="a-1"),
+            chat_pb2.ChatEvent(start=chat_pb2.StreamStart(id="a-1")),
             self.sink,
             TOKENIZER,
             began=time.monotonic(),

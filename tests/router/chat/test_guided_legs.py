@@ -39,7 +39,7 @@ class Case:
         self.answer = Answer(
             "chat",
             Call("r-1", None),
-            chat_pb2.StreamStart(id="a"),
+            chat_pb2.ChatEvent(start=chat_pb2.StreamStart(id="a")),
             self.heard,
             TOKENIZER,
             began=0.0,

@@ -447,7 +447,7 @@ def begun(sink: Heard, plan: ChoicePlan, choose: Callable[..., Any], *, token_id
     answer = Answer(
         "chat",
         Call("r-1"),
-        chat_pb2.StreamStart(id="a-1"),
+        chat_pb2.ChatEvent(start=chat_pb2.StreamStart(id="a-1")),
         sink,
         TOKENIZER,
         began=time.monotonic(),
