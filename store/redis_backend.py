@@ -285,8 +285,10 @@ class RedisBackend:
             await (puts if limit_s is None else within(limit_s, puts, again=HELD_UP_AGAIN))
         elif values:
             lasts = b"%d" % ttl
-            puts = [command(b"PSETEX", self._key("v", key).encode(), lasts, value) for key, value in values]
-            await self._line.ask(b"".join(puts), limit_s, commands=len(puts))
+            message = b"".join(
+                [command(b"PSETEX", self._key("v", key).encode(), lasts, value) for key, value in values]
+            )
+            await self._line.ask(message, limit_s, commands=len(values))
 
     async def delete(self, key: str) -> None:
         """See Backend."""

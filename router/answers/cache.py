@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
-from qwenserve.router.answers.flight import Flight
+from qwenserve.router.answers.flight import Flight, recorded
 from qwenserve.router.answers.policy import CacheUse
 from qwenserve.router.answers.record import Recording, Unusable, decode, encode
 from qwenserve.router.answers.similar import Match, Question, SimilarPrompts
 from qwenserve.router.answers.tape import complete_tape
-from qwenserve.router.generation.leg import Choose, LegGuide, LegSource, Placement
+from qwenserve.router.generation.generation import Generation, Receiver
+from qwenserve.router.generation.leg import Choose, LegSource
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.counting import Counters
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.store.shared import SharedStore
 from qwenserve.type.v1 import sampling_pb2
+from qwenserve.worker.v1 import worker_pb2
 
 # Most answers on their way into the store: a slow store must not make them pile up here.
 _MAX_WRITES = 64
@@ -30,17 +32,17 @@ _MOST_MATCHES = 3
 
 
 class Wanted(NamedTuple):
-    """One choice that may be answered from the store: its key, what was asked, and how it would be generated.
+    """One choice that may be answered from the store: its key, and what was asked.
 
-    `guide` binds it from its first id. `question` is there where similar prompts count, `answer_id` is its answer's.
+    `alone`: nobody can join its generation, which pauses. `question` is there where similar prompts count, `answer_id`
+    is its answer's.
     """
 
     key: str
     prompt: Sequence[int]
     sampling: sampling_pb2.SamplingParams
-    end_ids: frozenset[int]
     use: CacheUse
-    guide: LegGuide | None = None
+    alone: bool = False
     question: Question | None = None
     answer_id: str = ""
 
@@ -62,9 +64,9 @@ class AnswerCache:
         self.similar = similar
         self._config = config
         self._vocab_size = vocab_size
-        self._flights: dict[str, Flight] = {}
+        self._running: dict[str, Flight | Source] = {}
         self._tasks = TaskOwner()
-        self._unwritten: list[tuple[Wanted, bytes]] = []
+        self._unwritten: list[tuple[Wanted, Recording]] = []
         self._writing = False
         self.results = Counters(
             "qwenserve_answer_cache",
@@ -80,7 +82,7 @@ class AnswerCache:
         """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
         if len(wanted) == 1:  # most answers have one choice; it needs no task of its own
             return [await self._kept(wanted[0])]
-        return list(await asyncio.gather(*map(self._kept, wanted)))
+        return list(await asyncio.gather(*map(self._kept, wanted))) if wanted else []
 
     async def look_for_similar(self, wanted: Wanted) -> Similar | None:
         """Returns the kept answer to the nearest prompt that asks the same; None where there is none near enough."""
@@ -93,35 +95,33 @@ class AnswerCache:
                 return Similar(match, recording)
         return None
 
-    def joinable(self, key: str) -> bool:
-        """Whether a generation that others may join is under way."""
-        flight = self._flights.get(key)
-        return flight is not None and flight.joinable
+    def source(self, wanted: Wanted, kept: Recording | None, *, result: str = "hit") -> Source:
+        """Returns where a choice comes from. `result` is what a kept answer counts as."""
+        return Source(self, wanted, kept, result)
 
-    def chooser(self, wanted: Wanted, kept: Recording | None, placement: Placement, *, result: str = "hit") -> Choose:
-        """Returns what chooses where the legs of a choice come from. `result` is what a kept answer counts as.
+    def running(self, key: str) -> Flight | Source | None:
+        """Returns the generation under way that others may join."""
+        found = self._running.get(key)
+        return found if found is not None and found.joinable else None
 
-        The first one comes from the store, or from a generation that may be shared. Further legs
-        continue in a way of their own, or after a failure: they are chosen as `placement` does.
-        """
-        begun = False
+    def begun(self, key: str, source: Flight | Source) -> None:
+        """Notes who has the generation for a key."""
+        self._running[key] = source
 
-        def choose(prompt: Sequence[int], tried: frozenset[str]) -> LegSource:
-            nonlocal begun
-            if begun:
-                return placement.choose(prompt, tried)
-            begun = True
-            if kept is not None:
-                self._count(result, wanted, len(kept.ids))
-                return complete_tape(kept)
-            flight = self._flights.get(wanted.key)
-            if wanted.use.read and flight is not None and flight.joinable:
-                self._count("joined", wanted, 0)
-                return flight
-            self._count("miss", wanted, 0)
-            return self._new_flight(wanted, placement)
+    def over(self, key: str, source: Flight | Source) -> None:
+        """Forgets who had it."""
+        if self._running.get(key) is source:
+            del self._running[key]
 
-        return choose
+    def keep(self, wanted: Wanted, recording: Recording) -> None:
+        """Writes an answer into the store, in the background and together with others."""
+        if len(self._unwritten) >= _MAX_WRITES:
+            self.results.labels("not_kept").inc()
+            return
+        self._unwritten.append((wanted, recording))
+        if not self._writing:
+            self._writing = True
+            self._tasks.start(self._write(), name="keep answers")
 
     async def close(self) -> None:
         """Cancels the writes to the store that are still under way."""
@@ -143,49 +143,44 @@ class AnswerCache:
         age = time.time() - recording.created
         return recording if age <= wanted.use.max_age_s else None
 
-    def _new_flight(self, wanted: Wanted, placement: Placement) -> Flight:
-        def over(flight: Flight, recording: Recording | None) -> None:
-            if self._flights.get(wanted.key) is flight:
-                del self._flights[wanted.key]
-            if recording is not None and wanted.use.write:
-                self._keep(wanted, recording)
-
-        flight = Flight(wanted.prompt, wanted.sampling, wanted.end_ids, placement, over, guide=wanted.guide)
-        self._flights[wanted.key] = flight
-        flight.begin()
-        return flight
-
-    def _keep(self, wanted: Wanted, recording: Recording) -> None:
-        """Writes an answer into the store, in the background and together with others."""
-        payload = encode(recording)
-        if len(payload) > self._config.max_answer_bytes:
-            self.results.labels("too_long").inc()
-        elif len(self._unwritten) >= _MAX_WRITES:
-            self.results.labels("not_kept").inc()
-        else:
-            self._unwritten.append((wanted, payload))
-            if not self._writing:
-                self._writing = True
-                self._tasks.start(self._write(), name="keep answers")
-
     async def _write(self) -> None:
         try:
             while self._unwritten:
                 # A message costs far more than what is in it, and nobody waits.
                 await asyncio.sleep(_COMPANY_S)
-                count = _how_many(self._unwritten)
-                written, self._unwritten = self._unwritten[:count], self._unwritten[count:]
-                values = [(wanted.key, payload) for wanted, payload in written]
-                kept = await self._store.put_all(values, ttl_s=self._config.max_age_s)
-                self.results.labels("kept" if kept else "not_kept").inc(len(written))
-                if kept and self.similar is not None:
-                    for wanted, _ in written:
-                        if wanted.question is not None:
-                            await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
+                taken, self._unwritten = self._unwritten, []
+                for written in self._messages(taken):
+                    await self._put(written)
         finally:
             self._writing = False
 
-    def _count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
+    async def _put(self, written: Sequence[tuple[Wanted, bytes]]) -> None:
+        values = [(wanted.key, payload) for wanted, payload in written]
+        kept = await self._store.put_all(values, ttl_s=self._config.max_age_s)
+        self.results.labels("kept" if kept else "not_kept").inc(len(written))
+        if kept and self.similar is not None:
+            for wanted, _ in written:
+                if wanted.question is not None:
+                    await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
+
+    def _messages(self, answers: Sequence[tuple[Wanted, Recording]]) -> Iterator[Sequence[tuple[Wanted, bytes]]]:
+        """Yields what goes together; leaves out what is too long."""
+        message: list[tuple[Wanted, bytes]] = []
+        size = 0
+        for wanted, recording in answers:
+            payload = encode(recording)
+            if len(payload) > self._config.max_answer_bytes:
+                self.results.labels("too_long").inc()
+                continue
+            if message and size + len(payload) > _MESSAGE_BYTES:
+                yield message
+                message, size = [], 0
+            message.append((wanted, payload))
+            size += len(payload)
+        if message:
+            yield message
+
+    def count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
         self.results.labels(result).inc()
         if result != "miss":
             self.reused.labels("prompt").inc(len(wanted.prompt))
@@ -193,11 +188,110 @@ class AnswerCache:
             self.reused.labels("answer").inc(answer_tokens)
 
 
-def _how_many(answers: Sequence[tuple[Wanted, bytes]]) -> int:
-    """Returns how many answers go with one message, 1 at least."""
-    size = 0
-    for count, (_, payload) in enumerate(answers):
-        size += len(payload)
-        if size > _MESSAGE_BYTES:
-            return max(1, count)
-    return len(answers)
+class Owner(Receiver, Protocol):
+    """A choice: the receiver of its generation."""
+
+    generation: Generation
+
+    def follow(self, generation: Generation) -> None:
+        """Goes on with another generation, which has the same ids so far."""
+
+
+class Source:
+    """Where the legs of one choice come from: a kept answer, a generation under way, or one of its own.
+
+    Its own is the choice's alone, as without kept answers, until somebody asks the same: only then it becomes a flight,
+    which all of them read. The first leg decides; further ones continue in a way of their own, or after a failure, and
+    are chosen as any.
+    """
+
+    __slots__ = ("_begun", "_cache", "_choose", "_leads", "_logprobs", "_owner", "_result", "_wanted", "kept")
+
+    def __init__(self, cache: AnswerCache, wanted: Wanted, kept: Recording | None, result: str) -> None:
+        self.kept = kept
+        self._cache = cache
+        self._wanted = wanted
+        self._result = result
+        self._owner: Owner | None = None
+        self._choose: Choose | None = None
+        self._begun = False
+        # Whether what its owner generates is noted, to be kept.
+        self._leads = False
+        self._logprobs: list[sampling_pb2.TokenLogprob] = []
+
+    def open(self, owner: Owner, choose: Choose) -> None:
+        """Takes the choice, and what chooses the worker where one is needed."""
+        self._owner, self._choose = owner, choose
+
+    def choose(self, prompt: Sequence[int], tried: frozenset[str]) -> LegSource:
+        """Returns where the next leg comes from. Raises Unavailable."""
+        assert self._choose is not None
+        if self._begun:
+            return self._choose(prompt, tried)
+        cache, wanted = self._cache, self._wanted
+        if self.kept is not None:
+            self._begun = True
+            cache.count(self._result, wanted, len(self.kept.ids))
+            return complete_tape(self.kept)
+        running = cache.running(wanted.key) if wanted.use.read and not wanted.alone else None
+        if running is not None:
+            self._begun = True
+            cache.count("joined", wanted, 0)
+            return running if isinstance(running, Flight) else running.shared()
+        session = self._choose(prompt, tried)
+        self._begun = self._leads = True
+        cache.count("miss", wanted, 0)
+        if not wanted.alone:
+            cache.begun(wanted.key, self)
+        return session
+
+    @property
+    def joinable(self) -> bool:
+        """Whether somebody who joined now would get the whole answer."""
+        return self._leads and self._owner is not None and not self._owner.generation.stopped
+
+    def shared(self) -> Flight:
+        """Makes a flight of the generation; its owner becomes the first of the readers."""
+        owner, wanted, cache = self._owner, self._wanted, self._cache
+        assert owner is not None
+
+        def over(flight: Flight, recording: Recording | None) -> None:
+            cache.over(wanted.key, flight)
+            if recording is not None and wanted.use.write:
+                cache.keep(wanted, recording)
+
+        flight = Flight(owner.generation, wanted.sampling, over, self._logprobs)
+        self._owner = None
+        cache.begun(wanted.key, flight)
+        owner.follow(flight.lead(owner))
+        return flight
+
+    def note(self, logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
+        """Takes the log-probabilities of ids that the owner was given."""
+        if self._leads and self._owner is not None:
+            self._logprobs.extend(logprobs)
+
+    def ended(self, finish: worker_pb2.Finish, *, thinking_cut: bool) -> None:
+        """The owner's generation is complete."""
+        owner, wanted = self._owner, self._wanted
+        if owner is None or not self._leads:
+            return
+        self.close()
+        if wanted.use.write:
+            generation = owner.generation
+            recording = recorded(
+                generation,
+                wanted.sampling,
+                finish,
+                self._logprobs,
+                stopped=generation.stopped,
+                thinking_cut=thinking_cut,
+            )
+            if recording is not None:
+                self._cache.keep(wanted, recording)
+
+    def close(self) -> None:
+        """Lets go of the owner, which has ended or is given up: nobody can join any more."""
+        self._owner = None
+        if self._leads:
+            self._cache.over(self._wanted.key, self)

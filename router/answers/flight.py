@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 
 from qwenserve.router.answers.record import Recording
 from qwenserve.router.answers.tape import Tape
-from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import LegGuide, NextLeg, Placement
+from qwenserve.router.generation.generation import Generation, Receiver
+from qwenserve.router.generation.leg import NextLeg
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.logs import EventLog
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
 _log = EventLog("answers")
+_ABORTED = sampling_pb2.FINISH_REASON_ABORTED
 
 
 class Flight(Tape):
-    """A tape that a generation of its own writes. Implements `router.generation.generation.Receiver`.
+    """A tape that a generation writes. Implements `router.generation.generation.Receiver`.
 
     The generation belongs to nobody who reads: it goes on while anybody does, whoever came first, and is stopped when
     the last reader has left or has all it wants. Readers do not notice when a worker is lost and another continues.
@@ -26,35 +27,34 @@ class Flight(Tape):
 
     def __init__(
         self,
-        prompt: Sequence[int],
+        generation: Generation,
         sampling: sampling_pb2.SamplingParams,
-        end_ids: frozenset[int],
-        placement: Placement,
         on_end: Callable[[Flight, Recording | None], None],
-        *,
-        guide: LegGuide | None = None,
+        logprobs: Sequence[sampling_pb2.TokenLogprob] = (),
     ) -> None:
-        """`on_end` gets what can be kept, or None; it is called once, before the readers hear of the end."""
-        super().__init__("", kept=False)
+        """Takes a generation over; `logprobs` are those of its ids so far. `on_end` gets what can be kept, or None; it
+        is called once, before the readers hear of the end.
+        """
+        super().__init__("")
         # Whether a new reader would get the whole answer. Not while it is being stopped: it may stop anywhere.
         self.joinable = True
         self._on_end: Callable[[Flight, Recording | None], None] | None = on_end
         self._sampling = sampling
-        self._generation = Generation(prompt, sampling, end_ids, placement, self, guide=guide)
+        self._generation = generation
+        self.ids.extend(generation.ids)
+        self.logprobs.extend(logprobs)
+        generation.pass_to(self)
 
     @property
     def name(self) -> str:
         """The name of the worker that has it."""
         return self._generation.worker
 
-    def begin(self) -> None:
-        """Starts the generation. Raises Unavailable, and has then ended."""
-        try:
-            self._generation.begin()
-        except BaseException:
-            self._over(None)
-            self._generation.close()
-            raise
+    def lead(self, reader: Receiver) -> Generation:
+        """Returns a generation that goes on for the receiver that the shared one had before, where that was."""
+        generation = self._generation.again(reader)
+        generation.read_on(self, self.follow(generation, len(self._generation.prompt)))
+        return generation
 
     def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
         """Takes new ids from the generation."""
@@ -65,7 +65,7 @@ class Flight(Tape):
         self.hold()
 
     def paused(self) -> NextLeg:
-        """No leg ends early: answers whose thinking has a budget are not shared."""
+        """No leg ends early: answers that pause are not shared."""
         return NextLeg()
 
     def keeps(self, token_id: int) -> bool:
@@ -74,16 +74,10 @@ class Flight(Tape):
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Takes the generation's end."""
-        # An engine reports an abort also where something other than a reader caused it.
-        complete = finish.reason != sampling_pb2.FINISH_REASON_ABORTED or self.stopped_early
-        # Continued on a second worker, a sampled answer cannot be repeated: it drew from two seeds.
-        repeatable = self._sampling.temperature == 0 or not self._generation.continued
         told = worker_pb2.Finish()
         told.CopyFrom(finish)
         told.cached_tokens = self._generation.cached_tokens
-        self._over(
-            Recording(self.ids, self.logprobs, told, time.time()) if complete and repeatable and self.ids else None
-        )
+        self._over(recorded(self._generation, self._sampling, finish, self.logprobs, stopped=self.stopped_early))
         self.end(told)
         self._generation.close()
 
@@ -111,3 +105,26 @@ class Flight(Tape):
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self, recording)
+
+
+def recorded(
+    generation: Generation,
+    sampling: sampling_pb2.SamplingParams,
+    finish: worker_pb2.Finish,
+    logprobs: Sequence[sampling_pb2.TokenLogprob],
+    *,
+    stopped: bool,
+    thinking_cut: bool = False,
+) -> Recording | None:
+    """Returns what of an ended generation can be kept, None where it would not come out the same again. `stopped`: by
+    somebody who had all that was wanted.
+    """
+    # An engine reports an abort also where something other than a reader caused it.
+    complete = finish.reason != _ABORTED or stopped
+    # Continued on a second worker, a sampled answer cannot be repeated: it drew from two seeds.
+    repeatable = sampling.temperature == 0 or not generation.continued
+    # What was appended behind a thought has none.
+    told = not sampling.HasField("top_logprobs") or len(logprobs) == len(generation.ids)
+    if not (complete and repeatable and told and generation.ids):
+        return None
+    return Recording(generation.ids, logprobs, finish, time.time(), thinking_cut)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import struct
 from array import array
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
@@ -127,7 +128,7 @@ def request_identity(request: Request) -> bytes:
     """Returns what else of a request decides which ids are generated, besides prompt, sampling, model and tenant."""
     kind = type(request).__name__.encode()
     # Most requests set no other field, and the copy of a conversation would be thrown away at once.
-    if all(field.name in _NOT_IN_KEY for field, _ in request.ListFields()):
+    if _NOT_IN_KEY.issuperset([field.name for field, _ in request.ListFields()]):
         return kind
     rest = copy.copy(request)
     for name in _NOT_IN_KEY:
@@ -156,5 +157,9 @@ def answer_key(
         asked.SerializeToString(deterministic=True),
         array("i", prompt).tobytes(),
     )
-    told = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
-    return f"answer:{hashlib.blake2b(told, digest_size=32, person=b'qsv answer 1').hexdigest()}"
+    return f"answer:{hashlib.blake2b(framed(parts), digest_size=32, person=b'qsv answer 2').hexdigest()}"
+
+
+def framed(parts: Sequence[bytes]) -> bytes:
+    """Returns parts as one, from which they could be told again: equal only where all of them are."""
+    return b"".join([struct.pack(f">{len(parts) + 1}Q", len(parts), *map(len, parts)), *parts])

@@ -24,12 +24,15 @@ _ENDS = frozenset(
 
 
 class Recording(NamedTuple):
-    """What was generated for one choice. `created` is in seconds since 1970."""
+    """What was generated for one choice. `created` is in seconds since 1970. `thinking_cut`: its thought was closed
+    where its budget was spent.
+    """
 
     ids: Sequence[int]
     logprobs: Sequence[sampling_pb2.TokenLogprob]
     finish: worker_pb2.Finish
     created: float
+    thinking_cut: bool = False
 
 
 class Unusable(Exception):
@@ -42,6 +45,7 @@ def encode(recording: Recording) -> bytes:
         token_ids=recording.ids,
         reason=recording.finish.reason,
         created_ms=int(recording.created * 1000),
+        thinking_cut=recording.thinking_cut,
     )
     if recording.finish.HasField("stop_token_id"):
         message.stop_token_id = recording.finish.stop_token_id
@@ -82,4 +86,4 @@ def decode(value: bytes, sampling: sampling_pb2.SamplingParams, vocab_size: int)
     finish = worker_pb2.Finish(reason=message.reason)
     if message.HasField("stop_token_id"):
         finish.stop_token_id = message.stop_token_id
-    return Recording(ids, message.logprobs, finish, message.created_ms / 1000)
+    return Recording(ids, message.logprobs, finish, message.created_ms / 1000, message.thinking_cut)

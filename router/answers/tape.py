@@ -46,9 +46,8 @@ class Tape:
     # An answer here is whole: nothing goes on.
     counts_from_offset = True
 
-    def __init__(self, name: str, *, kept: bool) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._kept = kept
         self.ids = array("i")
         self.logprobs: list[sampling_pb2.TokenLogprob] = []
         self.finish: worker_pb2.Finish | None = None
@@ -70,10 +69,19 @@ class Tape:
         """Takes a reader; what else is asked is the same for all of them. Returns its handle."""
         handle = self._next_handle
         self._next_handle += 1
-        reader = self._readers[handle] = _Reader(stream, first=not self._kept and handle == 1)
+        reader = self._readers[handle] = _Reader(stream, first=False)
         self._prompt_tokens = len(prompt_token_ids)
         # In a later turn: the caller of `submit` does not know the handle yet.
         asyncio.get_running_loop().call_soon(self._catch_up, handle, reader)
+        return handle
+
+    def follow(self, stream: LegStream, prompt_tokens: int) -> int:
+        """Takes a reader that has all ids so far: the one for which they are generated. Returns its handle."""
+        handle = self._next_handle
+        self._next_handle += 1
+        reader = self._readers[handle] = _Reader(stream, first=True)
+        reader.position, reader.live = len(self.ids), True
+        self._prompt_tokens = prompt_tokens
         return handle
 
     def abort(self, handle: int) -> None:
@@ -178,7 +186,7 @@ class Tape:
 
 def complete_tape(recording: Recording) -> Tape:
     """Returns the tape of a kept answer."""
-    tape = Tape("cache", kept=True)
+    tape = Tape("cache")
     tape.ids.extend(recording.ids)
     tape.logprobs.extend(recording.logprobs)
     tape.finish = recording.finish

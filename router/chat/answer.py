@@ -107,7 +107,8 @@ class Answer:
             call.request_id,
             priority,
             cache_salt,
-            deadline,
+            # What others may join must not end with the request that began it; this answer's own end has a timer.
+            deadline if plans[0].source is None else limit,
             knows_bias=knows_bias,
             traceparent=call.traceparent,
             trace=call.trace,
@@ -117,7 +118,7 @@ class Answer:
                 self,
                 index,
                 plan,
-                placement if plan.choose is None else placement._replace(choose=plan.choose),
+                placement,
                 self._tokenizer,
                 want_token_ids=self._want_token_ids,
             )

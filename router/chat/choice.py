@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.answers.cache import Source
 from qwenserve.router.chat.events import text_event
 from qwenserve.router.chat.prompt_scores import PromptScores, write_texts
 from qwenserve.router.chat.thinking import ThinkingBudget
 from qwenserve.router.generation.generation import Generation
-from qwenserve.router.generation.leg import Choose, LegGuide, NextLeg, Placement
+from qwenserve.router.generation.leg import LegGuide, NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
@@ -32,9 +33,9 @@ ChatEvent = chat_pb2.ChatEvent
 
 class ChoicePlan(NamedTuple):
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `choose`, where set, chooses the
-    workers of its legs instead of the answer's. `behind_thought` are ids that follow the end of a thought before its
-    guide begins.
+    `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `source`, where set, says where its
+    legs come from: kept answers are in use. `behind_thought` are ids that follow the end of a thought before its guide
+    begins.
     """
 
     prompt_token_ids: Sequence[int]
@@ -43,7 +44,7 @@ class ChoicePlan(NamedTuple):
     end_ids: frozenset[int] = frozenset()
     lead: str = ""
     thinking: ThinkingBudget | None = None
-    choose: Choose | None = None
+    source: Source | None = None
     prompt_scores: PromptScores | None = None
     guide: LegGuide | None = None
     behind_thought: Sequence[int] = ()
@@ -100,6 +101,11 @@ class Choice:
     ) -> None:
         self.plan = plan
         self.pipeline = plan.pipeline
+        source = plan.source
+        if source is not None:
+            source.open(self, placement.choose)
+        # A kept answer is whole: what was appended to it, and where its guide began, is in its ids.
+        kept = None if source is None else source.kept
         # None before its end.
         self.finish_reason: sampling_pb2.FinishReason | None = None
         self.generation = Generation(
@@ -108,9 +114,10 @@ class Choice:
             plan.end_ids,
             placement,
             self,
-            pause_at=_first_pause(plan),
+            pause_at=_first_pause(plan) if kept is None else None,
             prompt_logprobs=plan.prompt_scores,
-            guide=plan.guide,
+            guide=plan.guide if kept is None else None,
+            choose=None if source is None else source.choose,
         )
         self._listener = listener
         self._index = index
@@ -123,7 +130,7 @@ class Choice:
         if plan.prompt_scores is not None:
             plan.prompt_scores.on_more = self._more_scores
         self._text_ended = False
-        self._thinking_cut = False
+        self._thinking_cut = kept is not None and kept.thinking_cut
         tracked = want_token_ids or plan.sampling.HasField("top_logprobs")
         self._tracked = _Tracked(tokenizer, with_ids=want_token_ids) if tracked else None
         # Events of the message that ends the choice: they leave with the end, in one write.
@@ -135,9 +142,18 @@ class Choice:
             self.plan.prompt_scores.on_more = None
         self._count_plain()
         self.generation.close()
+        if self.plan.source is not None:
+            self.plan.source.close()
+
+    def follow(self, generation: Generation) -> None:
+        """Goes on with another generation, which has the same ids so far."""
+        self.generation = generation
+        self._set_fast_path()
 
     def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
         """Sends ids through the pipeline, and its events to the answer."""
+        if logprobs and self.plan.source is not None:
+            self.plan.source.note(logprobs)
         if self._text_ended:
             return
         listener, pipeline = self._listener, self.pipeline
@@ -191,6 +207,8 @@ class Choice:
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Ends the text, where it has not ended by itself, and the choice."""
+        if self.plan.source is not None:
+            self.plan.source.ended(finish, thinking_cut=self._thinking_cut)
         events, self._kept = self._kept or [], None
         self._count_plain()
         if not self._text_ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from qwenserve.router.answers.policy import (
     SimilarUse,
     answer_key,
     cache_use,
+    framed,
     is_repeatable,
     request_identity,
 )
@@ -21,7 +23,6 @@ from qwenserve.router.answers.similar import Question, question
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.prepare import Prepared
-from qwenserve.router.generation.leg import Placement
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.errors import NotCached
@@ -75,18 +76,17 @@ class Reuse:
         call: Call,
         prepared: Prepared,
         plans: Sequence[ChoicePlan],
-        placement: Placement,
         answer_id: str = "",
     ) -> Reused:
         """Returns the plans with where their legs come from, and what is to be told of it.
 
-        `placement` is how workers are reached. It has no single caller's deadline: a shared generation must not end
-        with the request that started it. Waits for the store once, no longer than it may take; where similar prompts
+        Waits for the store once, no longer than it may take; where similar prompts
         count and none is equal, for the store twice more and for the embedder. Raises NotCached.
         """
         wanted = self._wanted(use, request, call, prepared, plans, answer_id)
         kept = await self._answers.look_up(wanted)
-        joins = [use.read and self._answers.joinable(each.key) for each in wanted]
+        answers = self._answers
+        joins = [use.read and not each.alone and answers.running(each.key) is not None for each in wanted]
         status = chat_pb2.CACHE_STATUS_MISS
         if wanted and all(kept):
             status = chat_pb2.CACHE_STATUS_HIT
@@ -95,9 +95,9 @@ class Reuse:
         elif wanted and wanted[0].question is not None:
             like = await self._answers.look_for_similar(wanted[0])
             if like is not None:
-                choose = self._answers.chooser(wanted[0], like.recording, placement, result="similar")
+                source = answers.source(wanted[0], like.recording, result="similar")
                 return Reused(
-                    [plans[0]._replace(choose=choose)],
+                    [plans[0]._replace(source=source)],
                     chat_pb2.CACHE_STATUS_SIMILAR,
                     chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
                 )
@@ -107,7 +107,7 @@ class Reuse:
             return Reused(plans, status)
         return Reused(
             [
-                plan._replace(choose=self._answers.chooser(want, found, placement))
+                plan._replace(source=answers.source(want, found))
                 for plan, want, found in zip(plans, wanted, kept, strict=True)
             ],
             status,
@@ -125,21 +125,18 @@ class Reuse:
         """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
         fingerprint = self._fingerprint()
         seed_given = request.sampling.HasField("seed")
-        # A thought that is closed at its budget makes legs of its own; such answers are neither kept nor shared.
-        # So does a guide that begins behind a thought.
-        if any(plan.thinking is not None or (plan.guide is not None and plan.guide.behind) for plan in plans):
-            return []
         if not fingerprint or not is_repeatable(
             plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
         ):
             return []
         # A cache salt that the caller chose must not give access to what was kept for another key.
         tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
-        # A guide that follows from something else, such as the schemas of tools, is not a field of the request.
-        guide = plans[0].guide
-        identity = request_identity(request)
-        if guide is not None:
-            identity += guide.guide.SerializeToString(deterministic=True)
+        identity, alone = request_identity(request), False
+        thinking, guide = prepared.thinking, prepared.guide
+        if thinking is not None or guide is not None:
+            # A thought that is closed at its budget, and one that a guide begins behind, make legs of their own.
+            alone = thinking is not None or (guide is not None and bool(guide.behind))
+            identity = legs_identity(identity, prepared)
         asked = self._question(use, request, plans, fingerprint, tenant, identity)
         return [
             Wanted(
@@ -152,9 +149,8 @@ class Reuse:
                 ),
                 plan.prompt_token_ids,
                 plan.sampling,
-                plan.end_ids,
                 use,
-                plan.guide,
+                alone,
                 asked,
                 answer_id,
             )
@@ -183,6 +179,26 @@ class Reuse:
             any_turn=self._config.similar.turns == "any",
             space=similar.space,
         )
+
+
+def legs_identity(identity: bytes, prepared: Prepared) -> bytes:
+    """Returns a request's identity with what decides, besides its fields, how its answer is made of legs: the guide,
+    which may follow from something else, such as the schemas of tools, and what is appended where a thought ends.
+    """
+    thinking, guide = prepared.thinking, prepared.guide
+    parts = [identity]
+    if guide is not None:
+        parts.append(guide.guide.SerializeToString(deterministic=True))
+    if thinking is not None or (guide is not None and guide.behind):
+        # Where engines know of no biases, a thought may end otherwise.
+        parts.append(b"unbiased" if "logit_bias" in prepared.unsupported else b"biased")
+        parts.append(b"" if guide is None else array("i", sorted(guide.behind)).tobytes())
+        parts.append(array("i", prepared.behind_thought).tobytes())
+    if thinking is not None:
+        parts.append(array("q", (thinking.tokens,)).tobytes())
+        parts.append(array("i", thinking.closing).tobytes())
+        parts.append(array("i", sorted(thinking.ends)).tobytes())
+    return framed(parts)
 
 
 def fleet_fingerprint(infos: Iterable[worker_pb2.WorkerInfo]) -> str:

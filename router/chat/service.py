@@ -32,7 +32,6 @@ from qwenserve.router.clients.directory import WorkerDirectory
 from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
-from qwenserve.router.generation.leg import Placement
 from qwenserve.router.limits.limiter import Limiter
 from qwenserve.router.routing.requirements import Requirements
 from qwenserve.router.tracing.spans import request_attributes
@@ -441,21 +440,11 @@ class ChatCore:
         back, where one is needed.
         """
         if not use.nothing:
-            placement = Placement(
-                partial(self._choose, prepared.needs, prepared.cache_salt, prepared.session),
-                self._continuations,
-                call.request_id,
-                prepared.priority,
-                prepared.cache_salt,
-                time.monotonic() + self._config.request_timeout_s,
-                traceparent=call.traceparent,
-                trace=call.trace,
-            )
-            reused = await self._reuse.plans(use, request, call, prepared, plans, placement, start.id)
+            reused = await self._reuse.plans(use, request, call, prepared, plans, start.id)
             plans, start.cache = reused.plans, reused.status
             if reused.similar is not None:
                 start.similar.CopyFrom(reused.similar)
-        if start.cache not in _WITHOUT_WORKER:
+        if self._workers.lost and start.cache not in _WITHOUT_WORKER:
             await self._workers.until_ready(call.remaining_s())
         # One that was taken is answered, though the router drains meanwhile; but not once its time to drain is over.
         if self._cut_short:

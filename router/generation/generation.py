@@ -38,9 +38,11 @@ from typing import Protocol
 from qwenserve.router.clients.worker_session import PromptLogprobStream
 from qwenserve.router.generation.held_back import HeldBack
 from qwenserve.router.generation.leg import (
+    Choose,
     Excluded,
     Leg,
     LegGuide,
+    LegSource,
     LegStream,
     NextLeg,
     Placement,
@@ -93,6 +95,7 @@ class Generation:
 
     __slots__ = (
         "_cache_told",
+        "_choose",
         "_end_ids",
         "_ending",
         "_excluded",
@@ -130,9 +133,11 @@ class Generation:
         pause_at: int | None = None,
         prompt_logprobs: PromptLogprobStream | None = None,
         guide: LegGuide | None = None,
+        choose: Choose | None = None,
     ) -> None:
         """`sampling` is complete and not changed by anybody from now on. An engine gives no id after one of
-        `end_ids`. After `pause_at` ids, 1 or more, the receiver is asked how to go on.
+        `end_ids`. After `pause_at` ids, 1 or more, the receiver is asked how to go on. `choose` is used instead of the
+        placement's.
         """
         self.prompt = prompt
         self.ids = array("i")
@@ -148,6 +153,7 @@ class Generation:
         self._sampling = sampling
         self._end_ids = end_ids
         self._placement = placement
+        self._choose = placement.choose if choose is None else choose
         self._receiver = receiver
         self._leg: Leg | None = None
         self._prompt_logprobs = prompt_logprobs
@@ -207,6 +213,28 @@ class Generation:
         """Stops the engine's work and drops its receiver, which is not called again. Safe at any time."""
         self._drop_leg()
         self._receiver = _NOBODY
+
+    def pass_to(self, receiver: Receiver) -> None:
+        """Gives what comes from now on to another receiver."""
+        self.close_fast_path()
+        self._receiver = receiver
+
+    def again(self, receiver: Receiver) -> Generation:
+        """Returns a generation with everything that this one has, for another receiver; it has no leg yet."""
+        other = Generation(self.prompt, self._sampling, self._end_ids, self._placement, receiver)
+        other.ids.extend(self.ids)
+        other.worker, other.last_token, other.queue_s = self.worker, self.last_token, self.queue_s
+        other.continued, other.penalties_approximate = self.continued, self.penalties_approximate
+        return other
+
+    def read_on(self, source: LegSource, handle: int) -> None:
+        """Takes a leg that is under way, from where the ids of this generation end."""
+        self._leg = Leg(source, handle, source.connection, len(self.ids))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more ids are wanted."""
+        return self._stopped
 
     def open_fast_path(self, texts: Mapping[int, str | None], write: Callable[[str], None]) -> None:
         """Lets ids that have a text in `texts` go to `write` as that text, until closed or opened anew."""
@@ -327,7 +355,7 @@ class Generation:
             prompt = array("i", prompt)
             prompt.extend(self.ids)
         try:
-            session = placement.choose(prompt, self._excluded_addresses() if self._excluded else _NONE_EXCLUDED)
+            session = self._choose(prompt, self._excluded_addresses() if self._excluded else _NONE_EXCLUDED)
         except ServiceError:
             # Those that had no room may have some when it is tried again.
             self._excluded = tuple(each for each in self._excluded if not each.full)

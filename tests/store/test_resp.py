@@ -33,7 +33,7 @@ def shown(replies: list[Reply]) -> list[object]:
     return [str(reply) if isinstance(reply, ReplyError) else reply for reply in replies]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(REPLIES, max_size=8), st.lists(st.integers(0, 2000), max_size=8))
 def test_replies_come_whole_however_they_are_cut(replies: list[Reply], cuts: list[int]):
     """Wherever a connection's pieces begin and end, the same replies come out, each once and in order."""
@@ -44,6 +44,7 @@ def test_replies_come_whole_however_they_are_cut(replies: list[Reply], cuts: lis
     assert shown(found) == shown(replies)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_what_is_no_reply_is_refused_or_waited_for(data: bytes, cut: int):
     """Any bytes give replies, or BadReply, and nothing else."""

@@ -112,7 +112,7 @@ async def test_tool_calls_and_reasoning_are_given_again() -> None:
 
 
 async def test_guided_answers_are_kept_by_their_guide() -> None:
-    """Where the guide holds from the first token: the same guide finds the answer, another one does not."""
+    """The same guide finds the answer, from its first token or behind a thought; another one does not."""
     async with running_stack(stack_config()) as stack:
 
         def guided(pattern: str, **more: Any) -> chat_pb2.ChatCompletionRequest:
@@ -130,9 +130,36 @@ async def test_guided_answers_are_kept_by_their_guide() -> None:
         other = await _whole(stack, guided("[ab]{6}"))
         assert other.cache == MISS
         assert re.fullmatch("[ab]{6}", other.choices[0].message.content)
-        # Behind a thought it begins in a leg of its own.
-        thought = guided("[ab]{5}", conversation={"enable_thinking": True})
-        assert [(await _whole(stack, thought)).cache for _ in range(2)] == [MISS, MISS]
+        # Behind a thought it begins in a leg of its own, and with a budget so does what follows the thought.
+        await until_kept(stack, 2)
+        for count, budget in enumerate((2, 3), 3):
+            fields = {"conversation": {"enable_thinking": True}, "thinking_budget": budget, "max_tokens": 100}
+            thought = guided("[ab]{5}", **fields)
+            first = await _whole(stack, thought)
+            await until_kept(stack, count)
+            second = await _whole(stack, thought)
+            assert (first.cache, second.cache) == (MISS, HIT)
+            assert same(second) == same(first)
+            assert first.choices[0].finish.thinking_cut
+            assert re.fullmatch("[ab]{5}", first.choices[0].message.content)
+
+
+async def test_an_answer_whose_thought_was_closed_is_given_again_with_what_was_appended() -> None:
+    """One budget's answer is not another's; where log-probabilities are asked for, what was appended has none."""
+    model = ServedModel.load(TINY, stack_config())
+    engine = ScriptedEngine(model.assets.tokenizer, min(model.assets.eos_token_ids), max_model_len=2048)
+    async with running_stack(stack_config(), built=BuiltEngine(engine, "scripted")) as stack:
+        for count, budget in enumerate((2, 3), 1):
+            request = chat("Hi", temperature=0.0, thinking_budget=budget, cache=BOTH, return_token_ids=True)
+            first = await _whole(stack, request)
+            await until_kept(stack, count)
+            second = await _whole(stack, request)
+            assert (first.cache, second.cache) == (MISS, HIT)
+            assert first.choices[0].finish.thinking_cut
+            assert same(second) == same(first)
+        request = chat("Hi", temperature=0.0, thinking_budget=2, cache=BOTH, top_logprobs=0)
+        assert [(await _whole(stack, request)).cache for _ in range(2)] == [MISS, MISS]
+        assert results(stack)["kept"] == 2
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from qwenserve.type.v1 import sampling_pb2 as qwenserve_dot_type_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qwenserve/cluster/v1/recorded_answer.proto\x12\x14qwenserve.cluster.v1\x1a qwenserve/type/v1/sampling.proto\"W\n\rLearnedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tembedding\x18\x02 \x01(\x0c\x12\x12\n\nanswer_key\x18\x03 \x01(\t\x12\x11\n\tanswer_id\x18\x04 \x01(\t\"\xc9\x01\n\x0eRecordedAnswer\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x31\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x42\x10\n\x0e_stop_token_idB8\n\x14qwenserve.cluster.v1P\x01Z\x1eqwenserve/cluster/v1;clusterv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*qwenserve/cluster/v1/recorded_answer.proto\x12\x14qwenserve.cluster.v1\x1a qwenserve/type/v1/sampling.proto\"W\n\rLearnedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tembedding\x18\x02 \x01(\x0c\x12\x12\n\nanswer_key\x18\x03 \x01(\t\x12\x11\n\tanswer_id\x18\x04 \x01(\t\"\xdf\x01\n\x0eRecordedAnswer\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x31\n\x08logprobs\x18\x02 \x03(\x0b\x32\x1f.qwenserve.type.v1.TokenLogprob\x12/\n\x06reason\x18\x03 \x01(\x0e\x32\x1f.qwenserve.type.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x12\x14\n\x0cthinking_cut\x18\x06 \x01(\x08\x42\x10\n\x0e_stop_token_idB8\n\x14qwenserve.cluster.v1P\x01Z\x1eqwenserve/cluster/v1;clusterv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,5 +36,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEARNEDPROMPT']._serialized_start=102
   _globals['_LEARNEDPROMPT']._serialized_end=189
   _globals['_RECORDEDANSWER']._serialized_start=192
-  _globals['_RECORDEDANSWER']._serialized_end=393
+  _globals['_RECORDEDANSWER']._serialized_end=415
 # @@protoc_insertion_point(module_scope)
