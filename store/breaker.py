@@ -21,6 +21,11 @@ class Breaker:
         self._failed = 0
         self._pause_s = _FIRST_PAUSE_S
 
+    @property
+    def troubled(self) -> bool:
+        """Whether the last call got no answer."""
+        return self._failed > 0
+
     def failed(self) -> bool:
         """Notes a call that got no answer. Returns whether this opened it."""
         self._failed += 1

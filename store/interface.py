@@ -6,7 +6,7 @@ decided above (`store.values`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -81,8 +81,10 @@ class Backend(Protocol):
     async def ping(self) -> None:
         """Returns if the store answers."""
 
-    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
-        """Returns the value, or None. Of a longer value only `max_bytes` + 1 bytes are read: the length shows."""
+    def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> Awaitable[bytes | None]:
+        """Gives the value; None or nothing (no value of ours is empty) where there is none. Of a longer value only
+        `max_bytes` + 1 bytes are read: the length shows.
+        """
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""

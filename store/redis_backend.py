@@ -261,15 +261,14 @@ class RedisBackend:
         # node would, and this asks for what every call asks for.
         await self.get("ping", 0)
 
-    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
-        """See Backend."""
-        # The range of a missing key is empty, and no value of ours is.
+    def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> Awaitable[bytes | None]:
+        """See Backend. The range of a missing key is empty."""
         if self._cluster:
             work = self._call(self._client.getrange(self._key("v", key), 0, max_bytes))
-            return await (work if limit_s is None else within(limit_s, work, again=HELD_UP_AGAIN)) or None
-        name, end = self._key("v", key).encode(), b"%d" % max_bytes
+            return work if limit_s is None else within(limit_s, work, again=HELD_UP_AGAIN)
+        name, end = f"{self._prefix}:v:{key}".encode(), b"%d" % max_bytes
         asked = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b\r\n" % (len(name), name, len(end), end)
-        return await self._line.ask(asked, limit_s) or None  # type: ignore[return-value]  # a range is bytes
+        return self._line.ask(asked, limit_s)  # type: ignore[return-value]  # a range is bytes
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""

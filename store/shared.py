@@ -91,7 +91,7 @@ class SharedStore:
             self._failed("get", error)
             return None
         self._worked("get")
-        return None if value is None else self._opened(key, value, max_bytes)
+        return self._opened(key, value, max_bytes) if value else None
 
     async def put(self, key: str, payload: bytes, *, ttl_s: float) -> bool:
         """Keeps a value for at most `ttl_s` seconds. Returns whether the store accepted it."""
@@ -192,10 +192,10 @@ class SharedStore:
 
     def _worked(self, call: str) -> None:
         self._count(call, "ok")
-        if self._backend.remote:
+        if self._breaker.troubled:
             self._breaker.answered()
-            if self._troubles:
-                self._over(call)
+        if self._troubles:
+            self._over(call)
 
     def _failed(self, call: str, error: Exception) -> None:
         if isinstance(error, StoreRefused):

@@ -135,8 +135,7 @@ def _bound_to(place: str, head: bytes) -> bytes:
 
 
 def _digest(place: str, head: bytes, body: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=_CHECK_BYTES)
-    digest.update(_bound_to(place, head))
+    digest = hashlib.blake2b(_bound_to(place, head), digest_size=_CHECK_BYTES)
     digest.update(body)
     return digest.digest()
 

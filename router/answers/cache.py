@@ -80,9 +80,7 @@ class AnswerCache:
 
     async def look_up(self, wanted: Sequence[Wanted]) -> list[Recording | None]:
         """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
-        if len(wanted) == 1:  # most answers have one choice; it needs no task of its own
-            return [await self._kept(wanted[0])]
-        return list(await asyncio.gather(*map(self._kept, wanted))) if wanted else []
+        return list(await asyncio.gather(*map(self.kept, wanted)))
 
     async def look_for_similar(self, wanted: Wanted) -> Similar | None:
         """Returns the kept answer to the nearest prompt that asks the same; None where there is none near enough."""
@@ -90,7 +88,7 @@ class AnswerCache:
             return None
         matches = await self.similar.matches(wanted.question, wanted.use.similar)
         for match in matches[:_MOST_MATCHES]:
-            recording = await self._kept(wanted._replace(key=match.answer_key))
+            recording = await self.kept(wanted._replace(key=match.answer_key))
             if recording is not None:
                 return Similar(match, recording)
         return None
@@ -99,10 +97,10 @@ class AnswerCache:
         """Returns where a choice comes from. `result` is what a kept answer counts as."""
         return Source(self, wanted, kept, result)
 
-    def running(self, key: str) -> Flight | Source | None:
-        """Returns the generation under way that others may join."""
-        found = self._running.get(key)
-        return found if found is not None and found.joinable else None
+    def running(self, wanted: Wanted) -> Flight | Source | None:
+        """Returns the generation under way that would be joined."""
+        found = self._running.get(wanted.key)
+        return found if found is not None and wanted.use.read and not wanted.alone and found.joinable else None
 
     def begun(self, key: str, source: Flight | Source) -> None:
         """Notes who has the generation for a key."""
@@ -129,7 +127,8 @@ class AnswerCache:
         if self.similar is not None:
             await self.similar.close()
 
-    async def _kept(self, wanted: Wanted) -> Recording | None:
+    async def kept(self, wanted: Wanted) -> Recording | None:
+        """Returns the kept answer, None where there is none to be used. Waits no longer than the store may take."""
         if not wanted.use.read:
             return None
         value = await self._store.get(wanted.key, max_bytes=self._config.max_answer_bytes)
@@ -233,7 +232,7 @@ class Source:
             self._begun = True
             cache.count(self._result, wanted, len(self.kept.ids))
             return complete_tape(self.kept)
-        running = cache.running(wanted.key) if wanted.use.read and not wanted.alone else None
+        running = cache.running(wanted)
         if running is not None:
             self._begun = True
             cache.count("joined", wanted, 0)
@@ -294,4 +293,5 @@ class Source:
         """Lets go of the owner, which has ended or is given up: nobody can join any more."""
         self._owner = None
         if self._leads:
+            self._leads = False
             self._cache.over(self._wanted.key, self)

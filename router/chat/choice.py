@@ -44,10 +44,14 @@ class ChoicePlan(NamedTuple):
     end_ids: frozenset[int] = frozenset()
     lead: str = ""
     thinking: ThinkingBudget | None = None
-    source: Source | None = None
     prompt_scores: PromptScores | None = None
     guide: LegGuide | None = None
     behind_thought: Sequence[int] = ()
+    source: Source | None = None
+
+    def coming_from(self, source: Source) -> ChoicePlan:
+        """Returns the plan with a source. `_replace` would cost three times as much, for every request."""
+        return ChoicePlan(*self[:-1], source)
 
 
 class Listener(Protocol):

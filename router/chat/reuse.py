@@ -84,20 +84,24 @@ class Reuse:
         count and none is equal, for the store twice more and for the embedder. Raises NotCached.
         """
         wanted = self._wanted(use, request, call, prepared, plans, answer_id)
-        kept = await self._answers.look_up(wanted)
         answers = self._answers
-        joins = [use.read and not each.alone and answers.running(each.key) is not None for each in wanted]
+        # Most answers have one choice, which needs no task of its own.
+        kept = [await answers.kept(wanted[0])] if len(wanted) == 1 else await answers.look_up(wanted)
         status = chat_pb2.CACHE_STATUS_MISS
-        if wanted and all(kept):
+        if not wanted:
+            pass
+        elif None not in kept:
             status = chat_pb2.CACHE_STATUS_HIT
-        elif wanted and all(found or joined for found, joined in zip(kept, joins, strict=True)):
+        elif not [
+            each for each, found in zip(wanted, kept, strict=True) if found is None and answers.running(each) is None
+        ]:
             status = chat_pb2.CACHE_STATUS_JOINED
-        elif wanted and wanted[0].question is not None:
+        elif wanted[0].question is not None:
             like = await self._answers.look_for_similar(wanted[0])
             if like is not None:
                 source = answers.source(wanted[0], like.recording, result="similar")
                 return Reused(
-                    [plans[0]._replace(source=source)],
+                    [plans[0].coming_from(source)],
                     chat_pb2.CACHE_STATUS_SIMILAR,
                     chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
                 )
@@ -107,7 +111,7 @@ class Reuse:
             return Reused(plans, status)
         return Reused(
             [
-                plan._replace(source=answers.source(want, found))
+                plan.coming_from(answers.source(want, found))
                 for plan, want, found in zip(plans, wanted, kept, strict=True)
             ],
             status,

@@ -72,13 +72,13 @@ async def test_values(store: Backend):
     await store.ping()
     value = bytes(range(256)) * 10
 
-    assert await store.get("a", 10_000) is None
+    assert not await store.get("a", 10_000)
     await store.put("a", value, LONG_S)
     assert await store.get("a", 10_000) == value
     await store.put("a", b"new", LONG_S)
     assert await store.get("a", 10_000) == b"new"
     await store.delete("a")
-    assert await store.get("a", 10_000) is None
+    assert not await store.get("a", 10_000)
     await store.delete("a")
 
 

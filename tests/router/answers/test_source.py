@@ -62,7 +62,7 @@ class Router:
         answer = Answer(
             "chat",
             Call("r", deadline),
-            chat_pb2.StreamStart(id="a"),
+            chat_pb2.ChatEvent(start=chat_pb2.StreamStart(id="a")),
             sink,
             TOKENIZER,
             began=time.monotonic(),
@@ -141,7 +141,7 @@ async def test_one_that_nobody_joins_is_read_from_its_worker():
     assert answer.ended
     assert heard.content() == TEXT
     assert heard.seen[0].start.worker == "w"
-    assert router.cache.running(router.wanted().key) is None
+    assert router.cache.running(router.wanted()) is None
     await until(lambda: router.results().get("kept") == 1)
 
 
@@ -166,7 +166,7 @@ async def test_the_first_one_leaves_before_and_after_others_have_joined():
     worker.give(1, IDS[:3])
     alone.cancel()
     assert worker.forgotten == {1}
-    assert router.cache.running(router.wanted().key) is None
+    assert router.cache.running(router.wanted()) is None
 
     first, _ = router.ask()
     worker.give(2, IDS[:3])
@@ -234,7 +234,7 @@ async def test_log_probabilities_of_what_came_before_others_joined():
     """Joiners and the kept answer have them all."""
     router = Router()
     [worker] = router.sessions
-    asked = {"top_logprobs": 0}
+    asked: dict[str, Any] = {"top_logprobs": 0}
     _, first = router.ask(**asked)
     worker.give(1, IDS[:3], logprobs=True)
     _, joiner = router.ask(**asked)
