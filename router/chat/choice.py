@@ -49,9 +49,9 @@ class ChoicePlan(NamedTuple):
     behind_thought: Sequence[int] = ()
     source: Source | None = None
 
-    def coming_from(self, source: Source) -> ChoicePlan:
-        """Returns the plan with a source. `_replace` would cost three times as much, for every request."""
-        return ChoicePlan(*self[:-1], source)
+    def coming_from(self, source: Source, prompt: Sequence[int]) -> ChoicePlan:
+        """Returns the plan with a source, and its prompt as that has it. `_replace` would cost three times as much."""
+        return ChoicePlan(prompt, *self[1:-1], source)
 
 
 class Listener(Protocol):

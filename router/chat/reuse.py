@@ -26,6 +26,7 @@ from qwenserve.router.chat.prepare import Prepared
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.errors import NotCached
+from qwenserve.runtime.packed_ids import packed_ids, unpacked_ids
 from qwenserve.worker.v1 import worker_pb2
 
 
@@ -80,28 +81,28 @@ class Reuse:
     ) -> Reused:
         """Returns the plans with where their legs come from, and what is to be told of it.
 
-        Waits for the store once, no longer than it may take; where similar prompts
-        count and none is equal, for the store twice more and for the embedder. Raises NotCached.
+        Waits for the store once, no longer than it may take; where similar prompts count and none is equal, for the
+        store twice more and for the embedder. Raises NotCached.
         """
         wanted = self._wanted(use, request, call, prepared, plans, answer_id)
-        answers = self._answers
+        answers, status = self._answers, chat_pb2.CACHE_STATUS_MISS
         # Most answers have one choice, which needs no task of its own.
         kept = [await answers.kept(wanted[0])] if len(wanted) == 1 else await answers.look_up(wanted)
-        status = chat_pb2.CACHE_STATUS_MISS
-        if not wanted:
-            pass
-        elif None not in kept:
+        running = missing = 0
+        for each, found in zip(wanted, kept, strict=True):
+            if found is None:
+                missing += 1
+                running += answers.running(each) is not None
+        if wanted and not missing:
             status = chat_pb2.CACHE_STATUS_HIT
-        elif not [
-            each for each, found in zip(wanted, kept, strict=True) if found is None and answers.running(each) is None
-        ]:
+        elif wanted and running == missing:
             status = chat_pb2.CACHE_STATUS_JOINED
-        elif wanted[0].question is not None:
-            like = await self._answers.look_for_similar(wanted[0])
+        elif wanted and wanted[0].question is not None:
+            like = await answers.look_for_similar(wanted[0])
             if like is not None:
                 source = answers.source(wanted[0], like.recording, result="similar")
                 return Reused(
-                    [plans[0].coming_from(source)],
+                    [plans[0].coming_from(source, wanted[0].prompt)],
                     chat_pb2.CACHE_STATUS_SIMILAR,
                     chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
                 )
@@ -109,13 +110,10 @@ class Reuse:
             raise NotCached("no answer is kept for this request; send it without only-if-cached", param="cache")
         if not wanted:
             return Reused(plans, status)
-        return Reused(
-            [
-                plan.coming_from(answers.source(want, found))
-                for plan, want, found in zip(plans, wanted, kept, strict=True)
-            ],
-            status,
-        )
+        reused = []
+        for plan, each, found in zip(plans, wanted, kept, strict=True):
+            reused.append(plan.coming_from(answers.source(each, found), each.prompt))
+        return Reused(reused, status)
 
     def _wanted(
         self,
@@ -125,14 +123,13 @@ class Reuse:
         prepared: Prepared,
         plans: Sequence[ChoicePlan],
         answer_id: str,
-    ) -> list[Wanted]:
+    ) -> Sequence[Wanted]:
         """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
         fingerprint = self._fingerprint()
-        seed_given = request.sampling.HasField("seed")
         if not fingerprint or not is_repeatable(
-            plans[0].sampling, seed_given=seed_given, unsupported=prepared.unsupported
+            plans[0].sampling, seed_given=request.sampling.HasField("seed"), unsupported=prepared.unsupported
         ):
-            return []
+            return ()
         # A cache salt that the caller chose must not give access to what was kept for another key.
         tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
         identity, alone = request_identity(request), False
@@ -141,25 +138,20 @@ class Reuse:
             # A thought that is closed at its budget, and one that a guide begins behind, make legs of their own.
             alone = thinking is not None or (guide is not None and bool(guide.behind))
             identity = legs_identity(identity, prepared)
-        asked = self._question(use, request, plans, fingerprint, tenant, identity)
-        return [
-            Wanted(
-                answer_key(
-                    fingerprint=fingerprint,
-                    tenant=tenant,
-                    identity=identity,
-                    sampling=plan.sampling,
-                    prompt=plan.prompt_token_ids,
-                ),
-                plan.prompt_token_ids,
-                plan.sampling,
-                use,
-                alone,
-                asked,
-                answer_id,
+        asked = self._question(use, request, plans, fingerprint, tenant, identity) if use.similar else None
+        wanted: list[Wanted] = []
+        packed, prompt, given = b"", plans[0].prompt_token_ids, None
+        for plan in plans:
+            if plan.prompt_token_ids is not given:
+                given = plan.prompt_token_ids
+                packed = packed_ids(given)
+                # So the worker's session need not pack them once more.
+                prompt = unpacked_ids(packed)
+            key = answer_key(
+                fingerprint=fingerprint, tenant=tenant, identity=identity, sampling=plan.sampling, prompt=packed
             )
-            for plan in plans
-        ]
+            wanted.append(Wanted(key, prompt, plan.sampling, use, alone, asked, answer_id))
+        return wanted
 
     def _question(
         self,
@@ -171,7 +163,7 @@ class Reuse:
         identity: bytes,
     ) -> Question | None:
         similar = self._answers.similar
-        if not use.similar or similar is None or len(plans) != 1 or isinstance(request, chat_pb2.CompletionRequest):
+        if similar is None or len(plans) != 1 or isinstance(request, chat_pb2.CompletionRequest):
             return None
         return question(
             request.conversation,

@@ -9,6 +9,7 @@ import pytest
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.router.answers.policy import CacheUse, answer_key, cache_use, is_repeatable, request_identity
 from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
 READ, WRITE = chat_pb2.CACHE_MODE_READ, chat_pb2.CACHE_MODE_WRITE
@@ -72,7 +73,8 @@ def key(**changes: Any) -> str:
         "sampling": sampling_pb2.SamplingParams(temperature=1, seed=7, logit_bias={3: 1.0, 1: 2.0}),
         "prompt": [1, 2, 3],
     }
-    return answer_key(**{**given, **changes})
+    asked = {**given, **changes}
+    return answer_key(**{**asked, "prompt": packed_ids(asked["prompt"])})
 
 
 @pytest.mark.parametrize(
