@@ -12,7 +12,7 @@ from typing import NamedTuple
 from qwenserve.router.clients.reuse_counts import ReuseCounts
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.clients.worker_source import WorkerSource
-from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy
+from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy, with_unread
 from qwenserve.router.routing.prefix_index import MAX_BLOCKS
 from qwenserve.router.routing.requirements import NO_REQUIREMENTS, Capabilities, Requirements
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS, PromptBlocks
@@ -364,13 +364,15 @@ class WorkerDirectory:
     def _candidate(session: WorkerSession, *, able: bool = True) -> Candidate:
         load, info = session.load, session.info
         tells_blocks = load.total_kv_blocks > 0
+        max_running = info.max_running if info is not None else 0
+        running, queued = with_unread(load.running, load.queued, session.unread_requests, max_running)
         return Candidate(
             address=session.address,
             name=session.name,
             ready=session.ready and able,
-            running=load.running,
-            queued=load.queued + session.unread_requests,
-            max_running=info.max_running if info is not None else 0,
+            running=running,
+            queued=queued,
+            max_running=max_running,
             block_tokens=(info.kv_block_tokens if info is not None else 0) or DEFAULT_BLOCK_TOKENS,
             pending_prompt_tokens=load.pending_prompt_tokens + session.unread_tokens,
             free_kv_blocks=load.free_kv_blocks if tells_blocks else -1,

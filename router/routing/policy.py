@@ -29,8 +29,8 @@ _MOST_BESIDE_MEAN = 2
 
 
 class Candidate(NamedTuple):
-    """A worker as a policy sees it. `queued` counts what it has not read yet too. `block_tokens` is the size of its KV
-    blocks; free and total ones are -1 where it does not tell. `score`: higher is better.
+    """A worker as a policy sees it. `running` and `queued` count what it has not read yet too. `block_tokens` is the
+    size of its KV blocks; free and total ones are -1 where it does not tell. `score`: higher is better.
     """
 
     address: str
@@ -223,6 +223,14 @@ def make_policy(name: PolicyName, start: int = 0, index_blocks: int = MAX_BLOCKS
     if name in _WITH_INDEX:
         return _WITH_INDEX[name](start, PrefixIndex(index_blocks))
     return _WITHOUT_INDEX[name](start)
+
+
+def with_unread(running: int, queued: int, unread: int, max_running: int) -> tuple[int, int]:
+    """Returns how many run and how many wait on a worker once it has read what was sent to it: what finds a free slot
+    does not wait, or a chat would leave the worker with its history because somebody else's request is on its way.
+    """
+    start = min(unread, max(0, max_running - running - queued))
+    return running + start, queued + unread - start
 
 
 def _load_cost(candidate: Candidate, new_tokens: int) -> float:

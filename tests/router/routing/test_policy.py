@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenserve.router.routing.policy import Candidate, PolicyName, RoutedPrompt, make_policy
+from qwenserve.router.routing.policy import Candidate, PolicyName, RoutedPrompt, make_policy, with_unread
 from qwenserve.runtime.block_hash import DEFAULT_BLOCK_TOKENS as BLOCK_TOKENS
 from qwenserve.runtime.block_hash import PromptBlocks
 
@@ -101,6 +101,31 @@ def test_a_worker_without_room_for_the_prompt_is_the_worse_one() -> None:
     for name in POLICIES[:2]:
         assert names(make_policy(name).rank([full, roomy], blocks(PROMPT))) == ["b", "a"]
     assert names(make_policy("prefix").rank([full, roomy], blocks(PROMPT[:40]))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "unread", "slots", "expected"),
+    [
+        pytest.param((3, 0), 2, 8, (5, 0), id="slots are free"),
+        pytest.param((7, 0), 2, 8, (8, 1), id="one is"),
+        pytest.param((3, 5), 1, 8, (3, 6), id="those that wait go first"),
+        pytest.param((9, 0), 1, 8, (9, 1), id="none is"),
+        pytest.param((3, 0), 2, 0, (3, 2), id="nothing is known of slots"),
+    ],
+)
+def test_what_a_worker_has_not_read_takes_its_free_slots(
+    stamp: tuple[int, int], unread: int, slots: int, expected: tuple[int, int]
+) -> None:
+    assert with_unread(*stamp, unread, slots) == expected
+
+
+def test_a_chat_stays_with_its_history_though_another_request_is_on_its_way_there() -> None:
+    policy = make_policy("prefix")
+    history = list(range(640))
+    policy.chosen(worker("a"), blocks(history))
+    running, queued = with_unread(2, 0, 1, 8)
+    busier, other = worker("a", running=running, queued=queued, pending=60), worker("b", running=2)
+    assert names(policy.rank([busier, other], blocks([*history, *range(60)])))[0] == "a"
 
 
 def test_what_is_cached_needs_no_free_blocks() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy
+from qwenserve.router.routing.policy import Candidate, Policy, PolicyName, RoutedPrompt, make_policy, with_unread
 from qwenserve.runtime.block_hash import PromptBlocks
 
 SLOTS = 16
@@ -77,9 +77,8 @@ class Router:
     def _candidate(self, number: int) -> Candidate:
         running, waiting, pending = self.stamps[number]
         unread = self.unread[number]
-        return Candidate(
-            str(number), f"w{number}", True, running, waiting + len(unread), SLOTS, pending + sum(unread), 16
-        )
+        running, waiting = with_unread(running, waiting, len(unread), SLOTS)
+        return Candidate(str(number), f"w{number}", True, running, waiting, SLOTS, pending + sum(unread), 16)
 
 
 def skew(name: PolicyName, routers: int, workers: int, *, ticks: int, load: float, shared: int = 0) -> float:
