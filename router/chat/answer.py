@@ -7,6 +7,7 @@ task in between. The order of events of a choice: text and tool calls, `finish`;
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -23,6 +24,10 @@ from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
 
 _log = EventLog("answer")
+
+# Deadlines that are nearer have a timer of their own. Others are looked at once a second (`end_if_late`): a timer that
+# is set and cancelled for every answer costs it more than all such looks.
+_EXACT_S = 10.0
 
 ChatEvent = chat_pb2.ChatEvent
 
@@ -80,6 +85,7 @@ class Answer:
         self._choices: list[Choice] = []
         self._open = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
         self.first_token = 0.0
 
     def begin(
@@ -132,7 +138,9 @@ class Answer:
             self._close_choices()
             self._forget_parts()
             raise
-        self._timer = asyncio.get_running_loop().call_later(deadline - now, self._on_deadline, deadline)
+        self._deadline = deadline
+        if deadline - now < _EXACT_S:
+            self._timer = asyncio.get_running_loop().call_later(deadline - now, self.end_if_late, deadline)
 
     def cancel(self) -> None:
         """Stops the engine's work; the sink hears nothing more. Safe at any time."""
@@ -188,8 +196,10 @@ class Answer:
         """Whether nothing more will come."""
         return self._sink is None
 
-    def _on_deadline(self, deadline: float) -> None:
-        self.fail(DeadlineExceeded(f"the answer was not complete after {deadline - self._began:.3g} s"))
+    def end_if_late(self, now: float) -> None:
+        """Fails it where its deadline has passed."""
+        if now >= self._deadline:
+            self.fail(DeadlineExceeded(f"the answer was not complete after {self._deadline - self._began:.3g} s"))
 
     def _end(
         self, error: ServiceError | None, *, cancelled: bool = False, usage: sampling_pb2.Usage | None = None

@@ -49,6 +49,8 @@ from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
+# Seconds between looks at the deadlines of answers.
+_LOOK_S = 1.0
 _SHUT_DOWN = "the router is shutting down; try another one"
 
 # Answers that are there already, or on their way.
@@ -115,6 +117,8 @@ class ChatCore:
         self._preparing = 0
         self._drain_rate = DrainRate()
         self._running: set[Answer] = set()
+        # Between looks at the deadlines of those; None while there are none.
+        self._look: asyncio.TimerHandle | None = None
         metrics.running.set_function(lambda: len(self._running))
         metrics.ready.set_function(lambda: not self.ready())
         metrics.token_cache.set_function(lambda: self._tokenizer.cache_bytes_used)
@@ -497,7 +501,16 @@ class ChatCore:
             raise
         if answer.call.trace is not None:
             answer.call.trace.stage("route", began)
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
         return answer
+
+    def _end_late_ones(self) -> None:
+        now = time.monotonic()
+        for answer in list(self._running):
+            answer.end_if_late(now)
+        again = bool(self._running)
+        self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones) if again else None
 
     def _fleet_fingerprint(self) -> str:
         infos = [session.info for session in self._workers.sessions if session.info is not None]

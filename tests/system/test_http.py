@@ -13,6 +13,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from qwenserve.router.chat import answer as answer_module
+from qwenserve.router.chat import service
 from qwenserve.text.assets import load_assets
 from qwenserve.worker.engine_choice import BuiltEngine
 from tests.system.scripted_engine import ScriptedEngine
@@ -106,7 +108,13 @@ async def test_a_client_that_leaves_a_whole_answer_stops_the_engine(slow_stack: 
         await slow_stack.until_idle()
 
 
-async def test_a_deadline_in_the_header_stops_the_engine(slow_stack: Stack, client: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("exact", [True, False], ids=["by its own timer", "by looks at all answers"])
+async def test_a_deadline_in_the_header_stops_the_engine(
+    exact: bool, slow_stack: Stack, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exact:
+        monkeypatch.setattr(answer_module, "_EXACT_S", 0.0)
+        monkeypatch.setattr(service, "_LOOK_S", 0.05)
     response = await client.post(
         f"{slow_stack.url}/v1/chat/completions", json=ENDLESS, headers={"x-request-timeout": "0.2"}
     )

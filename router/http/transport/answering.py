@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from qwenserve.router.chat.fold import Fold
@@ -51,7 +50,7 @@ async def stream(
         write_buffer_bytes=config.write_buffer_bytes,
         request_id=exchange.request_id,
     )
-    ticking = _KeepAlive(sink, config.keepalive_s)
+    exchange.keep_alives.add(sink, config.keepalive_s)
     answer: RunningAnswer | None = None
     try:
         answer = await start(sink)
@@ -67,32 +66,13 @@ async def stream(
         sink.failed(error)
         return reply
     finally:
-        ticking.stop()
+        exchange.keep_alives.remove(sink)
         sink.close()
         if answer is not None:
             answer.cancel()
         exchange.error = sink.error
         exchange.usage = form.usage
         exchange.model = form.started.model if form.started is not None else exchange.model
-
-
-class _KeepAlive:
-    """Writes a comment into a stream at intervals, whether the answer is silent or not: noting each token's time would
-    cost more.
-    """
-
-    def __init__(self, sink: SseSink, every_s: float) -> None:
-        self._sink = sink
-        self._every_s = every_s
-        self._timer = asyncio.get_running_loop().call_later(every_s, self._tick)
-
-    def stop(self) -> None:
-        """Writes no more."""
-        self._timer.cancel()
-
-    def _tick(self) -> None:
-        self._sink.keep_alive()
-        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._tick)
 
 
 async def until_complete(exchange: Exchange, fold: Fold, answer: RunningAnswer) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from qwenserve.router.http.transport.endpoint import NAME, Endpoint
 from qwenserve.router.http.transport.errors import ErrorFormat, defect
 from qwenserve.router.http.transport.exchange import Exchange, LimitHeaders
+from qwenserve.router.http.transport.keep_alives import KeepAlives
 from qwenserve.router.http.transport.origins import Origins
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.auth import KeyRing
@@ -52,6 +53,7 @@ class Dispatcher:
             ["kind", "status", "reason"],
         )
         self._draining = False
+        self._keep_alives = KeepAlives()
         self._busy: dict[web.RequestHandler, tuple[Endpoint, Exchange]] = {}
         self._by_path = {(verb, e.path): e for e in self.endpoints if NAME not in e.path for verb in e.verbs}
         self._by_stem = [(verb, e) for e in self.endpoints if NAME in e.path for verb in e.verbs]
@@ -78,7 +80,7 @@ class Dispatcher:
     async def __call__(self, request: web.BaseRequest) -> Reply:
         """Answers one request. Raises ConnectionError where the client has gone."""
         endpoint, name = self._find(request.method, request.path)
-        exchange = Exchange(request, endpoint.kind, endpoint.errors, strict=self._strict, name=name)
+        exchange = Exchange(request, endpoint.kind, endpoint.errors, self._keep_alives, strict=self._strict, name=name)
         exchange.id_header = endpoint.id_header
         if endpoint.guarded:
             exchange.limits = self._limits

@@ -12,6 +12,7 @@ from aiohttp import web
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call, request_id, strictness, traceparent
 from qwenserve.router.http.transport.errors import ErrorFormat, error_headers
+from qwenserve.router.http.transport.keep_alives import KeepAlives
 from qwenserve.router.http.transport.reply import Reply
 from qwenserve.runtime.errors import InvalidRequest, ServiceError
 from qwenserve.runtime.secret import Secret
@@ -39,7 +40,8 @@ class Exchange:
     """The state of one request while it is served.
 
     `errors` is how its face tells errors. `handed_over` says that the router has the request: it logs and counts its
-    outcome, for all faces alike. `name` is what stands for `{name}` in the endpoint's path.
+    outcome, for all faces alike. `keep_alives` are those of all streams. `name` is what stands for `{name}` in the
+    endpoint's path.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Exchange:
         "handed_over",
         "id_header",
         "ignored",
+        "keep_alives",
         "key_id",
         "key_limits",
         "kind",
@@ -68,11 +71,19 @@ class Exchange:
     )
 
     def __init__(
-        self, request: web.BaseRequest, kind: str, errors: ErrorFormat, *, strict: bool, name: str = ""
+        self,
+        request: web.BaseRequest,
+        kind: str,
+        errors: ErrorFormat,
+        keep_alives: KeepAlives,
+        *,
+        strict: bool,
+        name: str = "",
     ) -> None:
         headers = request.headers
         self.request = request
         self.errors = errors
+        self.keep_alives = keep_alives
         self.kind = kind
         self.name = name
         self.began = time.monotonic()

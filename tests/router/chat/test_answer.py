@@ -311,6 +311,17 @@ async def test_an_answer_ends_at_the_earlier_of_two_limits(limit: str) -> None:
     assert asked.worker.aborted == [1]
 
 
+async def test_a_far_deadline_is_noticed_when_it_is_looked_at() -> None:
+    asked = Asked(timeout_s=600.0)
+
+    asked.answer.end_if_late(time.monotonic() + 599.0)
+    assert asked.sink.error is None
+    asked.answer.end_if_late(time.monotonic() + 600.0)
+
+    assert isinstance(asked.sink.error, DeadlineExceeded)
+    assert asked.worker.aborted == [1]
+
+
 async def test_the_deadline_of_an_ended_answer_is_not_told() -> None:
     asked = Asked(timeout_s=0.01)
     asked.worker.give(1, ids("x"))
