@@ -118,8 +118,8 @@ def main() -> None:
             process.kill()
             code = process.wait()
         if code:
-            log = (logs / f"shapes-{name.replace(' ', '-').replace(',', '')}.log").read_text()
-            say("FAILED", engine=name, code=code, error=log[-1200:])
+            told = (logs / f"shapes-{name.replace(' ', '-').replace(',', '')}.log").read_text()
+            say("FAILED", engine=name, code=code, error=told[-1200:])
             continue
         found[name] = json.loads(out.read_text())
         facts = {key: found[name][key] for key in ("started_s", "ms_a_token", "info")}
