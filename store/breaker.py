@@ -14,20 +14,18 @@ class Breaker:
     Without it a store that hangs would cost every request the whole time limit.
     """
 
-    __slots__ = ("_failed", "_pause_s", "is_open")
+    __slots__ = ("_failed", "_pause_s", "is_open", "troubled")
 
     def __init__(self) -> None:
         self.is_open = False
+        # Whether the last call got no answer.
+        self.troubled = False
         self._failed = 0
         self._pause_s = _FIRST_PAUSE_S
 
-    @property
-    def troubled(self) -> bool:
-        """Whether the last call got no answer."""
-        return self._failed > 0
-
     def failed(self) -> bool:
         """Notes a call that got no answer. Returns whether this opened it."""
+        self.troubled = True
         self._failed += 1
         if self.is_open or self._failed < _FAILURES:
             return False
@@ -37,7 +35,7 @@ class Breaker:
 
     def answered(self) -> None:
         """Notes that the store answers."""
-        self.is_open = False
+        self.is_open = self.troubled = False
         self._failed = 0
 
     def next_pause_s(self) -> float:

@@ -90,6 +90,6 @@ class Replies:
 
 def _number(line: bytes) -> int:
     # int() takes more than the protocol has: spaces, underscores, and digits without end.
-    if not line.removeprefix(b"-").isdigit() or len(line) > 20:
+    if len(line) > 20 or not (line.isdigit() or line.removeprefix(b"-").isdigit()):
         raise BadReply("no number")
     return int(line)

@@ -191,7 +191,7 @@ class SharedStore:
         return result
 
     def _worked(self, call: str) -> None:
-        self._count(call, "ok")
+        self.calls.labels(call, "ok").inc()
         if self._breaker.troubled:
             self._breaker.answered()
         if self._troubles:

@@ -43,11 +43,8 @@ class Envelope:
     def __init__(self, key: bytes | None = None) -> None:
         """Raises KeyUnusable where the `cryptography` package is missing."""
         self._cipher: Any = None if key is None else _cipher(key)
-
-    @property
-    def overhead_bytes(self) -> int:
-        """Most bytes that a wrapped value is longer than what it holds."""
-        return _HEAD.size + _CHECK_BYTES + (_NONCE_BYTES if self._cipher is not None else 0)
+        # Most bytes that a wrapped value is longer than what it holds.
+        self.overhead_bytes = _HEAD.size + _CHECK_BYTES + (0 if key is None else _NONCE_BYTES)
 
     def seal(self, place: str, payload: bytes) -> bytes:
         """Returns the value to be stored at `place`."""

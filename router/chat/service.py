@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import operator
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -33,7 +32,7 @@ from qwenserve.router.clients.text_service import TextService
 from qwenserve.router.clients.worker_session import WorkerSession
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.router.limits.limiter import Limiter
-from qwenserve.router.routing.requirements import Requirements
+from qwenserve.router.routing.requirements import Capabilities, Requirements
 from qwenserve.router.tracing.spans import request_attributes
 from qwenserve.router.tracing.tracing import Tracing
 from qwenserve.runtime.auth import KeyRing
@@ -47,7 +46,6 @@ from qwenserve.text.assets import tokenizer_facts
 from qwenserve.text.markers import starts_in_reasoning
 from qwenserve.tokenizer.v1 import tokenizer_pb2
 from qwenserve.type.v1 import sampling_pb2
-from qwenserve.worker.v1 import worker_pb2
 
 # Seconds between looks at the deadlines of answers.
 _LOOK_S = 1.0
@@ -102,8 +100,8 @@ class ChatCore:
         self._on_outcome = on_outcome
         self._tracing = tracing
         self._limiter = limiter
-        # What the workers say of themselves, and what follows from it for the keys of kept answers.
-        self._fleet: tuple[Sequence[worker_pb2.WorkerInfo], str] = ((), "")
+        # What the workers can do, and what follows from what they are for the keys of kept answers.
+        self._fleet: tuple[Sequence[Capabilities], str] = ((), "")
         limits = ContinuationLimits(
             config.continuation_wait_s, config.continuation_legs, config.continuation_prefill_tokens
         )
@@ -513,12 +511,12 @@ class ChatCore:
         self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones) if again else None
 
     def _fleet_fingerprint(self) -> str:
-        infos = [session.info for session in self._workers.sessions if session.info is not None]
-        known, fingerprint = self._fleet
-        if len(infos) != len(known) or not all(map(operator.is_, infos, known)):
-            fingerprint = fleet_fingerprint(infos)
-            self._fleet = infos, fingerprint
-        return fingerprint
+        # Another list whenever a worker comes, goes, or connects anew.
+        known = self._workers.capabilities
+        if known is not self._fleet[0] or not known:
+            infos = [session.info for session in self._workers.sessions if session.info is not None]
+            self._fleet = known, fleet_fingerprint(infos)
+        return self._fleet[1]
 
     def _choose(
         self, needs: Requirements, cache_salt: str, session: str, prompt: Sequence[int], tried: frozenset[str]
