@@ -21,7 +21,7 @@ assert array(_TYPE).itemsize == BYTES_PER_ID
 def packed_ids(ids: Sequence[int]) -> bytes:
     """Returns ids as bytes. Raises ValueError for one beyond 32 bits."""
     if isinstance(ids, array) and ids.typecode == _TYPE:
-        return _in_order(ids).tobytes()
+        return _in_order(ids).tobytes() if _SWAPPED else ids.tobytes()
     try:
         # An array made of a list parses each element like an argument: three times the cost.
         return struct.pack(f"<{len(ids)}i", *ids)
@@ -33,12 +33,10 @@ def unpacked_ids(packed: bytes) -> array[int]:
     """Returns the ids. Raises ValueError where the bytes are no whole number of them."""
     ids = array(_TYPE)
     ids.frombytes(packed)
-    return _in_order(ids)
+    return _in_order(ids) if _SWAPPED else ids
 
 
 def _in_order(ids: array[int]) -> array[int]:
-    if not _SWAPPED:
-        return ids
     swapped = array(_TYPE, ids)
     swapped.byteswap()
     return swapped

@@ -283,10 +283,12 @@ class RedisBackend:
             )
             await (puts if limit_s is None else within(limit_s, puts, again=HELD_UP_AGAIN))
         elif values:
-            lasts = b"%d" % ttl
-            message = b"".join(
-                [command(b"PSETEX", self._key("v", key).encode(), lasts, value) for key, value in values]
-            )
+            prefix, lasts = f"{self._prefix}:v:", b"%d" % ttl
+            head = b"*4\r\n$6\r\nPSETEX\r\n$%%d\r\n%%b\r\n$%d\r\n%b\r\n$%%d\r\n%%b\r\n" % (len(lasts), lasts)
+            message = b""
+            for key, value in values:
+                name = f"{prefix}{key}".encode()
+                message += head % (len(name), name, len(value), value)
             await self._line.ask(message, limit_s, commands=len(values))
 
     async def delete(self, key: str) -> None:

@@ -55,7 +55,7 @@ class Envelope:
                 flags, body = _COMPRESSED, smaller
         if self._cipher is None:
             head = _HEAD.pack(_MAGIC, _VERSION, flags, len(payload))
-            return head + _digest(place, head, body) + body
+            return b"%b%b%b" % (head, _digest(place, head, body), body)
         head = _HEAD.pack(_MAGIC, _VERSION, flags | _ENCRYPTED, len(payload))
         nonce = os.urandom(_NONCE_BYTES)
         locked: bytes = self._cipher.encrypt(nonce, body, _bound_to(place, head))
@@ -132,7 +132,7 @@ def _bound_to(place: str, head: bytes) -> bytes:
 
 
 def _digest(place: str, head: bytes, body: bytes) -> bytes:
-    digest = hashlib.blake2b(_bound_to(place, head), digest_size=_CHECK_BYTES)
+    digest = hashlib.blake2b(head + place.encode(), digest_size=_CHECK_BYTES)
     digest.update(body)
     return digest.digest()
 

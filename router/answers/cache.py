@@ -64,7 +64,8 @@ class AnswerCache:
         self.similar = similar
         self._config = config
         self._vocab_size = vocab_size
-        self._running: dict[str, Flight | Source] = {}
+        # Generations under way, by key, and who has them.
+        self.generations: dict[str, Flight | Source] = {}
         self._tasks = TaskOwner()
         self._unwritten: list[tuple[Wanted, Recording]] = []
         self._writing = False
@@ -99,17 +100,8 @@ class AnswerCache:
 
     def running(self, wanted: Wanted) -> Flight | Source | None:
         """Returns the generation under way that would be joined."""
-        found = self._running.get(wanted.key)
+        found = self.generations.get(wanted.key)
         return found if found is not None and wanted.use.read and not wanted.alone and found.joinable else None
-
-    def begun(self, key: str, source: Flight | Source) -> None:
-        """Notes who has the generation for a key."""
-        self._running[key] = source
-
-    def over(self, key: str, source: Flight | Source) -> None:
-        """Forgets who had it."""
-        if self._running.get(key) is source:
-            del self._running[key]
 
     def keep(self, wanted: Wanted, recording: Recording) -> None:
         """Writes an answer into the store, in the background and together with others."""
@@ -180,9 +172,9 @@ class AnswerCache:
             yield message
 
     def count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
+        """Counts what was not computed."""
         self.results.labels(result).inc()
-        if result != "miss":
-            self.reused.labels("prompt").inc(len(wanted.prompt))
+        self.reused.labels("prompt").inc(len(wanted.prompt))
         if answer_tokens:
             self.reused.labels("answer").inc(answer_tokens)
 
@@ -239,9 +231,9 @@ class Source:
             return running if isinstance(running, Flight) else running.shared()
         session = self._choose(prompt, tried)
         self._begun = self._leads = True
-        cache.count("miss", wanted, 0)
+        cache.results.labels("miss").inc()
         if not wanted.alone:
-            cache.begun(wanted.key, self)
+            cache.generations[wanted.key] = self
         return session
 
     @property
@@ -255,13 +247,14 @@ class Source:
         assert owner is not None
 
         def over(flight: Flight, recording: Recording | None) -> None:
-            cache.over(wanted.key, flight)
+            if cache.generations.get(wanted.key) is flight:
+                del cache.generations[wanted.key]
             if recording is not None and wanted.use.write:
                 cache.keep(wanted, recording)
 
         flight = Flight(owner.generation, wanted.sampling, over, self._logprobs)
         self._owner = None
-        cache.begun(wanted.key, flight)
+        cache.generations[wanted.key] = flight
         owner.follow(flight.lead(owner))
         return flight
 
@@ -294,4 +287,6 @@ class Source:
         self._owner = None
         if self._leads:
             self._leads = False
-            self._cache.over(self._wanted.key, self)
+            generations, key = self._cache.generations, self._wanted.key
+            if generations.get(key) is self:
+                del generations[key]

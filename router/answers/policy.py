@@ -43,6 +43,8 @@ _NOT_IN_KEY = frozenset(
     )
 )
 
+_LENGTHS = struct.Struct(">5Q")
+
 Request = chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
 
 
@@ -127,7 +129,10 @@ def request_identity(request: Request) -> bytes:
     """Returns what else of a request decides which ids are generated, besides prompt, sampling, model and tenant."""
     kind = type(request).__name__.encode()
     # Most requests set no other field, and the copy of a conversation would be thrown away at once.
-    if _NOT_IN_KEY.issuperset([field.name for field, _ in request.ListFields()]):
+    for field, _ in request.ListFields():
+        if field.name not in _NOT_IN_KEY:
+            break
+    else:
         return kind
     rest = copy.copy(request)
     for name in _NOT_IN_KEY:
@@ -151,15 +156,11 @@ def answer_key(
     asked.CopyFrom(sampling)
     if asked.temperature == 0:
         asked.ClearField("seed")  # drawn for every choice, and never used
-    parts = (
-        fingerprint.encode(),
-        tenant.encode(),
-        identity,
-        asked.SerializeToString(deterministic=True),
-        prompt,
-    )
+    told = asked.SerializeToString(deterministic=True)
+    model, caller = fingerprint.encode(), tenant.encode()
+    lengths = _LENGTHS.pack(len(model), len(caller), len(identity), len(told), len(prompt))
     # Half the time of BLAKE2, where the processor has instructions for it.
-    return f"answer:{hashlib.sha256(framed(parts)).hexdigest()}"
+    return f"answer:{hashlib.sha256(b''.join((lengths, model, caller, identity, told, prompt))).hexdigest()}"
 
 
 def framed(parts: Sequence[bytes]) -> bytes:

@@ -367,8 +367,13 @@ class ChatCore:
         if isinstance(request, chat_pb2.CompletionRequest) and request.echo:
             leads = await self._echoed(request, prepared)
         plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
-        if not use.nothing or self._workers.lost or self._cut_short:
-            plans = await self._placed(use, request, call, prepared, first.start, plans)
+        if not use.nothing:
+            start = first.start
+            plans, start.cache, similar = await self._reuse.plans(use, request, call, prepared, plans, start.id)
+            if similar is not None:
+                start.similar.CopyFrom(similar)
+        if self._workers.lost or self._cut_short:
+            await self._until_placed(call, first.start.cache)
         if request.HasField("prompt_logprobs"):
             # All choices of a chat have one prompt: once is enough.
             scored = len(plans) if kind == "completion" else 1
@@ -429,29 +434,13 @@ class ChatCore:
             start.key_limits.update(self._limiter.headers(call.key_id))
         return first
 
-    async def _placed(
-        self,
-        use: CacheUse,
-        request: Request,
-        call: Call,
-        prepared: Prepared,
-        start: chat_pb2.StreamStart,
-        plans: Sequence[ChoicePlan],
-    ) -> Sequence[ChoicePlan]:
-        """Returns the plans with where kept answers come from, noted in `start`; waits for a worker that is expected
-        back, where one is needed.
-        """
-        if not use.nothing:
-            reused = await self._reuse.plans(use, request, call, prepared, plans, start.id)
-            plans, start.cache = reused.plans, reused.status
-            if reused.similar is not None:
-                start.similar.CopyFrom(reused.similar)
-        if self._workers.lost and start.cache not in _WITHOUT_WORKER:
+    async def _until_placed(self, call: Call, cache: chat_pb2.CacheStatus) -> None:
+        """Waits for a worker that is expected back, where one is needed. Raises Draining once time is up."""
+        if cache not in _WITHOUT_WORKER:
             await self._workers.until_ready(call.remaining_s())
         # One that was taken is answered, though the router drains meanwhile; but not once its time to drain is over.
         if self._cut_short:
             raise Draining(_SHUT_DOWN, retry_after_s=1.0)
-        return plans
 
     def _fresh_plans(self, prepared: Prepared, leads: Sequence[str] | None) -> list[ChoicePlan]:
         plans: list[ChoicePlan] = []

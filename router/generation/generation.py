@@ -109,7 +109,6 @@ class Generation:
         "_receiver",
         "_resuming",
         "_sampling",
-        "_stopped",
         "_texts",
         "_write",
         "cached_tokens",
@@ -119,6 +118,7 @@ class Generation:
         "penalties_approximate",
         "prompt",
         "queue_s",
+        "stopped",
         "worker",
     )
 
@@ -172,8 +172,8 @@ class Generation:
         self._fruitless = 0
         # Between a break and the next id.
         self._resuming = False
-        # The receiver wants no more ids: those that still come before the end are dropped.
-        self._stopped = False
+        # The receiver wants no more ids: those that still come before the end are dropped. To be read.
+        self.stopped = False
         # Between `finishing` and `finished`.
         self._ending = False
         self._texts: Mapping[int, str | None] = _NO_TEXTS
@@ -204,7 +204,7 @@ class Generation:
 
     def stop(self) -> None:
         """Stops the engine's work: the text has ended before the engine knows. `ended` still follows."""
-        self._stopped = True
+        self.stopped = True
         self.close_fast_path()
         if self._leg is not None and not self._ending:
             self._leg.session.abort(self._leg.handle)
@@ -230,11 +230,6 @@ class Generation:
     def read_on(self, source: LegSource, handle: int) -> None:
         """Takes a leg that is under way, from where the ids of this generation end."""
         self._leg = Leg(source, handle, source.connection, len(self.ids))
-
-    @property
-    def stopped(self) -> bool:
-        """Whether no more ids are wanted."""
-        return self._stopped
 
     def open_fast_path(self, texts: Mapping[int, str | None], write: Callable[[str], None]) -> None:
         """Lets ids that have a text in `texts` go to `write` as that text, until closed or opened anew."""
@@ -264,7 +259,7 @@ class Generation:
 
     def tokens(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob], now: float) -> None:
         """Takes new ids."""
-        if self._stopped:
+        if self.stopped:
             return
         if self._resuming:
             self._resuming = False
@@ -283,11 +278,11 @@ class Generation:
 
     def keeps(self, token_id: int) -> bool:
         """Whether the id after the last one of a leg that was to end there belongs to the answer."""
-        return self._leg is not None and not self._stopped and self._receiver.keeps(token_id)
+        return self._leg is not None and not self.stopped and self._receiver.keeps(token_id)
 
     def finishing(self, finish: worker_pb2.Finish) -> None:
         """Tells the receiver of the coming end, where it is one of the generation and not of a leg alone."""
-        if not self._stopped and (finish.error_reason or (self._may_pause and self._pauses(finish))):
+        if not self.stopped and (finish.error_reason or (self._may_pause and self._pauses(finish))):
             return
         self._ending = True
         try:
@@ -301,10 +296,10 @@ class Generation:
         if leg is None:
             return
         if leg.trace is not None:
-            error = "" if self._stopped else finish.error_reason.lower()
+            error = "" if self.stopped else finish.error_reason.lower()
             leg.trace.end(len(self.ids) - leg.first, queue_s=finish.queue_us / 1e6, error=error)
         # Where the text has ended, whatever became of the engine's work afterwards is no failure of the answer.
-        if finish.error_reason and not self._stopped:
+        if finish.error_reason and not self.stopped:
             self._leg_failed(leg, _error_of(finish))
             return
         if not self._cache_told:
@@ -312,7 +307,7 @@ class Generation:
             self.cached_tokens = min(max(0, finish.cached_tokens), len(self.prompt))
         self.queue_s = max(self.queue_s, finish.queue_us / 1e6)
         # The leg brought fewer ids than asked for: the engine has no more, and every further leg would end the same.
-        if self._may_pause and not self._stopped and self._pauses(finish) and self._at_pause():
+        if self._may_pause and not self.stopped and self._pauses(finish) and self._at_pause():
             self._pause()
         else:
             self._end(finish)
@@ -323,8 +318,8 @@ class Generation:
         if leg is None:  # closed while the session was telling others
             return
         if leg.trace is not None:
-            leg.trace.end(len(self.ids) - leg.first, error="" if self._stopped else error.code)
-        if self._stopped:
+            leg.trace.end(len(self.ids) - leg.first, error="" if self.stopped else error.code)
+        if self.stopped:
             self._end(worker_pb2.Finish(reason=sampling_pb2.FINISH_REASON_ABORTED))
         else:
             self._leg_failed(leg, error)

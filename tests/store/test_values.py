@@ -8,7 +8,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenserve.store.values import BadValue, Envelope, KeyUnusable, read_key
@@ -28,6 +28,7 @@ def one(request) -> Envelope:
     return envelope(encrypted=request.param)
 
 
+@settings(deadline=None)
 @given(payload=st.one_of(st.binary(max_size=2000), st.binary(max_size=20).map(lambda piece: piece * 500)))
 def test_what_is_sealed_opens(payload: bytes):
     """Any bytes come back, short ones and long, and a value is hardly longer than what it holds."""
@@ -69,6 +70,7 @@ def test_a_value_belongs_to_its_place(one: Envelope):
         one.open("another", one.seal("place", b"value"), LIMIT)
 
 
+@settings(deadline=None)
 @given(value=st.binary(max_size=200))
 def test_foreign_bytes_are_refused(value: bytes):
     """Whatever lies there that is not ours is refused as such, and nothing else happens."""
