@@ -9,6 +9,10 @@ from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.type.v1 import sampling_pb2
 
+# What stands for what has not come; read only.
+_NO_START = chat_pb2.StreamStart()
+_NO_FINISH = chat_pb2.ChoiceFinish()
+
 
 class FoldedChoice:
     """One choice while its events arrive. `calls` has each tool call with the pieces of its arguments."""
@@ -34,7 +38,7 @@ class FoldedChoice:
         # How many of `logprobs`, from the beginning, are of thought text.
         self.thought_logprobs = 0
         self.token_ids: list[int] = []
-        self.finish = chat_pb2.ChoiceFinish()
+        self.finish = _NO_FINISH
 
     @property
     def text(self) -> str:
@@ -51,12 +55,13 @@ class FoldedChoice:
 class Fold:
     """A sink that collects every event; see `router.chat.interface.EventSink`. `start` and `usage` come by the end."""
 
-    __slots__ = ("_choices", "_ended", "_error", "start", "usage")
+    __slots__ = ("_choices", "_error", "ended", "start", "usage")
 
     def __init__(self) -> None:
-        self.start = chat_pb2.StreamStart()
+        self.start = _NO_START
         self.usage: sampling_pb2.Usage | None = None
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Done once nothing more comes; `check` says whether the answer is complete then.
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error: ServiceError | None = None
         self._choices: dict[int, FoldedChoice] = {}
 
@@ -82,9 +87,8 @@ class Fold:
         self._error = error
         self._end()
 
-    async def complete(self) -> None:
-        """Returns once the answer is complete. Raises what ended it early."""
-        await self._ended
+    def check(self) -> None:
+        """Raises what ended the answer early."""
         if self._error is not None:
             raise self._error
         if self.usage is None:
@@ -133,5 +137,5 @@ class Fold:
         return choice
 
     def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        if not self.ended.done():
+            self.ended.set_result(None)

@@ -544,6 +544,7 @@ class ChatCore:
 
 async def _until_complete(answer: Answer, fold: Fold) -> None:
     try:
-        await fold.complete()
+        await fold.ended
     finally:
         answer.cancel()
+    fold.check()

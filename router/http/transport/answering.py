@@ -78,9 +78,10 @@ async def stream(
 async def until_complete(exchange: Exchange, fold: Fold, answer: RunningAnswer) -> None:
     """Waits for the end of an answer. Raises what ended it early."""
     try:
-        await fold.complete()
+        await fold.ended
     finally:
         answer.cancel()
+    fold.check()
     exchange.model = fold.start.model
     exchange.usage = fold.usage
     exchange.note_start(fold.start)

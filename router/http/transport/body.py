@@ -24,10 +24,15 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 
 async def read_request(request: web.BaseRequest, config: HttpConfig, make: Callable[[bytes], T]) -> T:
-    """Returns the result of `make` for the body, off the event loop where it holds much. Raises as `read_body` does,
-    RequestTooLarge for more values than are read, and what `make` raises.
+    """Returns the result of `make` for the body, off the event loop where it holds much. Raises RequestTooLarge, for
+    more values than are read too, RequestTimeout, UnsupportedEncoding, InvalidRequest where the body's framing is
+    broken, and what `make` raises.
     """
-    body = await read_body(request, config)
+    _check_encoding(request)
+    if request.content.is_eof():  # as most have by now: no timer is needed
+        body = _read_now(request, config.max_body_bytes)
+    else:
+        body = await _read_late(request, config)
     if len(body) <= SMALL_BODY:
         return make(body)
     # Even counting a large body on the event loop would delay the streams beside it.
@@ -35,16 +40,16 @@ async def read_request(request: web.BaseRequest, config: HttpConfig, make: Calla
     return make(body) if values.small else await asyncio.to_thread(make, body)
 
 
-async def read_body(request: web.BaseRequest, config: HttpConfig) -> bytes:
-    """Returns the body. Raises RequestTooLarge, RequestTimeout, or InvalidRequest where its framing is broken."""
-    max_bytes = config.max_body_bytes
+def _check_encoding(request: web.BaseRequest) -> None:
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in _ENCODINGS:
         raise UnsupportedEncoding(
             f"Content-Encoding {encoding[:40]!r} cannot be read; send the body as it is, or with gzip or deflate"
         )
-    if request.content.is_eof():
-        return _read_now(request, max_bytes)  # the body has arrived, as small ones mostly have: no timer is needed
+
+
+async def _read_late(request: web.BaseRequest, config: HttpConfig) -> bytes:
+    max_bytes = config.max_body_bytes
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)

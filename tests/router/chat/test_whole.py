@@ -30,7 +30,8 @@ async def test_parts_are_joined_per_choice_whatever_their_order() -> None:
     fold.events([started(ignored_params=["x"]), Event(choice_index=1, content_delta="b1")])
     fold.events([Event(choice_index=0, reasoning_delta="think"), Event(choice_index=0, content_delta="a")])
     fold.events([*finished(1), Event(choice_index=0, content_delta="A"), *finished(0), USAGE])
-    await fold.complete()
+    await fold.ended
+    fold.check()
 
     answer = chat_completion(fold)
 
@@ -91,5 +92,6 @@ async def test_a_failure_is_raised_to_whoever_waits() -> None:
     fold.events([started(), Event(content_delta="half")])
     fold.failed(WorkerLost("gone"))
 
+    await fold.ended
     with pytest.raises(WorkerLost):
-        await fold.complete()
+        fold.check()
