@@ -191,7 +191,7 @@ class Dispatcher:
         self.load.deliveries += 1
         self.cache.stepped()
         flights = self._flights
-        touched: set[Session] = set()
+        touched: dict[Session, dict[int, Sequence[int]]] = {}
         last: Session | None = None
         ended = False
         for key, token_ids, logprobs, finish, prompt_logprobs in chunks:
@@ -201,8 +201,7 @@ class Dispatcher:
             session = flight.session
             if session is not None:
                 if session is not last:  # most workers have few sessions, and their requests lie together
-                    touched.add(session)
-                    last, add = session, session.packer.tokens
+                    last, plain = session, touched.setdefault(session, {})
                 if prompt_logprobs:
                     session.packer.prompt_logprobs(flight.handle, prompt_logprobs)
                 if token_ids:
@@ -211,14 +210,18 @@ class Dispatcher:
                         if self.cache.guesses:
                             self.cache.computed(flight.request)
                         session.packer.first(flight.handle)
-                    add(flight.handle, token_ids, logprobs)
+                    if logprobs is None:
+                        plain[flight.handle] = token_ids
+                    else:
+                        session.packer.tokens(flight.handle, token_ids, logprobs)
             if finish is not None:
                 self._finished(flight, finish)
                 ended = True
-        for session in touched:
+        for session, plain in touched.items():
             session.steps += 1
             session.changed.set()
             packer = session.packer
+            packer.step(plain)
             if packer.overfull or packer.waiting_bytes > self._limits.session_buffer_bytes:
                 self._relieve(session)
         if ended:

@@ -175,6 +175,15 @@ class Packer:
             merged.extend(token_ids)
         self._weight += len(token_ids)
 
+    def step(self, plain: dict[int, Sequence[int]]) -> None:
+        """Adds what a step gave requests that have no log-probabilities in it, by handle. `plain` is then ours."""
+        if self._ids or self._scored:
+            for handle, token_ids in plain.items():
+                self.tokens(handle, token_ids, None)
+        else:  # the reader keeps up: nothing to merge with
+            self._ids = plain
+            self._weight += sum(map(len, plain.values()))
+
     def prompt_logprobs(self, handle: int, logprobs: Sequence[TokenLogprob]) -> None:
         """Adds the next log-probabilities of a request's prompt, before its first token."""
         self._prompt_places.setdefault(handle, 1)

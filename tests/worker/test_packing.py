@@ -212,6 +212,7 @@ def test_a_request_for_which_too_much_waits_is_named_until_it_is_taken_or_droppe
     st.lists(
         st.one_of(
             st.tuples(st.just("tokens"), st.integers(1, 6), st.integers(1, 400)),
+            st.tuples(st.just("step"), st.just(0), st.integers(1, 400)),
             st.tuples(st.just("prompt"), st.integers(1, 6), st.integers(1, 400)),
             st.tuples(st.just("finish"), st.integers(1, 6), st.just(0)),
             st.tuples(st.just("take"), st.just(0), st.integers(1, 3)),
@@ -231,6 +232,14 @@ def test_whatever_is_taken_when_each_request_gets_all_of_its_own_in_order(script
     for step, (what, handle, number) in enumerate(script):
         if what == "take":
             messages += [message for _ in range(number) if (message := packer.take()) is not None]
+        elif what == "step":
+            plain: dict[int, Sequence[int]] = {}
+            for handle in {1, 3, 5} - ended - dropped:
+                if handle not in given_ids:
+                    packer.first(handle)
+                plain[handle] = [step * 1000 + handle + i for i in range(number)]
+                given_ids.setdefault(handle, []).extend(plain[handle])
+            packer.step(plain)
         elif handle in ended | dropped:
             continue
         elif what == "prompt":
