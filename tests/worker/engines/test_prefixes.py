@@ -195,6 +195,15 @@ def test_a_state_that_is_read_stays_and_one_in_doubt_stays_for_ever(slots: Slots
         memory_files.size_of(keep.file)
 
 
+def test_once_copying_has_failed_nobody_waits_for_it_again(slots: Slots) -> None:
+    slots.ask(SYSTEM)
+    slots.prefixes.stop_keeping()
+    slots.begin([*SYSTEM, 1])
+    beside = slots.begin([*SYSTEM, 2])
+    assert beside.restore is None
+    assert slots.end(beside, [*SYSTEM, 2]) is None
+
+
 def test_memory_is_bounded() -> None:
     files = len(os.listdir("/proc/self/fd"))
     slots = Slots(2, kept_bytes=40_000)

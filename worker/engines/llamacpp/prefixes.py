@@ -76,7 +76,8 @@ class Prefixes:
         self._requests += 1
         salt = request.cache_salt
         wanted = block_hashes(request.prompt_token_ids, BLOCK_TOKENS, salt)
-        found = self._kept.holder(wanted)
+        keeps = self._kept.limit_bytes > 0
+        found = self._kept.holder(wanted) if keeps else None
         for slot in self.slots:
             covered = len(slot.hashes) if slot.copying else self._kept.covered(slot.hashes)
             slot.kept = covered * BLOCK_TOKENS
@@ -85,8 +86,8 @@ class Prefixes:
             request.prompt_token_ids,
             salt,
             step_tokens=self._step_tokens,
-            kept_tokens=self._kept.covered(wanted) * BLOCK_TOKENS,
-            keeps=self._kept.limit_bytes > 0,
+            kept_tokens=0 if found is None else self._kept.covered(wanted) * BLOCK_TOKENS,
+            keeps=keeps,
         )
         if choice is None:
             return None
@@ -141,7 +142,7 @@ class Prefixes:
         state.users -= 1
 
     def stop_keeping(self) -> None:
-        """Keeps nothing from now on. The files stay open: who was to write to them may do so yet."""
+        """Copies nothing from now on, neither way. The files stay open: who was to write to them may do so yet."""
         self._kept.limit_bytes = 0
         for slot in self.slots:
             slot.copying = False
