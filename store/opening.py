@@ -8,9 +8,9 @@ from pathlib import Path
 from qwenserve.runtime.config import ConfigError, StoreConfig
 from qwenserve.store.interface import Backend
 from qwenserve.store.memory import MemoryBackend
-from qwenserve.store.redis_backend import RedisBackend, TlsFiles
 from qwenserve.store.redis_url import BadUrl, parse_url
 from qwenserve.store.shared import SharedStore
+from qwenserve.store.tls_files import TlsFiles
 from qwenserve.store.values import Envelope, KeyUnusable, read_key
 
 
@@ -57,6 +57,9 @@ def _backend(config: StoreConfig) -> tuple[Backend, str]:
     if config.password:
         place = place._replace(password=config.password)
     try:
+        # Its packages are needed by those alone who have a Redis.
+        from qwenserve.store.redis_backend import RedisBackend
+
         backend = RedisBackend(
             place,
             prefix=config.prefix,
@@ -65,5 +68,7 @@ def _backend(config: StoreConfig) -> tuple[Backend, str]:
             connections=config.connections,
         )
     except ImportError:
-        raise ConfigError("store.url: Redis needs the `redis` package; install qwenserve[redis]") from None
+        raise ConfigError(
+            "store.url: Redis needs the packages `redis` and `hiredis`; install qwenserve[redis]"
+        ) from None
     return backend, str(place)

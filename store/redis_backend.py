@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-import ssl
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
 from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
 from qwenserve.store.redis_line import RedisLine
 from qwenserve.store.redis_url import Place
 from qwenserve.store.resp import command
+from qwenserve.store.tls_files import TlsFiles
 
 # Members of one group that are looked at, and expired ones that a renewal clears away.
 _MAX_MEMBERS = 10_000
@@ -195,35 +194,6 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """
 
 
-class TlsFiles(NamedTuple):
-    """Files in PEM. Without an authority the system's are believed; `chain` and `key` are for servers that ask."""
-
-    authority: str = ""
-    chain: str = ""
-    key: str = ""
-
-    def context(self) -> ssl.SSLContext:
-        """Returns what a connection is made with. Raises OSError for files that cannot be used."""
-        context = ssl.create_default_context()
-        if self.authority:
-            context.load_verify_locations(self.authority)
-        if self.chain:
-            context.load_cert_chain(self.chain, self.key or None)
-        return context
-
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns what changes with the files; a missing one has a stamp, too."""
-        return tuple(_stamp_of(file) for file in self if file)
-
-
-def _stamp_of(file: str) -> tuple[int, int, int]:
-    try:
-        state = os.stat(file)
-    except OSError:
-        return (0, 0, 0)
-    return state.st_mtime_ns, state.st_size, state.st_ino
-
-
 class RedisBackend:
     """Talks to one deployment. `password_file` is read at every new connection, so that a password can change."""
 
@@ -266,8 +236,7 @@ class RedisBackend:
         if self._cluster:
             work = self._call(self._client.getrange(self._key("v", key), 0, max_bytes))
             return work if limit_s is None else within(limit_s, work, again=HELD_UP_AGAIN)
-        name, end = f"{self._prefix}:v:{key}".encode(), b"%d" % max_bytes
-        asked = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b\r\n" % (len(name), name, len(end), end)
+        asked = command("GETRANGE", self._key("v", key), 0, max_bytes)
         return self._line.ask(asked, limit_s)  # type: ignore[return-value]  # a range is bytes
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -283,13 +252,8 @@ class RedisBackend:
             )
             await (puts if limit_s is None else within(limit_s, puts, again=HELD_UP_AGAIN))
         elif values:
-            prefix, lasts = f"{self._prefix}:v:", b"%d" % ttl
-            head = b"*4\r\n$6\r\nPSETEX\r\n$%%d\r\n%%b\r\n$%d\r\n%b\r\n$%%d\r\n%%b\r\n" % (len(lasts), lasts)
-            message = b""
-            for key, value in values:
-                name = f"{prefix}{key}".encode()
-                message += head % (len(name), name, len(value), value)
-            await self._line.ask(message, limit_s, commands=len(values))
+            commands = [command("PSETEX", self._key("v", key), ttl, value) for key, value in values]
+            await self._line.ask(b"".join(commands), limit_s, commands=len(values))
 
     async def delete(self, key: str) -> None:
         """See Backend."""
@@ -368,9 +332,9 @@ class RedisBackend:
             password = _password_in(Path(self._password_file).expanduser())
         if password:
             login = (place.username, password) if place.username else (password,)
-            greeting.append(command(b"AUTH", *map(str.encode, login)))
+            greeting.append(command("AUTH", *login))
         if place.db:
-            greeting.append(command(b"SELECT", b"%d" % place.db))
+            greeting.append(command("SELECT", place.db))
         if place.socket:
             await loop.create_unix_connection(lambda: protocol, place.socket)
             return greeting

@@ -59,7 +59,7 @@ def test_what_is_no_reply_is_refused_or_waited_for(data: bytes, cut: int):
 @pytest.mark.parametrize(
     "data",
     [
-        b"$101\r\n",
+        b"$200000\r\n" + b"x" * 100_000,
         b"$1_0\r\n",
         b"$ 1\r\n",
         b":x\r\n",

@@ -12,8 +12,8 @@ from qwenserve.cli.certs import make_certificate, make_certificates
 from qwenserve.runtime.config import ConfigError, StoreConfig
 from qwenserve.store.interface import StoreUnreachable
 from qwenserve.store.opening import open_store
-from qwenserve.store.redis_backend import TlsFiles
 from qwenserve.store.shared import SharedStore
+from qwenserve.store.tls_files import TlsFiles
 from tests.store.servers import RedisServer, backend_of, running_redis, why_none
 from tests.system.processes import free_port
 
