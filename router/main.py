@@ -12,12 +12,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwenserve.chat.v1 import chat_pb2, chat_pb2_grpc
 from qwenserve.router.announce import announced
 from qwenserve.router.answers.cache import AnswerCache
-from qwenserve.router.answers.embedders import open_embedder
-from qwenserve.router.answers.similar import SimilarPrompts
 from qwenserve.router.chat.answer import AnswerOutcome
 from qwenserve.router.chat.model import ServedModel
 from qwenserve.router.chat.service import ChatCore
@@ -37,7 +36,7 @@ from qwenserve.router.tracing.otlp import OtlpSpans
 from qwenserve.router.tracing.tracing import Tracing
 from qwenserve.router.worker_metrics import TokenizerCollector, WorkerCollector
 from qwenserve.runtime.auth import KeyRing
-from qwenserve.runtime.config import Config, ConfigError
+from qwenserve.runtime.config import CacheConfig, Config, ConfigError
 from qwenserve.runtime.grpc_setup import Health, listen, make_server
 from qwenserve.runtime.grpc_wakeups import poll_as_batch
 from qwenserve.runtime.lifecycle import Shutdown, TaskOwner, freeze_loaded_objects, use_one_malloc_arena
@@ -48,8 +47,12 @@ from qwenserve.runtime.process import run_tier
 from qwenserve.runtime.tls import HttpContext, public_certificate
 from qwenserve.runtime.trust import Trust
 from qwenserve.store.opening import open_store
+from qwenserve.store.shared import SharedStore
 from qwenserve.text.assets import AssetError
 from qwenserve.tokenizer.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+
+if TYPE_CHECKING:
+    from qwenserve.router.answers.similar import SimilarPrompts
 
 _log = EventLog("router")
 
@@ -106,8 +109,7 @@ class Router:
             else LocalTextService(model.assets, guard=config.template.special_tokens_in_content == "plain")
         )
         self.metrics.registry.register(TokenizerCollector(self._text))
-        embedder = open_embedder(config.cache.similar)
-        similar = None if embedder is None else SimilarPrompts(self._store, embedder, config.cache)
+        similar = _similar_prompts(self._store, config.cache)
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size, similar)
         for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
             self.metrics.registry.register(counters)
@@ -271,6 +273,18 @@ class Router:
             await self._http.all_received()
         self.core.drain()
         await self.core.wait_idle()
+
+
+def _similar_prompts(store: SharedStore, config: CacheConfig) -> SimilarPrompts | None:
+    """Raises ConfigError."""
+    if config.similar.embedder == "none" and config.similar.mode == "off":
+        return None
+    # They bring numpy, with its threads and memory, which other routers do without.
+    from qwenserve.router.answers.embedders import open_embedder
+    from qwenserve.router.answers.similar import SimilarPrompts
+
+    embedder = open_embedder(config.similar)
+    return None if embedder is None else SimilarPrompts(store, embedder, config)
 
 
 async def serve(config: Config, model_path: Path, *, share_ports: bool = False) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qwenserve.router.answers.flight import Flight, recorded
 from qwenserve.router.answers.policy import CacheUse
+from qwenserve.router.answers.question import Match, Question
 from qwenserve.router.answers.record import Recording, Unusable, decode, encode
-from qwenserve.router.answers.similar import Match, Question, SimilarPrompts
 from qwenserve.router.answers.tape import complete_tape
 from qwenserve.router.generation.generation import Generation, Receiver
 from qwenserve.router.generation.leg import Choose, LegSource
@@ -20,6 +20,9 @@ from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.store.shared import SharedStore
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from qwenserve.router.answers.similar import SimilarPrompts
 
 # Most answers on their way into the store: a slow store must not make them pile up here.
 _MAX_WRITES = 64

@@ -19,7 +19,7 @@ from qwenserve.router.answers.policy import (
     is_repeatable,
     request_identity,
 )
-from qwenserve.router.answers.similar import Question, question
+from qwenserve.router.answers.question import Question, question
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.prepare import Prepared
