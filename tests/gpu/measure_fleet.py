@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple
 
 from tests.gpu.measure_serving import PORT, cores_of, running, wait_for
 from tests.gpu.report import say
+
+TEMPORARY = Path(tempfile.gettempdir())
 
 _BASE = PORT + 100
 _START_S = 300.0
@@ -203,7 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--wait-for", type=Path, help="measure only once this file exists")
     parser.add_argument("--wait-s", type=float, default=240.0, help="at most so long")
-    parser.add_argument("--out", type=Path, default=Path("/tmp"))
+    parser.add_argument("--out", type=Path, default=TEMPORARY)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     options.window = 4096
@@ -218,7 +221,7 @@ def main() -> None:
         processes = {}
         for server in (*singles, *pairs):
             # Compiled at the same time: each has its caches to itself.
-            caches = {name: f"/tmp/caches/{server.name}/{name}" for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR")}
+            caches = {name: str(TEMPORARY / server.name / name) for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR")}
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": server.gpus, **caches}
             processes[server.name] = all_running.enter_context(
                 running(f"fleet-{server.name}", worker_command(server, options), options.out, environment)

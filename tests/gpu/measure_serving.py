@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -358,7 +359,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=PORT, help="and the three behind it")
     parser.add_argument("--option", type=json.loads, default={}, help="of the engine, for all servers")
     parser.add_argument("--setting", type=json.loads, default={}, help="of this stack's engine section")
-    parser.add_argument("--out", type=Path, default=Path("/tmp"))
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     options.window = 2 * options.tokens + 16
