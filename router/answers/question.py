@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.router.answers.asked import Asked, asked, same
+from qwenserve.router.answers.policy import framed
 from qwenserve.type.v1 import sampling_pb2
 
 # Longer texts are no questions that somebody else asks in other words.
@@ -63,15 +64,15 @@ def question(
         how.ClearField("seed")
     if not max_tokens_given:
         how.ClearField("max_tokens")
-    digest = hashlib.blake2b(digest_size=32, person=b"qsv similar 1")
-    for part in (
-        fingerprint.encode(),
-        tenant.encode(),
-        identity,
-        how.SerializeToString(deterministic=True),
-        frame.SerializeToString(deterministic=True),
-        space.encode(),
-    ):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+    told = framed(
+        (
+            fingerprint.encode(),
+            tenant.encode(),
+            identity,
+            how.SerializeToString(deterministic=True),
+            frame.SerializeToString(deterministic=True),
+            space.encode(),
+        )
+    )
+    digest = hashlib.blake2b(told, digest_size=32, person=b"qsv similar 1")
     return Question(f"similar:{digest.hexdigest()}", text, reduced)
