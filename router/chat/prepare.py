@@ -143,9 +143,7 @@ class Preparation:
             raise InvalidRequest(
                 f"tool_choice.mode must be one of {', '.join(_MODES.values())}", param="tool_choice.mode"
             )
-        conversation = request.conversation
-        large = is_large(conversation)
-        given = await _converted_apart(conversation) if large else _converted(conversation, large=False)
+        given = await _converted(request.conversation)
         budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         if given.prefix_stable is None and self._model.prefix_stable:
@@ -159,7 +157,7 @@ class Preparation:
         if self._guidance.binds(request, given.tools):
             guide = await _in_time(self._guidance.of_chat(request, given.tools), call)
         stage = time.monotonic()
-        rendering = self._text.render_chat(conversation, given, need_prompt=need_prompt)
+        rendering = self._text.render_chat(request.conversation, given, need_prompt=need_prompt)
         rendered = await (rendering if call.deadline is None else _in_time(rendering, call))
         self._prompt_stage.observe(time.monotonic() - stage)
         if budget == 0 and starts_in_reasoning(self._tokenizer, rendered.token_ids):
@@ -275,8 +273,7 @@ class Preparation:
         """Converts a conversation, off the event loop where it is large, with the deployment's thinking default filled
         in. Raises InvalidRequest.
         """
-        large = is_large(conversation)
-        given = await _converted_apart(conversation) if large else _converted(conversation, large=False)
+        given = await _converted(conversation)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         return given if given.prefix_stable is not None else given._replace(prefix_stable=self._model.prefix_stable)
 
@@ -420,15 +417,13 @@ def _following(kind: guide_pb2.GuideKind, workers: Sequence[Capabilities], param
     return able
 
 
-def _converted(conversation: message_pb2.Conversation, *, large: bool) -> TemplateInput:
+async def _converted(conversation: message_pb2.Conversation) -> TemplateInput:
     try:
-        return conversation_to_template(conversation, large=large)
+        if is_large(conversation):
+            return await asyncio.to_thread(conversation_to_template, conversation, large=True)
+        return conversation_to_template(conversation, large=False)
     except ConversationError as error:
         raise InvalidRequest(error.message, param=error.path) from None
-
-
-async def _converted_apart(conversation: message_pb2.Conversation) -> TemplateInput:
-    return await asyncio.to_thread(_converted, conversation, large=True)
 
 
 async def _in_time(work: Awaitable[T], call: Call) -> T:
