@@ -259,8 +259,7 @@ class LlamaCppEngine:
             well = loaded.server.slots.save(job.slot, job.state.file)
         except SlotCallError as error:
             # The state counts as in use for ever: llama.cpp may write to its file yet.
-            _log.warning("%s; prefixes are kept in slots only from now on", error)
-            loaded.outbox.call(self._prefixes.stop_keeping)
+            self._stop_keeping(loaded, error)
             return
         loaded.outbox.call(partial(self._prefixes.written, job.state, well=well))
 
@@ -272,11 +271,14 @@ class LlamaCppEngine:
         try:
             well = loaded.server.slots.restore(place.slot.number, state.file)
         except SlotCallError as error:
-            _log.warning("%s; prefixes are kept in slots only from now on", error)
-            loaded.outbox.call(self._prefixes.stop_keeping)
+            self._stop_keeping(loaded, error)
             return False
         loaded.outbox.call(partial(self._prefixes.read, state))
         return well
+
+    def _stop_keeping(self, loaded: _Loaded, error: SlotCallError) -> None:
+        _log.warning("%s; prefixes are kept in slots only from now on", error)
+        loaded.outbox.call(self._prefixes.stop_keeping)
 
     def _hand_over(self, chunks: list[Chunk], failure: EngineError | None) -> None:
         """Frees the slots of finished requests, then delivers: `deliver` may submit the next ones."""
