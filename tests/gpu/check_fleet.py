@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from qwenserve.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.gpu.check_stack import below
 from tests.gpu.engines import CASES, MAX_MODEL_LEN, MAX_RUNNING, MODEL, SETUPS
 from tests.gpu.measure_serving import PORT, running, wait_for
-from tests.gpu.report import say
+from tests.gpu.report import say, step
 
 STORY = 7
 START_S = 150.0
@@ -254,16 +254,6 @@ def killed(stack: Stack, workers: Sequence[subprocess.Popen[bytes]]) -> None:
         left=[name for pid, name in processes if Path(f"/proc/{pid}").exists()],
     )
     say("after it", again=ids(stack.url, prompt, LONG)[0] == whole)
-
-
-def step(name: str, work: Callable[[], None]) -> None:
-    """Runs a step; the next ones run whatever comes of it."""
-    began = time.monotonic()
-    try:
-        work()
-    except Exception as error:
-        say("FAILED", step=name, error=f"{type(error).__name__}: {str(error)[:800]}")
-    say("step", name=name, took_s=round(time.monotonic() - began, 1))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.gpu.measure_serving import PORT, cores_of, running, wait_for
-from tests.gpu.report import say
+from tests.gpu.report import say, step
 
 TEMPORARY = Path(tempfile.gettempdir())
 
@@ -181,15 +181,6 @@ def shared(front: Front, seed: int, options: argparse.Namespace) -> None:
         requests_per_s=round(found["requests_per_s"], 2),
         duration_s=round(found["duration_s"], 2),
     )
-
-
-def step(name: str, work: Callable[[], None]) -> None:
-    began = time.monotonic()
-    try:
-        work()
-    except Exception as error:
-        say("FAILED", step=name, error=f"{type(error).__name__}: {str(error)[:1500]}")
-    say("step", name=name, took_s=round(time.monotonic() - began, 1))
 
 
 def main() -> None:
