@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
+from qwenserve.runtime.packed_ids import packed_ids
+
 # For engines that do not say how large their blocks are.
 DEFAULT_BLOCK_TOKENS = 32
 
@@ -49,8 +51,7 @@ def following_hashes(before: int, token_ids: Sequence[int], block_tokens: int) -
         return ()
     if count == 1:
         return (block_hash(before, token_ids[:block_tokens]),)
-    # One call packs all ids: several times as fast as array("i", ids).
-    packed = struct.pack(f"<{len(token_ids)}i", *token_ids)
+    packed = packed_ids(token_ids)
     width = _ID_BYTES * block_tokens
     blocks = struct.iter_unpack(f"{width}s", memoryview(packed)[: count * width])
     hashed = blake2b

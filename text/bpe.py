@@ -17,11 +17,13 @@ import json
 import random
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import tokenizers
 
+from qwenserve.text.id_arrays import id_array
 from qwenserve.text.tiktoken_core import Ranks, ranks_of
 from qwenserve.text.tokenizers_parts import Parts
 
@@ -36,7 +38,7 @@ class Encoder(Protocol):
     """A vocabulary and what turns texts into its ids; added tokens in them are text like any other. May be called from
     any thread; encoding releases the interpreter lock."""
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[array[int]]:
         """The ids of each text. Halves of UTF-16 pairs, which JSON may hold, become U+FFFD."""
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -55,7 +57,7 @@ class ReferenceEncoder:
         self._spells_added = re.compile("|".join(map(re.escape, added)) or r"(?!)").search
         self._without_added: tokenizers.Tokenizer | None = None
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[array[int]]:
         """See `Encoder`."""
         if any(map(self._spells_added, texts)):
             return [
@@ -63,13 +65,13 @@ class ReferenceEncoder:
             ]
         return self._encode(self._backend, texts)
 
-    def _encode(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[array[int]]:
         # The batch call releases the interpreter lock, which the single one does not, and computes no offsets.
         try:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeError):
             encodings = backend.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [id_array(encoding.ids) for encoding in encodings]
 
     def _plain(self) -> tokenizers.Tokenizer:
         """The same tokenizer without added tokens, made when it is first needed: most texts spell none."""
@@ -99,7 +101,7 @@ class RankEncoder:
         self._load_reference = reference
         self._reference: ReferenceEncoder | None = None
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[array[int]]:
         """See `Encoder`."""
         return [self._encode(text) for text in texts]
 
@@ -117,12 +119,12 @@ class RankEncoder:
         except KeyError:
             return None
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> array[int]:
         try:
             # The check is quick, and what is normalized by a newer Unicode version is so by the reference's older one.
             if self._normalizer is not None and not (text.isascii() or unicodedata.is_normalized("NFC", text)):
                 text = self._normalizer.normalize_str(text)
-            return self._ranks.encode_ordinary(text)
+            return self._ranks.ids_of(text)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import os
 import re
-import struct
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from types import MappingProxyType
 import tokenizers
 
 from qwenserve.text.bpe import BYTE_OF, Encoder, ReferenceEncoder, encoder_for
+from qwenserve.text.id_arrays import id_array, joined
 from qwenserve.text.tokenizers_parts import Parts
 
 # The library spreads a batch over a pool of threads unless told otherwise. The batches here are the segments of one
@@ -42,6 +42,8 @@ INLINE_IDS = 16_384
 CACHE_BYTES = 32 << 20
 
 _SPELLING = {byte: character for character, byte in BYTE_OF.items()}
+
+_NO_IDS = id_array(())
 
 # Objects around one cache entry: two containers, the key's and the value's headers.
 _ENTRY_BYTES = 320
@@ -71,7 +73,7 @@ class Tokenizer:
         self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         # Cutting leaves empty texts between added tokens that follow each other.
-        self._added_segments: dict[str, Sequence[int]] = {"": (), **{token.content: (i,) for i, token in added.items()}}
+        self._added_segments = {"": id_array(()), **{token.content: id_array((i,)) for i, token in added.items()}}
         self.added_text: Mapping[int, str] = MappingProxyType({i: token.content for i, token in added.items()})
         # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))
@@ -91,17 +93,18 @@ class Tokenizer:
         """What the cached segments occupy."""
         return self._cache.bytes_used
 
-    def encode(self, text: str, mark: str = "") -> list[int]:
-        """Token ids of `text`; added tokens written out in it become their ids, and nothing is put around it.
+    def encode(self, text: str, mark: str = "") -> array[int]:
+        """Token ids of `text`, in an array of the caller's; added tokens written out in it become their ids, and
+        nothing is put around it.
 
         `mark` is a character that keeps added tokens from being found (see `text.content_guard`). It is taken out.
         """
         segments, known, missing = self._look_up(text, mark)
         if missing:
             self._learn(known, missing, self._encoder.encode(missing))
-        return list(chain.from_iterable(map(known.__getitem__, segments)))
+        return joined(map(known.__getitem__, segments))
 
-    async def encode_async(self, text: str, mark: str = "") -> list[int]:
+    async def encode_async(self, text: str, mark: str = "") -> array[int]:
         """As `encode`, without blocking the event loop: long work is in a thread and releases the interpreter lock."""
         segments, known, missing = self._look_up(text, mark)
         if missing:
@@ -110,9 +113,9 @@ class Tokenizer:
             else:
                 encoded = await asyncio.to_thread(self._encoder.encode, missing)
             self._learn(known, missing, encoded)
-        return list(chain.from_iterable(map(known.__getitem__, segments)))
+        return joined(map(known.__getitem__, segments))
 
-    async def encode_batch_async(self, texts: Sequence[str]) -> list[list[int]]:
+    async def encode_batch_async(self, texts: Sequence[str]) -> list[array[int]]:
         """As `encode_async` for each text: what is new in them goes to one thread together, however many they are."""
         looked_up = []
         since_pause = 0
@@ -132,7 +135,7 @@ class Tokenizer:
         found = []
         for segments, known, new in looked_up:
             known.update((segment, learnt[segment]) for segment in new)
-            found.append(list(chain.from_iterable(map(known.__getitem__, segments))))
+            found.append(joined(map(known.__getitem__, segments)))
             since_pause += len(found[-1])
             if since_pause > INLINE_CHARACTERS:
                 since_pause = 0
@@ -179,7 +182,7 @@ class Tokenizer:
         found = self.added_ids.get(token)
         return self._encoder.id_of(token) if found is None else found
 
-    def _look_up(self, text: str, mark: str = "") -> tuple[list[str], dict[str, Sequence[int]], list[str]]:
+    def _look_up(self, text: str, mark: str = "") -> tuple[list[str], dict[str, array[int]], list[str]]:
         """The text's segments, the ids of those that are known, and those that are not."""
         segments = [text] if self._cut is None else self._cut.split(text)
         known = self._added_segments.copy()
@@ -192,11 +195,11 @@ class Tokenizer:
                 ids = cached(segment)
                 if ids is None:
                     missing.append(segment)
-                    ids = ()
+                    ids = _NO_IDS
                 known[segment] = ids
         return segments, known, missing
 
-    def _unmarked(self, segments: list[str], mark: str, known: dict[str, Sequence[int]]) -> list[str]:
+    def _unmarked(self, segments: list[str], mark: str, known: dict[str, array[int]]) -> list[str]:
         """The segments without marks."""
         if self._cut is None:
             # The library would find the added tokens again, so what was between marks stays cut there.
@@ -206,12 +209,12 @@ class Tokenizer:
             text = segment.replace(mark, "") if mark in segment else segment
             if text is not segment and text in self._added_segments:
                 # Nothing but the spelling of a token, under which its id is known: the mark tells them apart.
-                known[segment] = self._encoder.encode([text])[0] if text else ()
+                known[segment] = self._encoder.encode([text])[0] if text else _NO_IDS
                 text = segment
             plain.append(text)
         return plain
 
-    def _learn(self, known: dict[str, Sequence[int]], missing: list[str], encoded: list[list[int]]) -> None:
+    def _learn(self, known: dict[str, array[int]], missing: list[str], encoded: list[array[int]]) -> None:
         known.update(zip(missing, encoded, strict=True))
         self._cache.put(missing, encoded)
 
@@ -230,21 +233,22 @@ class SegmentCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, segment: str) -> Sequence[int] | None:
-        """The segment's ids, which counts as a use."""
+    def get(self, segment: str) -> array[int] | None:
+        """The segment's ids, which counts as a use. They must not be changed."""
         ids = self._entries.get(segment)
         if ids is not None:
             self._entries.move_to_end(segment)
         return ids
 
-    def put(self, segments: Sequence[str], encoded: Sequence[Sequence[int]]) -> None:
-        """Adds segments; the least recently used ones make room. One larger than the whole cache is not kept."""
+    def put(self, segments: Sequence[str], encoded: Sequence[array[int]]) -> None:
+        """Adds segments, and keeps the arrays; the least recently used ones make room. One larger than the whole cache
+        is not kept.
+        """
         for segment, ids in zip(segments, encoded, strict=True):
             cost = _cost(segment, ids)
             if cost > self._limit or segment in self._entries:
                 continue
-            # By way of bytes: an array made of a list parses each element like an argument.
-            self._entries[segment] = array("i", struct.pack(f"{len(ids)}i", *ids))
+            self._entries[segment] = ids
             self.bytes_used += cost
         while self.bytes_used > self._limit:
             segment, packed = self._entries.popitem(last=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -172,7 +173,7 @@ class _Session:
             raise InvalidRequest("a prompt is a text or a conversation; this one is neither", param="source")
         return self._renderer.render(prompt.conversation)
 
-    def _put(self, prompt: tokenizer_pb2.Prompt, made: Prompt, ids: list[int], began: float) -> None:
+    def _put(self, prompt: tokenizer_pb2.Prompt, made: Prompt, ids: Sequence[int], began: float) -> None:
         shown = made.shown if prompt.return_text else ""
         message = self._message(_UNIT_BYTES * (len(ids) + len(shown)))
         message.answers.add(handle=prompt.handle, token_ids=ids, text=shown)

@@ -177,15 +177,26 @@ def test_the_public_class_of_a_library_does_what_its_core_does(trio) -> None:
     pattern = next(stage["pattern"]["Regex"] for stage in Parts(backend).pre_tokenizers() if "pattern" in stage)
     core, public = core_of(ranks, pattern), public_of(ranks, pattern)
 
-    for text in ("", "I'LL see  12 天气 🌦️\r\n\tx", " " * 1000, "def f():\n    return 'a'"):
-        assert core.encode_ordinary(text) == public.encode_ordinary(text)
+    stand_in = "\ufdd0\ufdd1\ufdd0\ufdd1"  # the core is told of it as of a special token
+    for text in (
+        "",
+        "I'LL see  12 天气 🌦️\r\n\tx",
+        " " * 1000,
+        "def f():\n    return 'a'",
+        stand_in,
+        f"a{stand_in * 2} b",
+    ):
+        assert core.ids_of(text) == public.ids_of(text)
     encoders = [RankEncoder(each, normalize=True, reference=lambda: backend) for each in (core, public)]
+    spelling = {byte: character for character, byte in BYTE_OF.items()}
     lone = ["a\ud83db", "\udc00", "e\u0301\ud83d"]
     assert encoders[0].encode(lone) == encoders[1].encode(lone)
-    for token_id in (0, len(ranks) - 1, len(ranks), -1, 2**40):
+    for token_id in (0, len(ranks) - 1, len(ranks), -1, 2**32 - 1, 2**40):
         assert encoders[0].token_bytes(token_id) == encoders[1].token_bytes(token_id)
     assert encoders[0].id_of("Ġthe") == encoders[1].id_of("Ġthe")
-    assert encoders[0].id_of("no such token") is encoders[1].id_of("no such token") is None
+    spelled = "".join(spelling[byte] for byte in stand_in.encode())
+    for unknown in ("no such token", spelled):
+        assert encoders[0].id_of(unknown) is encoders[1].id_of(unknown) is None
 
 
 def test_the_parts_of_a_tokenizer_are_the_same_from_their_state_and_from_the_whole(trio) -> None:

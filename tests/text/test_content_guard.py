@@ -77,7 +77,7 @@ def ids_of(
     given_: TemplateInput, *, guard: ContentGuard | None = GUARD, template: ChatTemplate = TEMPLATE
 ) -> list[int]:
     prompt = render_prompt(template, given_, guard)
-    return TOKENIZER.encode(prompt.text, prompt.mark)
+    return TOKENIZER.encode(prompt.text, prompt.mark).tolist()
 
 
 def control(ids: list[int]) -> list[str]:

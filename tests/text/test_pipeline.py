@@ -904,13 +904,13 @@ def test_a_prompt_may_end_inside_a_character(assets, character):
     tokenizer = assets.tokenizer
     ids = byte_ids(tokenizer, character)
     for at in range(1, len(ids)):
-        prompt = tokenizer.encode("x ") + ids[:at]
+        prompt = tokenizer.encode("x ").tolist() + ids[:at]
 
         def new(prompt: list[int] = prompt) -> CompletionPipeline:
             return CompletionPipeline(tokenizer, PipelineSettings(), context=prompt)
 
-        assert Answer(character + "!") == every_way(new, ids[at:] + tokenizer.encode("!"))
-        assert Answer("!") == every_way(new, tokenizer.encode("!"))
+        assert Answer(character + "!") == every_way(new, ids[at:] + tokenizer.encode("!").tolist())
+        assert Answer("!") == every_way(new, tokenizer.encode("!").tolist())
         assert Answer("") == every_way(new, [])
 
 
@@ -923,9 +923,11 @@ def test_half_a_character_at_the_end_is_dropped(assets):
     def new() -> AnswerPipeline:
         return AnswerPipeline(tokenizer, settings, starts_in_reasoning=False)
 
-    assert Answer("a") == every_way(new, tokenizer.encode("a") + half)
-    assert Answer("a\ufffdb") == every_way(new, tokenizer.encode("a") + half + tokenizer.encode("b"))
-    assert Answer("a\ufffd", "b") == every_way(new, tokenizer.encode("a") + half + tokenizer.encode("<think>b"))
+    assert Answer("a") == every_way(new, tokenizer.encode("a").tolist() + half)
+    assert Answer("a\ufffdb") == every_way(new, tokenizer.encode("a").tolist() + half + tokenizer.encode("b").tolist())
+    assert Answer("a\ufffd", "b") == every_way(
+        new, tokenizer.encode("a").tolist() + half + tokenizer.encode("<think>b").tolist()
+    )
 
 
 def byte_ids(tokenizer: Any, text: str) -> list[int]:

@@ -66,7 +66,7 @@ def test_prompts_equal_the_reference(pair):
 
         assert text == rendered(assets.template, given, given.messages)
         assert text == rendered(assets.template, given, given.sent_messages())
-        assert expected(oracle, given, tokenize=True) == assets.tokenizer.encode(text)
+        assert expected(oracle, given, tokenize=True) == assets.tokenizer.encode(text).tolist()
 
 
 FEATURES = {

@@ -67,9 +67,9 @@ async def test_a_router_that_stops_sending_gets_the_rest(session: Any) -> None:
 
     rendered = ASSETS.template.render([{"role": "user", "content": "Hello"}], enable_thinking=False)
     assert found.keys() == set(range(1, 300))
-    assert found[1].token_ids == ASSETS.tokenizer.encode(long)
-    assert found[2].token_ids == ASSETS.tokenizer.encode("short")
-    assert found[3].token_ids == found[4].token_ids == ASSETS.tokenizer.encode(rendered)
+    assert found[1].token_ids == ASSETS.tokenizer.encode(long).tolist()
+    assert found[2].token_ids == ASSETS.tokenizer.encode("short").tolist()
+    assert found[3].token_ids == found[4].token_ids == ASSETS.tokenizer.encode(rendered).tolist()
     assert (found[3].text, found[4].text) == (rendered, "")
 
 

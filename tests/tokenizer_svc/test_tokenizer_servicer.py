@@ -48,7 +48,9 @@ async def test_texts_become_ids_in_order(stub, assets):
 
     response = await stub.Tokenize(pb.TokenizeRequest(texts=texts))
 
-    assert [assets.tokenizer.encode(text) for text in texts] == [list(result.ids) for result in response.results]
+    assert [assets.tokenizer.encode(text).tolist() for text in texts] == [
+        list(result.ids) for result in response.results
+    ]
     assert assets.max_model_len == response.max_model_len
     assert all(not result.tokens for result in response.results)
 
@@ -103,7 +105,9 @@ async def test_chats_are_rendered_and_tokenized(stub, assets):
         assets.template.render([{**user, "content": "hi"}], enable_thinking=False),
     ]
     assert expected == [result.prompt for result in response.results]
-    assert [assets.tokenizer.encode(prompt) for prompt in expected] == [list(r.token_ids.ids) for r in response.results]
+    assert [assets.tokenizer.encode(prompt).tolist() for prompt in expected] == [
+        list(r.token_ids.ids) for r in response.results
+    ]
     assert [result.starts_in_reasoning for result in response.results] == [False, False]
 
 

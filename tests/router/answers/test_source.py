@@ -31,7 +31,7 @@ from tests.system.stack import TINY, until
 ASSETS = load_assets(TINY)
 TOKENIZER = ASSETS.tokenizer
 TEXT = "One, two and three: 你好, and so on to the very end. Seven more words follow here."
-IDS = TOKENIZER.encode(TEXT)
+IDS = TOKENIZER.encode(TEXT).tolist()
 PROMPT = (1, 2, 3)
 USE = CacheUse(True, True, 3600.0, False)
 LENGTH = sampling_pb2.FINISH_REASON_LENGTH

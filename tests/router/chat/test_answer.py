@@ -78,7 +78,7 @@ class Asked:
 
 
 def ids(text: str) -> list[int]:
-    return TOKENIZER.encode(text)
+    return TOKENIZER.encode(text).tolist()
 
 
 async def test_start_comes_first_a_finish_per_choice_and_usage_last() -> None:
@@ -236,7 +236,7 @@ async def test_every_token_of_the_answer_is_reported_once_and_none_after_its_end
 
 async def test_half_a_character_is_reported_with_the_finish() -> None:
     asked = Asked(token_ids=True)
-    half = TOKENIZER.encode("龘")[:1]
+    half = ids("龘")[:1]
 
     asked.worker.give(1, half)
     asked.worker.finish(1)
