@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from qwenserve.runtime.values import frozen_value
 
 _MAX_INT32 = 2**31 - 1
 
@@ -21,7 +23,8 @@ MAX_CACHE_SALT = 256
 MAX_SESSION = 256
 
 
-class Range(NamedTuple):
+@frozen_value
+class Range:
     """Allowed values of a number: `low` to `high`, without `low` itself where `low_excluded`.
 
     `neutral` is the value that changes nothing; None where there is none.

@@ -38,8 +38,9 @@ class Rule(NamedTuple):
 ENGINES = tuple(sorted(path.parent.name for path in ROOT.glob("worker/engines/*/__init__.py")))
 
 RULES = (
-    # Conversations are taken as they arrive; nothing else of the contracts is known to the text library.
-    Rule("text", ("text",), stubs=("chat.v1.message_pb2",)),
+    # Conversations are taken as they arrive; nothing else of the contracts is known to the text library. What makes a
+    # class a value is for all.
+    Rule("text", ("text", "runtime.values"), stubs=("chat.v1.message_pb2",)),
     Rule("runtime", ("runtime",)),
     Rule("tokenizer_svc", ("tokenizer_svc", "text", "runtime", "store")),
     Rule("store", ("store", "runtime"), stubs=()),
@@ -61,7 +62,7 @@ RULES = (
         "router.generation",
         ("router.generation", "router.clients.worker_session", "router.tracing.request_trace", "runtime"),
     ),
-    Rule("router.routing", ("router.routing", "runtime.block_hash"), ("grpc", "redis")),
+    Rule("router.routing", ("router.routing", "runtime.block_hash", "runtime.values"), ("grpc", "redis")),
     *(
         Rule(
             f"worker.engines.{engine}",

@@ -15,10 +15,12 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.chat_template import ChatTemplate, TemplateError
 from qwenserve.text.conversation import TemplateInput
 from qwenserve.text.stable_prefix import with_thoughts
@@ -39,7 +41,8 @@ _NOTHING = r"(?!)"
 _TOO_DEEP = "a tool or a template variable is nested too deeply"
 
 
-class Prompt(NamedTuple):
+@frozen_value
+class Prompt:
     """A rendered conversation. `mark` stands in `text` where an added token is only spelled; empty: nowhere."""
 
     text: str
@@ -125,7 +128,8 @@ class ContentGuard:
         return isinstance(value, Sequence) and any(map(self._spells_within, value))
 
     def _mark_for(self, given: TemplateInput) -> str:
-        used = set(json.dumps(given, ensure_ascii=False, default=str)).union(*self._tokens)
+        told = [given.messages, given.tools, given.variables]
+        used = set(json.dumps(told, ensure_ascii=False, default=str)).union(*self._tokens)
         for mark in map(chr, _MARKS):
             if mark not in used:
                 return mark
@@ -133,7 +137,8 @@ class ContentGuard:
 
     def _marked_input(self, given: TemplateInput, mark: str) -> TemplateInput:
         marked = partial(self._marked_within, mark=mark)
-        return given._replace(
+        return replace(
+            given,
             messages=[self._marked_message(message, mark) for message in given.messages],
             tools=None if given.tools is None else [marked(tool) for tool in given.tools],
             variables={name: marked(value) for name, value in given.variables.items()},
@@ -170,7 +175,7 @@ def render_prompt(template: ChatTemplate, given: TemplateInput, guard: ContentGu
     """
     if given.prefix_stable and template.keeps_thoughts:
         thinking = given.variables.get("enable_thinking") is not False
-        given = given._replace(messages=with_thoughts(given.messages, thinking=thinking))
+        given = replace(given, messages=with_thoughts(given.messages, thinking=thinking))
     return Prompt(_render(template, given)) if guard is None else guard.render(template, given)
 
 

@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from qwenserve.chat.v1 import message_pb2
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.tool_results import ToolResultError, in_call_order
 
 Conversation = message_pb2.Conversation
@@ -97,7 +98,8 @@ class ConversationError(ValueError):
         self.path = path
 
 
-class TemplateInput(NamedTuple):
+@frozen_value
+class TemplateInput:
     """What a chat template is rendered with.
 
     `tools` is None where the request has none. `variables` holds `enable_thinking` only if the request says it:

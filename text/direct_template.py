@@ -15,10 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from qwenserve.runtime.values import frozen_value
 
 
-class Format(NamedTuple):
+@frozen_value
+class Format:
     """How templates of the family differ, for what is covered here.
 
     `thoughts`: thoughts are taken out of earlier answers, and shown in those after the newest question.
@@ -59,7 +62,8 @@ _VARIABLES = frozenset({"enable_thinking"})
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class Given(NamedTuple):
+@frozen_value
+class Given:
     """What is rendered; see `ChatTemplate.render`."""
 
     messages: Sequence[Mapping[str, Any]]

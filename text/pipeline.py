@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.call_reader import CallPiece, CallReader
 from qwenserve.text.detokenizer import Detokenizer
 from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallArguments, ToolCallStart
@@ -50,7 +50,8 @@ __all__ = [
 _MOST_SPACE = 1_000
 
 
-class PipelineSettings(NamedTuple):
+@frozen_value
+class PipelineSettings:
     """How an answer is to be read.
 
     `parse_tools` is the form in which the template wants calls, "hermes" or "xml", empty for none at all. Both forms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.runtime.config import Config
 from qwenserve.runtime.errors import InvalidRequest
@@ -27,7 +29,7 @@ class Renderer:
             given = conversation_to_template(conversation)
             given.variables.setdefault("enable_thinking", self._enable_thinking)
             if given.prefix_stable is None:
-                given = given._replace(prefix_stable=self._prefix_stable)
+                given = replace(given, prefix_stable=self._prefix_stable)
             return render_prompt(self._template, given, self._guard)
         except ConversationError as error:
             raise InvalidRequest(error.message, param=error.path) from None

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.runtime.errors import InvalidRequest
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 
 ModeName = Literal["off", "read", "write", "readwrite"]
@@ -46,7 +47,8 @@ _NOT_IN_KEY = frozenset(
 Request = chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest
 
 
-class CacheUse(NamedTuple):
+@frozen_value
+class CacheUse:
     """What a request may do: take kept answers of at most `max_age_s` seconds, keep fresh ones, or fail without one.
 
     `similar` is how near another prompt must be whose answer it takes; 0: it takes none.

@@ -10,7 +10,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.call import Call
@@ -20,6 +19,7 @@ from qwenserve.router.generation.continuation import Continuations
 from qwenserve.router.generation.leg import Choose, Placement
 from qwenserve.runtime.errors import DeadlineExceeded, ServiceError
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.type.v1 import sampling_pb2
 
@@ -32,7 +32,8 @@ _EXACT_S = 10.0
 ChatEvent = chat_pb2.ChatEvent
 
 
-class AnswerOutcome(NamedTuple):
+@frozen_value
+class AnswerOutcome:
     """How an answer went, for logs and metrics. Times are on `time.monotonic()`'s clock, 0 where none; `queue_s` is the
     longest time that a choice waited in a worker's queue."""
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from dataclasses import field, replace
+from typing import Protocol
 
 from qwenserve.router.tracing.request_trace import RequestTrace
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.secret import Secret
+from qwenserve.runtime.values import frozen_value
 
 # Ids end up in log lines and headers: only characters that can break neither.
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
@@ -33,7 +35,8 @@ class Admission(Protocol):
         """Leaves it. `used_tokens` are those of prompt and answer. Further calls do nothing."""
 
 
-class Call(NamedTuple):
+@frozen_value
+class Call:
     """One call. `deadline` is on `time.monotonic()`'s clock; None means none. `key_id` names the caller's key
     without showing it; empty where keys are not asked for. `strict`: fields that cannot be applied are refused; None
     leaves it to the deployment. `user` and `labels` are the caller's own, for the log event. `trace` is there where the
@@ -47,7 +50,7 @@ class Call(NamedTuple):
     key_id: str = ""
     strict: bool | None = None
     user: str = ""
-    labels: Mapping[str, str] = {}
+    labels: Mapping[str, str] = field(default_factory=dict)
     trace: RequestTrace | None = None
     admission: Admission | None = None
     authorization: Secret = _NO_KEY
@@ -56,7 +59,7 @@ class Call(NamedTuple):
         """Returns this call with what its caller wants in the log; without it where there is too much."""
         if not (user or labels) or too_much_to_log(user, labels):
             return self
-        return self._replace(user=user, labels=dict(labels))
+        return replace(self, user=user, labels=dict(labels))
 
     def remaining_s(self) -> float | None:
         """Seconds left, at least 0; None without a deadline."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import Source
@@ -16,6 +16,7 @@ from qwenserve.router.generation.leg import LegGuide, NextLeg, Placement
 from qwenserve.runtime.errors import InternalError, ServiceError
 from qwenserve.runtime.ids import new_id
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.events import Content, Reasoning, TextEvent, ToolCallStart
 from qwenserve.text.pipeline import NO_TEXTS, AnswerPipeline, CompletionPipeline, ScoringPipeline
 from qwenserve.text.tokenizer import Tokenizer
@@ -31,7 +32,8 @@ _TOOL_CALLS = sampling_pb2.FINISH_REASON_TOOL_CALLS
 ChatEvent = chat_pb2.ChatEvent
 
 
-class ChoicePlan(NamedTuple):
+@frozen_value
+class ChoicePlan:
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
     `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `source`, where set, says where its
     legs come from: kept answers are in use. `behind_thought` are ids that follow the end of a thought before its guide
@@ -50,8 +52,19 @@ class ChoicePlan(NamedTuple):
     source: Source | None = None
 
     def coming_from(self, source: Source, prompt: Sequence[int]) -> ChoicePlan:
-        """Returns the plan with a source, and its prompt as that has it. `_replace` would cost three times as much."""
-        return ChoicePlan(prompt, *self[1:-1], source)
+        """Returns the plan with a source, and its prompt as that has it. `replace` would cost five times as much."""
+        return ChoicePlan(
+            prompt,
+            self.sampling,
+            self.pipeline,
+            self.end_ids,
+            self.lead,
+            self.thinking,
+            self.prompt_scores,
+            self.guide,
+            self.behind_thought,
+            source,
+        )
 
 
 class Listener(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
 from qwenserve.router.chat.call import Call
@@ -44,6 +45,7 @@ from qwenserve.runtime.config import RouterConfig
 from qwenserve.runtime.counting import Distribution
 from qwenserve.runtime.deadlines import within
 from qwenserve.runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template, is_large
 from qwenserve.text.markers import Marker, starts_in_reasoning
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings, ScoringPipeline
@@ -66,7 +68,8 @@ _MODES = {number: name for name, number in chat_pb2.ToolChoice.Mode.items()}
 T = TypeVar("T")
 
 
-class Prepared(NamedTuple):
+@frozen_value
+class Prepared:
     """A checked request, ready to submit to a worker that has what it `needs`. Each prompt gets `choices` answers."""
 
     prompts: Sequence[Sequence[int]]
@@ -89,7 +92,8 @@ class Prepared(NamedTuple):
     behind_thought: Sequence[int] = ()
 
 
-class _Fit(NamedTuple):
+@frozen_value
+class _Fit:
     """The result of fitting a request to the workers: the fields that it set and that cannot be applied, all those that
     must not be sent, and what a worker needs to be given it.
     """
@@ -147,10 +151,10 @@ class Preparation:
         budget = thinking_tokens(request, given.variables, self._config.reasoning_efforts, self._config.thinking_budget)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
         if given.prefix_stable is None and self._model.prefix_stable:
-            given = given._replace(prefix_stable=True)
+            given = replace(given, prefix_stable=True)
         if mode == _NONE:
             # The only sure way to prevent calls: a model that sees no tools calls none.
-            given = given._replace(tools=None)
+            given = replace(given, tools=None)
         if budget == 0:
             given.variables["enable_thinking"] = False
         guide = None
@@ -275,7 +279,7 @@ class Preparation:
         """
         given = await _converted(conversation)
         given.variables.setdefault("enable_thinking", self._model.enable_thinking)
-        return given if given.prefix_stable is not None else given._replace(prefix_stable=self._model.prefix_stable)
+        return given if given.prefix_stable is not None else replace(given, prefix_stable=self._model.prefix_stable)
 
     def _check_common(self, request: chat_pb2.ChatCompletionRequest | chat_pb2.CompletionRequest) -> set[str]:
         """Returns the names of the sampling fields that the request sets."""

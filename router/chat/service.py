@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
@@ -322,7 +323,7 @@ class ChatCore:
         else:
             call = call.labelled(request.user, {})
         if self._tracing is not None:
-            call = call._replace(trace=self._tracing.begin(call.traceparent))
+            call = replace(call, trace=self._tracing.begin(call.traceparent))
         self._preparing += 1  # as in `_under_way`, whose generator would be a cost of every request
         try:
             self._check_open()
@@ -391,7 +392,7 @@ class ChatCore:
         return self._begin(answer, prepared, plans)
 
     def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
-        return plan._replace(prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
+        return replace(plan, prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
 
     def _check_open(self) -> None:
         if self._draining:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from qwenserve.chat.v1 import message_pb2
 from qwenserve.router.clients.tokenizer_session import TokenizerLost, TokenizerSession
 from qwenserve.runtime.config import GrpcConfig
 from qwenserve.runtime.errors import InvalidRequest, Unavailable
 from qwenserve.runtime.trust import OPEN, Trust
+from qwenserve.runtime.values import frozen_value
 from qwenserve.text.assets import ModelAssets
 from qwenserve.text.chat_template import TemplateError
 from qwenserve.text.content_guard import ContentGuard, render_prompt
@@ -25,7 +26,8 @@ _TURNS = 40
 _AGAIN_S = 0.25
 
 
-class RenderedChat(NamedTuple):
+@frozen_value
+class RenderedChat:
     """A conversation as the model sees it. `prompt` is empty where only the ids were needed."""
 
     token_ids: Sequence[int]

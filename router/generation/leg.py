@@ -10,6 +10,7 @@ from qwenserve.router.clients.worker_session import PromptLogprobStream, TokenSt
 from qwenserve.router.generation.continuation import Continuations
 from qwenserve.router.tracing.request_trace import LegTrace, RequestTrace
 from qwenserve.runtime.errors import ServiceError
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
 
@@ -70,7 +71,8 @@ LEAST_BIAS = -100.0
 Choose: TypeAlias = Callable[[Sequence[int], frozenset[str]], LegSource]
 
 
-class Placement(NamedTuple):
+@frozen_value
+class Placement:
     """How the legs of an answer reach workers. `choose` returns the best worker for a prompt, without those whose
     addresses it is given; it raises Unavailable. `deadline` is on `time.monotonic()`'s clock. Legs are noted in `trace`
     where there is one; else workers are given the caller's `traceparent`.
@@ -88,7 +90,8 @@ class Placement(NamedTuple):
     trace: RequestTrace | None = None
 
 
-class Leg(NamedTuple):
+@frozen_value
+class Leg:
     """A submission under way: who has it, its number there, the connection, and its first id's index in the answer."""
 
     session: LegSource

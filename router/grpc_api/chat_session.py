@@ -219,15 +219,20 @@ class ChatSessionWriter:
 
     def _call_of(self, submit: chat_pb2.ChatSubmit) -> Call:
         request = submit.completion if submit.HasField("completion") else submit.request
-        call = self._call._replace(request_id=request_id(request.request_id))
+        session = self._call
+        deadline = session.deadline
         if submit.timeout_ms > 0:
             until = time.monotonic() + submit.timeout_ms / 1000
-            call = call._replace(deadline=until if call.deadline is None else min(until, call.deadline))
-        if submit.traceparent:
-            call = call._replace(traceparent=traceparent(submit.traceparent))
-        if submit.HasField("strict"):
-            call = call._replace(strict=submit.strict)
-        return call
+            deadline = until if deadline is None else min(until, deadline)
+        own_trace = submit.traceparent
+        return Call(
+            request_id(request.request_id),
+            deadline,
+            traceparent(own_trace) if own_trace else session.traceparent,
+            session.key_id,
+            submit.strict if submit.HasField("strict") else session.strict,
+            authorization=session.authorization,
+        )
 
 
 class _Chat:

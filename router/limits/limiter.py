@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from qwenserve.router.chat.call import Call
@@ -132,7 +133,7 @@ class Limiter:
         reserved = await self._take(record, _prompt_tokens(prepared) + _answer_tokens(prepared))
         admission = Admission(self, record, reserved)
         try:
-            yield call._replace(admission=admission), prepared
+            yield replace(call, admission=admission), prepared
         except BaseException:
             admission.settle(0)
             raise
@@ -315,5 +316,5 @@ def _within(record: KeyRecord, prepared: Prepared) -> Prepared:
     if prepared.sampling.min_tokens > longest:
         prepared.sampling.min_tokens = longest
     if record.priority is not None and prepared.priority > record.priority:
-        return prepared._replace(priority=record.priority)
+        return replace(prepared, priority=record.priority)
     return prepared

@@ -7,10 +7,12 @@ as it stands, however poor the others are.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+
+from qwenserve.runtime.values import frozen_value
 
 
-class Capabilities(NamedTuple):
+@frozen_value
+class Capabilities:
     """What one worker can do. `max_model_len` is its window in tokens, `unsupported` has the fields that its engine
     cannot honour, `guide_kinds` the values of `type.v1.GuideKind` that it can follow.
     """
@@ -22,7 +24,8 @@ class Capabilities(NamedTuple):
     guide_kinds: frozenset[int] = frozenset()
 
 
-class Requirements(NamedTuple):
+@frozen_value
+class Requirements:
     """What a worker must have to be given a request.
 
     `fields` are names that its engine must honour, `tokens` those of prompt and answer together, `guide_kind` a value
@@ -58,7 +61,8 @@ class Requirements(NamedTuple):
 NO_REQUIREMENTS = Requirements()
 
 
-class Common(NamedTuple):
+@frozen_value
+class Common:
     """What some workers have together: the largest window and number of alternatives (0: of none), and every field that
     some of them cannot serve.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ USAGE = sampling_pb2.Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=
 def outcome(error: ServiceError | None = None, **fields: Any) -> AnswerOutcome:
     call = Call("r-1", traceparent="00-t-s-01", key_id="k1")
     whole = AnswerOutcome("chat", call, error, False, USAGE, 100.0, 100.5, 101.3, 0.25, 1, ["worker-0"])
-    return whole._replace(**fields)
+    return replace(whole, **fields)
 
 
 def counts(metrics: RouterMetrics) -> dict[str, float]:

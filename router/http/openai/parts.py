@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 
 # JSON has no minus infinity; this is low enough to read as "never".
@@ -21,7 +22,8 @@ FINISH_REASONS = {
 }
 
 
-class Shown(NamedTuple):
+@frozen_value
+class Shown:
     """What of an answer its caller sees. `stop_ids` are the token ids that the caller asked to stop at; `reasoning`
     and `thought_logprobs` say whether thought text, and its tokens' log-probabilities, are shown. Those of a prompt's
     tokens are among the others with `echo`, and have a member of their own with `prompt_top` alternatives. `top` is the

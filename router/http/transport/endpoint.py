@@ -10,6 +10,7 @@ from qwenserve.router.http.transport.exchange import Exchange
 from qwenserve.router.http.transport.field_rows import Field
 from qwenserve.router.http.transport.json_body import BodyModel
 from qwenserve.router.http.transport.reply import Reply
+from qwenserve.runtime.values import frozen_value
 
 # The placeholder in a path for a part that may be anything, slashes included; always at the end.
 NAME = "{name}"
@@ -25,7 +26,8 @@ class BodySchema(NamedTuple):
     fields: Mapping[str, Field]
 
 
-class Endpoint(NamedTuple):
+@frozen_value
+class Endpoint:
     """One endpoint. `guarded` ones want a key where keys are set. `quiet` ones are logged for developers only: probes
     and scrapes come every few seconds. `generates`: its log line names the model and whether the answer is streamed.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,7 +222,7 @@ async def test_a_stop_string_in_one_choice_leaves_the_others_running() -> None:
 
 async def test_every_token_of_the_answer_is_reported_once_and_none_after_its_end() -> None:
     sampling = sampling_pb2.SamplingParams(top_logprobs=0)
-    asked = Asked(plan(stop_strings=("END",))._replace(sampling=sampling), token_ids=True)
+    asked = Asked(replace(plan(stop_strings=("END",)), sampling=sampling), token_ids=True)
     text = ids("Some words END more that nobody sees")
 
     asked.worker.give(1, text, logprobs=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,13 +66,13 @@ async def test_penalties_that_an_engine_cannot_count_from_the_beginning_are_told
 ) -> None:
     """Only where the answer went on there, and is penalized at all."""
     first, second = ScriptedSession("a"), ScriptedSession("b", counts_from_offset=counts)
-    asked = Asked(plan()._replace(sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(first, second))
+    asked = Asked(replace(plan(), sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(first, second))
     first.give(1, ids("Hello"))
     first.lose(1)
     second.end(1, ids(" world"))
 
     assert asked.sink.usage.penalties_approximate is told
-    whole = Asked(plan()._replace(sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(second, first))
+    whole = Asked(replace(plan(), sampling=sampling_pb2.SamplingParams(**asked_for)), sessions=(second, first))
     second.end(2, ids("Hello world"))
     assert not whole.sink.usage.penalties_approximate
 
@@ -333,7 +334,7 @@ async def test_a_defect_in_choosing_ends_one_answer_and_not_the_others() -> None
 
 async def test_what_was_cached_is_what_the_first_worker_found() -> None:
     """A leg that goes on finds all of the prompt where the one before it computed it: that is no news."""
-    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(1, ids("</think>"), frozenset(ids("</think>")))))
+    asked = Asked(replace(plan(thinks=True), thinking=ThinkingBudget(1, ids("</think>"), frozenset(ids("</think>")))))
 
     asked.worker.end(1, ids("Hm")[:1], cached_tokens=2)
     asked.worker.end(2, ids("Yes"), cached_tokens=3)
@@ -343,7 +344,7 @@ async def test_what_was_cached_is_what_the_first_worker_found() -> None:
 
 
 async def test_an_engine_that_stops_short_of_the_budget_is_not_asked_for_ever() -> None:
-    asked = Asked(plan(thinks=True)._replace(thinking=ThinkingBudget(50, ids("</think>"), frozenset(ids("</think>")))))
+    asked = Asked(replace(plan(thinks=True), thinking=ThinkingBudget(50, ids("</think>"), frozenset(ids("</think>")))))
 
     asked.worker.end(1, ids("Hm"))
 
