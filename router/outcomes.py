@@ -55,7 +55,7 @@ class OutcomeRecorder:
         if outcome.call.labels:
             fields["metadata"] = dict(outcome.call.labels)
         if outcome.error is None:
-            self._log.info("answer", **fields)
+            self._log.info_of("answer", fields)
         elif outcome.error.http_status < 500:
             # Caused by the caller: nothing that an operator should look at.
             self._log.info("answer", **fields, error=outcome.error.message)

@@ -98,7 +98,7 @@ class LineHandler(logging.Handler):
 
     def _take(self, level: int, line: str) -> None:
         # Standard error writes what UTF-8 has not, such as half a surrogate pair, in six characters.
-        size = len(line.encode("utf-8", "backslashreplace")) + 1
+        size = 1 + len(line if line.isascii() else line.encode("utf-8", "backslashreplace"))
         with self._guard:
             if self._waiting_bytes + size > _PIPE_BYTES:
                 self._write_waiting()

@@ -103,7 +103,7 @@ class RankEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[array[int]]:
         """See `Encoder`."""
-        return [self._encode(text) for text in texts]
+        return list(map(self._encode, texts))
 
     def token_bytes(self, token_id: int) -> bytes:
         """See `Encoder`."""

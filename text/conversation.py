@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from qwenserve.chat.v1 import message_pb2
@@ -184,10 +185,10 @@ def conversation_to_template(conversation: Conversation, *, large: bool | None =
         large = is_large(conversation)
     if large:
         _check_size(conversation)  # what is not large is far below these bounds
-    messages = [_message(message, index) for index, message in enumerate(given)]
+    messages = list(map(_message, given, count()))
     if len(messages) > 1:
         messages = _in_call_order(messages)
-    tools = [_tool(tool, index) for index, tool in enumerate(conversation.tools)] or None
+    tools = list(map(_tool, conversation.tools, count())) or None
     add_prompt, continue_final = _ending(conversation)
     stable = conversation.prefix_stable if conversation.HasField("prefix_stable") else None
     return TemplateInput(messages, tools, _variables(conversation), add_prompt, continue_final, large, stable)

@@ -162,7 +162,7 @@ class CompletionPipeline:
         if not self.wants_stop:
             self._end(stopped)
             self.wants_stop = True
-            self._settle()
+            self.plain_texts = NO_TEXTS
         if self._owed:
             self._emit(Reasoning("", self._owed) if self._event is Reasoning else Content("", self._owed))
         return self._drain()

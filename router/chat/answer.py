@@ -211,10 +211,16 @@ class Answer:
         self._close_choices()
         last_token = queue_s = 0.0
         broken = 0
+        workers: set[str] = set()
+        reasons: list[sampling_pb2.FinishReason] = []
         for choice in self._choices:
-            last_token = max(last_token, choice.generation.last_token)
-            queue_s = max(queue_s, choice.generation.queue_s)
+            generation = choice.generation
+            last_token = max(last_token, generation.last_token)
+            queue_s = max(queue_s, generation.queue_s)
             broken += choice.pipeline.broken_tool_calls
+            workers.add(generation.worker)
+            if choice.finish_reason is not None:
+                reasons.append(choice.finish_reason)
         self._on_end(
             self,
             AnswerOutcome(
@@ -228,8 +234,8 @@ class Answer:
                 last_token=last_token,
                 queue_s=queue_s,
                 broken_tool_calls=broken,
-                workers=sorted({choice.generation.worker for choice in self._choices}),
-                finish_reasons=[choice.finish_reason for choice in self._choices if choice.finish_reason is not None],
+                workers=sorted(workers),
+                finish_reasons=reasons,
             ),
         )
         self._forget_parts()

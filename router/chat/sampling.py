@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 
 from qwenserve.router.chat.call import too_much_to_log
 from qwenserve.runtime.errors import ContextLengthExceeded, InvalidRequest, Unsupported
@@ -175,7 +176,7 @@ def seeds(asked: sampling_pb2.SamplingParams, count: int) -> list[int]:
     """One seed per choice: derived from the request's, or fresh; 64 bits with a sign."""
     if asked.HasField("seed"):
         return [choice_seed(asked.seed, index) for index in range(count)]
-    return [random.getrandbits(63) for _ in range(count)]
+    return list(map(random.getrandbits, repeat(63, count)))
 
 
 def drop_unsupported(

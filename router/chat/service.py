@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
@@ -124,9 +124,11 @@ class ChatCore:
         # Set once nothing is under way and nothing more is let in.
         self._idle = asyncio.Event()
 
-    async def stream_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink) -> Answer:
+    def stream_chat(
+        self, request: chat_pb2.ChatCompletionRequest, call: Call, sink: EventSink
+    ) -> Coroutine[Any, Any, Answer]:
         """Checks, renders, tokenizes, routes and submits; events then flow to `sink`. Raises ServiceError before."""
-        return await self._answered("chat", request, call, sink)
+        return self._answered("chat", request, call, sink)
 
     async def create_chat(self, request: chat_pb2.ChatCompletionRequest, call: Call) -> chat_pb2.ChatCompletion:
         """The fold of `stream_chat`."""
@@ -134,9 +136,11 @@ class ChatCore:
         await _until_complete(await self.stream_chat(request, call, fold), fold)
         return chat_completion(fold)
 
-    async def stream_completion(self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink) -> Answer:
+    def stream_completion(
+        self, request: chat_pb2.CompletionRequest, call: Call, sink: EventSink
+    ) -> Coroutine[Any, Any, Answer]:
         """Like `stream_chat`, for texts or token ids."""
-        return await self._answered("completion", request, call, sink)
+        return self._answered("completion", request, call, sink)
 
     async def create_completion(self, request: chat_pb2.CompletionRequest, call: Call) -> chat_pb2.Completion:
         """The fold of `stream_completion`."""

@@ -103,6 +103,7 @@ class Generation:
         "_guide",
         "_guide_from",
         "_leg",
+        "_may_pause",
         "_pause_at",
         "_placement",
         "_prompt_logprobs",
@@ -157,10 +158,13 @@ class Generation:
         self._receiver = receiver
         self._leg: Leg | None = None
         self._prompt_logprobs = prompt_logprobs
+        self._guide = guide
         # The number of ids after which the leg is to end; None: not before the generation does.
         self._pause_at: int | None = None
-        self._set_pause(pause_at)
-        self._guide = guide
+        # Whether a leg may end before the generation does.
+        self._may_pause = guide is not None
+        if pause_at is not None:
+            self._set_pause(pause_at)
         # After how many ids the guide begins; None: that is not known yet.
         self._guide_from: int | None = None if guide is not None and guide.behind else 0
         # Legs that went on with what another had begun.
@@ -427,10 +431,7 @@ class Generation:
         """Lets the next leg end after so many ids of the answer, where that is not its end anyway."""
         limit = self._sampling.max_tokens
         self._pause_at = after if after is not None and (not limit or after < limit) else None
-
-    @property
-    def _may_pause(self) -> bool:
-        return self._pause_at is not None or self._guide is not None
+        self._may_pause = self._pause_at is not None or self._guide is not None
 
     def _pauses(self, finish: worker_pb2.Finish) -> bool:
         if finish.reason == sampling_pb2.FINISH_REASON_STOP:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.http.openai import parts
 from qwenserve.router.http.transport.sse import Frame
 from qwenserve.runtime.json_text import quoted
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 
 DONE = "data: [DONE]\n\n"
 
 
-class ChunkPlan(NamedTuple):
+@frozen_value
+class ChunkPlan:
     """What a stream is to contain. `choices` counts all of them, over all prompts. `usage_so_far` puts the token counts
     of its choice so far into every chunk; the events must come with token ids then.
     """

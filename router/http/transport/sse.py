@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.chat.events import text_event
@@ -16,6 +16,7 @@ from qwenserve.router.http.transport.errors import ErrorFormat, defect
 from qwenserve.runtime.errors import ServiceError, SlowReader
 from qwenserve.runtime.json_text import quoted  # with quotation marks; non-ASCII text as it is
 from qwenserve.runtime.logs import EventLog
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 
 _log = EventLog("http")
@@ -24,7 +25,8 @@ _COMMENT = b": still there\n\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Frame(NamedTuple):
+@frozen_value
+class Frame:
     """The JSON around the text in a chunk of one delta of plain text. Where the text is sent under a second name too,
     `between` and the text again stand before the tail; else `between` is empty.
     """
