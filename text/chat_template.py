@@ -78,13 +78,18 @@ class ChatTemplate:
         default need not be unset. `variables` (`enable_thinking`, …) are what the template may ask for.
         Raises `TemplateError`.
         """
-        if not messages:
-            raise TemplateError("the conversation has no messages")
         if continue_final_message:
+            if not messages:
+                raise TemplateError("the conversation has no messages")
             return self._continued(Given(messages, tools, variables, False))
-        given = Given(messages, tools, variables, add_generation_prompt)
+        return self.render_given(Given(messages, tools, variables, add_generation_prompt))
+
+    def render_given(self, given: Given) -> str:
+        """As `render`, for a conversation whose last message is complete, and whose variables are in a mapping."""
+        if not given.messages:
+            raise TemplateError("the conversation has no messages")
         text = direct_template.render(given, self._format) if self._format is not None else None
-        return self._run_any(given, _prepared(messages)) if text is None else text
+        return self._run_any(given, _prepared(given.messages)) if text is None else text
 
     @property
     def renders_directly(self) -> bool:

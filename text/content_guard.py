@@ -23,6 +23,7 @@ from typing import Any
 from qwenserve.runtime.values import frozen_value
 from qwenserve.text.chat_template import ChatTemplate, TemplateError
 from qwenserve.text.conversation import TemplateInput
+from qwenserve.text.direct_template import Given
 from qwenserve.text.stable_prefix import with_thoughts
 
 # Linear A, which nobody reads, then private characters. Letters first: Python's `repr`, which templates use where they
@@ -180,10 +181,11 @@ def render_prompt(template: ChatTemplate, given: TemplateInput, guard: ContentGu
 
 
 def _render(template: ChatTemplate, given: TemplateInput) -> str:
+    if not given.continue_final_message:
+        return template.render_given(Given(given.messages, given.tools, given.variables, given.add_generation_prompt))
     return template.render(
         given.messages,
         given.tools,
-        add_generation_prompt=given.add_generation_prompt,
-        continue_final_message=given.continue_final_message,
+        continue_final_message=True,
         **given.variables,
     )

@@ -116,21 +116,13 @@ class Answer:
             cache_salt,
             # What others may join must not end with the request that began it; this answer's own end has a timer.
             deadline if plans[0].source is None else limit,
-            knows_bias=knows_bias,
-            traceparent=call.traceparent,
-            trace=call.trace,
+            knows_bias,
+            call.traceparent,
+            call.trace,
         )
-        self._choices = [
-            Choice(
-                self,
-                index,
-                plan,
-                placement,
-                self._tokenizer,
-                want_token_ids=self._want_token_ids,
-            )
-            for index, plan in enumerate(plans)
-        ]
+        for index, plan in enumerate(plans):
+            choice = Choice(self, index, plan, placement, self._tokenizer, want_token_ids=self._want_token_ids)
+            self._choices.append(choice)
         self._open = len(plans)
         try:
             for choice in self._choices:
@@ -224,18 +216,18 @@ class Answer:
         self._on_end(
             self,
             AnswerOutcome(
-                kind=self.kind,
-                call=self.call,
-                error=error,
-                cancelled=cancelled,
-                usage=usage or self._write_usage(sampling_pb2.Usage()),
-                began=self._began,
-                first_token=self.first_token,
-                last_token=last_token,
-                queue_s=queue_s,
-                broken_tool_calls=broken,
-                workers=sorted(workers),
-                finish_reasons=reasons,
+                self.kind,
+                self.call,
+                error,
+                cancelled,
+                usage or self._write_usage(sampling_pb2.Usage()),
+                self._began,
+                self.first_token,
+                last_token,
+                queue_s,
+                broken,
+                sorted(workers),
+                reasons,
             ),
         )
         self._forget_parts()

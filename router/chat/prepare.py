@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
@@ -49,6 +50,7 @@ from qwenserve.runtime.values import frozen_value
 from qwenserve.text.conversation import ConversationError, TemplateInput, conversation_to_template, is_large
 from qwenserve.text.markers import Marker, starts_in_reasoning
 from qwenserve.text.pipeline import AnswerPipeline, CompletionPipeline, PipelineSettings, ScoringPipeline
+from qwenserve.text.tokenizer import Tokenizer
 from qwenserve.text.tool_calls import tool_schemas
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
 
@@ -198,12 +200,13 @@ class Preparation:
                 eos_token_ids=hidden,
             )
         return Prepared(
-            prompts=[rendered.token_ids],
-            rendered=rendered.prompt,
-            sampling=sampling,
-            ignored=fit.ignored,
-            new_pipeline=lambda _: AnswerPipeline(self._tokenizer, settings, starts_in_reasoning=in_reasoning),
-            starts_in_reasoning=in_reasoning,
+            # By place: a call with sixteen names goes by way of a dictionary.
+            [rendered.token_ids],
+            rendered.prompt,
+            sampling,
+            fit.ignored,
+            partial(_answer_pipeline, self._tokenizer, settings, in_reasoning),
+            in_reasoning,
             choices=request.n or 1,
             priority=request.priority,
             cache_salt="" if "cache_salt" in fit.unsupported else request.cache_salt,
@@ -395,6 +398,12 @@ class Preparation:
     def _hidden_ids(self, sampling: sampling_pb2.SamplingParams) -> frozenset[int]:
         eos = self._model.assets.eos_token_ids
         return eos | frozenset(sampling.stop_token_ids) if sampling.stop_token_ids else eos
+
+
+def _answer_pipeline(
+    tokenizer: Tokenizer, settings: PipelineSettings, in_reasoning: bool, prompt: Sequence[int]
+) -> AnswerPipeline:
+    return AnswerPipeline(tokenizer, settings, starts_in_reasoning=in_reasoning)
 
 
 def _end_ids(sampling: sampling_pb2.SamplingParams, hidden: frozenset[int]) -> frozenset[int]:

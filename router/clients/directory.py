@@ -275,25 +275,17 @@ class WorkerDirectory:
         `session` is a name that the requests of one session share, for policies that keep them together. Workers whose
         addresses are in `excluding` are left out. Raises Unavailable.
         """
-        members = self._members.values()
-        ready = [m.session for m in members if m.session.ready and m.session.address not in excluding]
-        if not ready:
-            raise Unavailable(
-                "no worker is ready; check `qwenserve ps` and the workers' logs",
-                metadata={"workers": str(len(members))},
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        usable = [one for one in ready if needs.met_by(one.capabilities)]
+        ready: list[WorkerSession] = []
+        usable: list[WorkerSession] = []
+        for member in self._members.values():
+            candidate = member.session
+            if candidate.ready and candidate.address not in excluding:
+                ready.append(candidate)
+                if needs.met_by(candidate.capabilities):
+                    usable.append(candidate)
         if not usable:
-            # The request was checked against the workers of that moment. Since then, those that can serve it have gone,
-            # or are excluded.
-            lacking = min((needs.lacking(s.capabilities) for s in ready), key=len)
-            raise Unavailable(
-                f"no worker that is ready now can apply {', '.join(sorted(lacking))}",
-                metadata={"workers": str(len(members))},
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        if len(members) == 1:
+            raise self._no_worker(ready, needs)
+        if len(self._members) == 1:
             return usable[0]
         prompt = RoutedPrompt(PromptBlocks(prompt_token_ids, cache_salt), session)
         best = self._policy.rank([self._candidate(s) for s in usable], prompt)[0]
@@ -302,6 +294,17 @@ class WorkerDirectory:
         if self._policy.index is not None:
             session_of_best.expect(best.expected_cached_tokens)
         return session_of_best
+
+    def _no_worker(self, ready: Sequence[WorkerSession], needs: Requirements) -> Unavailable:
+        """Returns the error for a request that none of the workers that are ready can serve."""
+        if ready:
+            # It was checked against the workers of that moment. Since then, those that can serve it have gone, or are
+            # excluded.
+            lacking = min((needs.lacking(session.capabilities) for session in ready), key=len)
+            why = f"no worker that is ready now can apply {', '.join(sorted(lacking))}"
+        else:
+            why = "no worker is ready; check `qwenserve ps` and the workers' logs"
+        return Unavailable(why, metadata={"workers": str(len(self._members))}, retry_after_s=_RETRY_AFTER_S)
 
     def _why_not(self, info: worker_pb2.WorkerInfo) -> str:
         """Returns why a worker cannot be used; empty where it can.

@@ -283,11 +283,11 @@ class _Chat:
         """Packs plain text; everything else, and text that has tokens attached, goes as a typed event."""
         for event in events:
             kind = event.WhichOneof("event")
-            plain = not event.logprobs and not event.token_ids
-            if plain and kind == "content_delta":
-                self._writer.text(self.handle, event.choice_index, False, event.content_delta)
-            elif plain and kind == "reasoning_delta":
-                self._writer.text(self.handle, event.choice_index, True, event.reasoning_delta)
+            delta = kind == "content_delta" or kind == "reasoning_delta"
+            if delta and not event.logprobs and not event.token_ids:
+                reasoning = kind == "reasoning_delta"
+                text = event.reasoning_delta if reasoning else event.content_delta
+                self._writer.text(self.handle, event.choice_index, reasoning, text)
             else:
                 self._writer.event(self.handle, event)
             if kind == "usage":

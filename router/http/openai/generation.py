@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,7 +70,9 @@ class GenerationEndpoints:
         work = self._backend.stream_chat(message, call, fold)
         answer = await _named(draft, work)
         await until_complete(exchange, fold, answer)
-        return exchange.reply(await _written(fold, partial(chat_body, fold, draft.shown()), draft))
+        shown = draft.shown()
+        body = await asyncio.to_thread(chat_body, fold, shown) if _is_long(fold, draft) else chat_body(fold, shown)
+        return exchange.reply(body)
 
     async def completion(self, exchange: Exchange) -> Reply:
         """Continues texts or token ids."""
@@ -92,19 +94,8 @@ class GenerationEndpoints:
         fold = Fold()
         answer = await _named(draft, self._backend.stream_completion(message, call, fold))
         await until_complete(exchange, fold, answer)
-        return exchange.reply(
-            await _written(
-                fold,
-                partial(
-                    completion_body,
-                    fold,
-                    _leads(message, fold),
-                    max(1, message.n),
-                    draft.shown(),
-                ),
-                draft,
-            )
-        )
+        write = partial(completion_body, fold, _leads(message, fold), max(1, message.n), draft.shown())
+        return exchange.reply(await asyncio.to_thread(write) if _is_long(fold, draft) else write())
 
 
 def _named(draft: Draft, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -112,17 +103,17 @@ def _named(draft: Draft, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]
     return naming(draft.names, work) if draft.names else work
 
 
-async def _written(fold: Fold, write: Callable[[], bytes], draft: Draft) -> bytes:
-    """Returns a whole answer's body, made off the event loop where it has many log-probabilities."""
+def _is_long(fold: Fold, draft: Draft) -> bool:
+    """Whether a whole answer has so many log-probabilities that its body is made off the event loop."""
     if not draft.has_logprobs and draft.prompt_top is None:
-        return write()
+        return False
     logprobs = sum(
         len(items) * (1 + len(items[-1].top_logprobs))
         for _, choice in fold.choices()
         for items in (choice.prompt_logprobs, choice.logprobs)
         if items
     )
-    return write() if logprobs <= _INLINE_LOGPROBS else await asyncio.to_thread(write)
+    return logprobs > _INLINE_LOGPROBS
 
 
 def _chat_draft(body: bytes) -> ChatDraft:
