@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qwenserve.router.answers.flight import Flight, recorded
@@ -17,6 +18,7 @@ from qwenserve.router.generation.leg import Choose, LegSource
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.counting import Counters
 from qwenserve.runtime.lifecycle import TaskOwner
+from qwenserve.runtime.values import frozen_value
 from qwenserve.store.shared import SharedStore
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
@@ -34,7 +36,8 @@ _MESSAGE_BYTES = 256 * 1024
 _MOST_MATCHES = 3
 
 
-class Wanted(NamedTuple):
+@frozen_value
+class Wanted:
     """One choice that may be answered from the store: its key, and what was asked.
 
     `alone`: nobody can join its generation, which pauses. `question` is there where similar prompts count, `answer_id`
@@ -92,7 +95,7 @@ class AnswerCache:
             return None
         matches = await self.similar.matches(wanted.question, wanted.use.similar)
         for match in matches[:_MOST_MATCHES]:
-            recording = await self.kept(wanted._replace(key=match.answer_key))
+            recording = await self.kept(replace(wanted, key=match.answer_key))
             if recording is not None:
                 return Similar(match, recording)
         return None

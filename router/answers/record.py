@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from qwenserve.cluster.v1 import recorded_answer_pb2
+from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 from qwenserve.worker.v1 import worker_pb2
 
@@ -23,7 +23,8 @@ _ENDS = frozenset(
 )
 
 
-class Recording(NamedTuple):
+@frozen_value
+class Recording:
     """What was generated for one choice. `created` is in seconds since 1970. `thinking_cut`: its thought was closed
     where its budget was spent.
     """

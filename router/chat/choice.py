@@ -51,10 +51,10 @@ class ChoicePlan:
     behind_thought: Sequence[int] = ()
     source: Source | None = None
 
-    def coming_from(self, source: Source, prompt: Sequence[int]) -> ChoicePlan:
-        """Returns the plan with a source, and its prompt as that has it. `replace` would cost five times as much."""
+    def coming_from(self, source: Source) -> ChoicePlan:
+        """Returns the plan with a source. `replace` would cost five times as much."""
         return ChoicePlan(
-            prompt,
+            self.prompt_token_ids,
             self.sampling,
             self.pipeline,
             self.end_ids,

@@ -26,7 +26,7 @@ from qwenserve.router.chat.prepare import Prepared
 from qwenserve.runtime.auth import KeyRing
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.errors import NotCached
-from qwenserve.runtime.packed_ids import packed_ids, unpacked_ids
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.worker.v1 import worker_pb2
 
 
@@ -102,7 +102,7 @@ class Reuse:
             if like is not None:
                 source = answers.source(wanted[0], like.recording, result="similar")
                 return Reused(
-                    [plans[0].coming_from(source, wanted[0].prompt)],
+                    [plans[0].coming_from(source)],
                     chat_pb2.CACHE_STATUS_SIMILAR,
                     chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
                 )
@@ -112,7 +112,7 @@ class Reuse:
             return Reused(plans, status)
         reused = []
         for plan, each, found in zip(plans, wanted, kept, strict=True):
-            reused.append(plan.coming_from(answers.source(each, found), each.prompt))
+            reused.append(plan.coming_from(answers.source(each, found)))
         return Reused(reused, status)
 
     def _wanted(
@@ -140,13 +140,11 @@ class Reuse:
             identity = legs_identity(identity, prepared)
         asked = self._question(use, request, plans, fingerprint, tenant, identity) if use.similar else None
         wanted: list[Wanted] = []
-        packed, prompt, given = b"", plans[0].prompt_token_ids, None
+        packed, prompt = b"", None
         for plan in plans:
-            if plan.prompt_token_ids is not given:
-                given = plan.prompt_token_ids
-                packed = packed_ids(given)
-                # So the worker's session need not pack them once more.
-                prompt = unpacked_ids(packed)
+            if plan.prompt_token_ids is not prompt:
+                prompt = plan.prompt_token_ids
+                packed = packed_ids(prompt)
             key = answer_key(
                 fingerprint=fingerprint, tenant=tenant, identity=identity, sampling=plan.sampling, prompt=packed
             )
