@@ -29,10 +29,10 @@ from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("chat_session")
 
-# About what a message holds, in bytes. Clients take 4 MB unless told otherwise.
+# About the most that what goes in one message takes here, in bytes; the message is smaller. Clients take 4 MB unless
+# told otherwise.
 _MESSAGE_BYTES = 1 << 20
-# Bytes of a delta's numbers and lengths, and memory that it takes besides its text.
-_DELTA_BYTES = 12
+# What a delta takes besides its text.
 _DELTA_MEMORY = 100
 # A session has many chats, so it may leave unread as much as this many calls.
 _CALLS = 8
@@ -43,7 +43,7 @@ _MAX_CHATS = 4096
 class _Page:
     """The parts of one message."""
 
-    __slots__ = ("choices", "events", "handles", "memory", "reasoning", "size", "texts", "typed")
+    __slots__ = ("choices", "events", "handles", "memory", "reasoning", "texts", "typed")
 
     def __init__(self) -> None:
         self.handles: list[int] = []
@@ -53,7 +53,7 @@ class _Page:
         self.events: list[chat_pb2.ChatSessionEvent] = []
         # Chats that have an event among `events`.
         self.typed: set[int] = set()
-        self.size = 0
+        # What it takes here, roughly; as a message it is smaller.
         self.memory = 0
 
     def message(self) -> chat_pb2.ChatSessionResponse:
@@ -79,6 +79,7 @@ class ChatSessionWriter:
         self._error: ServiceError | None = None
         self._page = _Page()
         self._full: deque[_Page] = deque()
+        self._page_memory = min(_MESSAGE_BYTES, limits.write_buffer_bytes)
         self._unread = Unread(_CALLS * limits.write_buffer_bytes, limits.write_timeout_s)
 
     async def serve(
@@ -103,8 +104,12 @@ class ChatSessionWriter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._full or self._page.size:
-                page = self._take_page()
+            while self._full or self._page.memory:
+                if not self._full:
+                    self._turn_page()
+                if self._error is not None:
+                    break
+                page = self._full.popleft()
                 await context.write(page.message())
                 self._unread.written(page.memory)
             if self._error is not None:
@@ -125,7 +130,7 @@ class ChatSessionWriter:
         page.handles.append(handle)
         page.choices.append(choice)
         page.texts.append(text)
-        self._added(_DELTA_BYTES + len(text), _DELTA_MEMORY + len(text))
+        self._added(_DELTA_MEMORY + len(text))
 
     def event(self, handle: int, event: chat_pb2.ChatEvent) -> None:
         """Adds a typed event."""
@@ -150,30 +155,27 @@ class ChatSessionWriter:
     def _append(self, event: chat_pb2.ChatSessionEvent) -> None:
         self._page.typed.add(event.handle)
         self._page.events.append(event)
-        size = event.ByteSize()
-        self._added(size, _DELTA_MEMORY + size)
+        self._added(_DELTA_MEMORY + event.ByteSize())
 
-    def _added(self, size: int, memory: int) -> None:
-        self._wake.set()
+    def _added(self, memory: int) -> None:
         page = self._page
-        page.size += size
+        if not page.memory:  # else the writer has been woken, or comes back to this page by itself
+            self._wake.set()
         page.memory += memory
-        if page.size >= _MESSAGE_BYTES:
-            self._full.append(page)
-            self._page = _Page()
-        error = self._unread.add(memory)
+        if page.memory >= self._page_memory:
+            self._turn_page()
+
+    def _turn_page(self) -> None:
+        """Lets the page wait to be written, and begins another one. What waits is counted by whole pages."""
+        page, self._page = self._page, _Page()
+        self._full.append(page)
+        error = self._unread.add(page.memory)
         if error is not None and self._error is None:
             self._error = error
             self._full.clear()
             self._page = _Page()
             self._fail_all(error)
             self._unread.end(error)
-
-    def _take_page(self) -> _Page:
-        if self._full:
-            return self._full.popleft()
-        page, self._page = self._page, _Page()
-        return page
 
     def _cancel_all(self) -> None:
         chats, self._chats = self._chats, {}
