@@ -29,8 +29,7 @@ from qwenserve.runtime.logs import EventLog
 
 _log = EventLog("chat_session")
 
-# About the most that what goes in one message takes here, in bytes; the message is smaller. Clients take 4 MB unless
-# told otherwise.
+# The memory of what goes in one message, at most; the message is smaller. Clients take 4 MB unless told otherwise.
 _MESSAGE_BYTES = 1 << 20
 # What a delta takes besides its text.
 _DELTA_MEMORY = 100
@@ -107,8 +106,8 @@ class ChatSessionWriter:
             while self._full or self._page.memory:
                 if not self._full:
                     self._turn_page()
-                if self._error is not None:
-                    break
+                if not self._full:
+                    break  # it was more than may be left unread, and is dropped
                 page = self._full.popleft()
                 await context.write(page.message())
                 self._unread.written(page.memory)

@@ -49,9 +49,8 @@ class Reply(web.StreamResponse):
 
     def _lines(self, request: web.BaseRequest, framing: str) -> bytes:
         version = request.version
-        fields = "\r\n".join(map(": ".join, self._fields.items()))
-        breaks = len(self._fields) - 1
-        if fields.count("\n") != breaks or fields.count("\r") != breaks:
+        fields = "\r\n".join([*map(": ".join, self._fields.items()), ""])
+        if fields.count("\n") != len(self._fields) or fields.count("\r") != len(self._fields):
             raise ValueError("a header holds a line break")
         if self._stays_open:
             connection = "Connection: keep-alive\r\n" if version == HttpVersion10 else ""
@@ -59,7 +58,7 @@ class Reply(web.StreamResponse):
             connection = "Connection: close\r\n" if version == HttpVersion11 else ""
         head = (
             f"HTTP/{version[0]}.{version[1]} {self.status} {self.reason}\r\n"
-            f"{fields}\r\n{framing}{connection}Date: {_date()}\r\nServer: qwenserve\r\n\r\n"
+            f"{fields}{framing}{connection}Date: {_date()}\r\nServer: qwenserve\r\n\r\n"
         )
         return head.encode("ascii")
 

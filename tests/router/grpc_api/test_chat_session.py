@@ -267,6 +267,19 @@ async def test_requests_that_cannot_be_read_end_the_session_with_an_error() -> N
     assert caught.value.reason == "INTERNAL"
 
 
+async def test_what_was_told_before_a_session_breaks_arrives_before_its_error() -> None:
+    async def broken() -> AsyncIterator[chat_pb2.ChatSessionRequest]:
+        yield chat_pb2.ChatSessionRequest(submits=[chat_pb2.ChatSubmit(handle=0)])
+        raise RuntimeError("broken")
+
+    responses = Responses(ChatSessionWriter(Core(), Call("session"), LIMITS), broken())  # type: ignore[arg-type]
+    message = await asyncio.wait_for(responses.__anext__(), 5)
+
+    assert [reason(item) for item in message.events] == ["INVALID_REQUEST"]
+    with pytest.raises(ServiceError):
+        await asyncio.wait_for(responses.__anext__(), 5)
+
+
 async def test_the_end_of_a_session_cancels_what_runs_before_it_waits_for_what_begins() -> None:
     core = Core()
     client = Client(core)
