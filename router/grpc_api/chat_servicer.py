@@ -138,8 +138,15 @@ class EventQueue:
     def events(self, events: Sequence[chat_pb2.ChatEvent]) -> None:
         """Takes new events."""
         self._join_texts()
+        if not self._events:
+            self._wake.set()
         self._events += events
-        self._added(sum(_EVENT_BYTES + event.ByteSize() for event in events))
+        size = 0
+        for event in events:
+            size += _EVENT_BYTES + event.ByteSize()
+        error = self._unread.add(size)
+        if error is not None:
+            self._give_up(error)
 
     def text_writer(self, choice_index: int, reasoning: bool) -> Callable[[str], None]:
         """Returns what takes deltas of plain text."""
@@ -149,8 +156,12 @@ class EventQueue:
             if kind != self._kind:
                 self._join_texts()
                 self._kind = kind
+            if not self._texts:
+                self._wake.set()
             self._texts.append(text)
-            self._added(_TEXT_BYTES + len(text))
+            error = self._unread.add(_TEXT_BYTES + len(text))
+            if error is not None:
+                self._give_up(error)
 
         return take
 
@@ -177,13 +188,19 @@ class EventQueue:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._join_texts()
-            batch, self._events = self._events, []
             size = self._unread.waiting
-            for event in batch:
-                if event.HasField("start"):
-                    _tell_trailers(context, event.start)
-                await context.write(event)
+            batch: Sequence[chat_pb2.ChatEvent] = ()
+            if self._events:
+                self._join_texts()
+                batch, self._events = self._events, []
+                for event in batch:
+                    if event.HasField("start"):
+                        _tell_trailers(context, event.start)
+                    await context.write(event)
+            elif self._texts:  # as most have: neither start nor end is among them
+                text = "".join(self._texts)
+                self._texts.clear()
+                await context.write(text_event(self._kind[0], text, self._kind[1]))
             self._unread.written(size)
             if self._error is not None:
                 raise self._error
@@ -196,10 +213,8 @@ class EventQueue:
             self._events.append(text_event(self._kind[0], "".join(self._texts), self._kind[1]))
             self._texts.clear()
 
-    def _added(self, size: int) -> None:
-        self._wake.set()
-        error = self._unread.add(size)
-        if error is not None and self._answer is not None and not self._answer.ended:
+    def _give_up(self, error: ServiceError) -> None:
+        if self._answer is not None and not self._answer.ended:
             self._answer.fail(error)
             self._unread.end(error)
 
