@@ -109,9 +109,10 @@ def _source(address: str, arguments: argparse.Namespace) -> Source:
 
 
 async def _ask(source: Source) -> Look | None:
-    # A connection of its own each time: the kernel gives it to any of the processes that share the port.
+    # A connection of its own each time: the kernel gives it to any of the processes that share the port. It is closed
+    # with its session, which waits for that; one that is closed behind the reply could outlive the event loop.
     context = source.tls.context() if source.tls is not None else True
-    connector = aiohttp.TCPConnector(force_close=True, ssl=context)
+    connector = aiohttp.TCPConnector(ssl=context)
     limit = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
         async with (
