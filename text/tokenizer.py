@@ -73,7 +73,7 @@ class Tokenizer:
         self.added_ids: Mapping[str, int] = MappingProxyType({token.content: i for i, token in added.items()})
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         # Cutting leaves empty texts between added tokens that follow each other.
-        self._added_segments = {"": id_array(()), **{token.content: id_array((i,)) for i, token in added.items()}}
+        self._added_segments = {"": _NO_IDS, **{token.content: id_array((i,)) for i, token in added.items()}}
         self.added_text: Mapping[int, str] = MappingProxyType({i: token.content for i, token in added.items()})
         # Not the library's count alone: ids may have holes, as in vocabularies rebuilt without their padding.
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))

@@ -198,9 +198,7 @@ class EventQueue:
                         _tell_trailers(context, event.start)
                     await context.write(event)
             elif self._texts:  # as most have: neither start nor end is among them
-                text = "".join(self._texts)
-                self._texts.clear()
-                await context.write(text_event(self._kind[0], text, self._kind[1]))
+                await context.write(self._joined())
             self._unread.written(size)
             if self._error is not None:
                 raise self._error
@@ -210,8 +208,13 @@ class EventQueue:
 
     def _join_texts(self) -> None:
         if self._texts:
-            self._events.append(text_event(self._kind[0], "".join(self._texts), self._kind[1]))
-            self._texts.clear()
+            self._events.append(self._joined())
+
+    def _joined(self) -> chat_pb2.ChatEvent:
+        """Takes the texts that wait, as one event."""
+        text = "".join(self._texts)
+        self._texts.clear()
+        return text_event(self._kind[0], text, self._kind[1])
 
     def _give_up(self, error: ServiceError) -> None:
         if self._answer is not None and not self._answer.ended:
