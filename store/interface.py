@@ -18,6 +18,9 @@ class StoreRefused(Exception):
     """The store answered that it will not do this one thing: it is full, read-only, or holds something else there."""
 
 
+# Seconds that are never over.
+NO_LIMIT = float("inf")
+
 # A window is counted in so many parts. What was taken in a part is free again when all of that part is older than the
 # window, so no span of the window's length ever holds more than its limit, and waiting takes one part longer at most.
 WINDOW_PARTS = 60
@@ -81,7 +84,7 @@ class Backend(Protocol):
     async def ping(self) -> None:
         """Returns if the store answers."""
 
-    def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> Awaitable[bytes | None]:
+    def get(self, key: str, max_bytes: int, limit_s: float = NO_LIMIT) -> Awaitable[bytes | None]:
         """Gives the value; None or nothing (no value of ours is empty) where there is none. Of a longer value only
         `max_bytes` + 1 bytes are read: the length shows.
         """
@@ -89,7 +92,7 @@ class Backend(Protocol):
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
         """Keeps several values, as `put` does each. Where one is refused others may have been kept."""
 
     async def delete(self, key: str) -> None:

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, Taken, Window
+from qwenserve.store.interface import NO_LIMIT, WINDOW_PARTS, Entry, Places, Taken, Window
 
 # Bytes that a dictionary entry takes besides its key and its value.
 _ENTRY_BYTES = 200
@@ -82,7 +82,7 @@ class MemoryBackend:
     async def ping(self) -> None:
         """Is always there."""
 
-    async def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> bytes | None:
+    async def get(self, key: str, max_bytes: int, limit_s: float = NO_LIMIT) -> bytes | None:
         """See Backend."""
         kept = self._values.get(key)
         if kept is None:
@@ -103,7 +103,7 @@ class MemoryBackend:
         self.bytes_used += size
         self._make_room()
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
         """See Backend."""
         for key, value in values:
             await self.put(key, value, ttl_s)

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
-from qwenserve.store.interface import WINDOW_PARTS, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
+from qwenserve.store.interface import (
+    NO_LIMIT,
+    WINDOW_PARTS,
+    Entry,
+    Places,
+    StoreRefused,
+    StoreUnreachable,
+    Taken,
+    Window,
+)
 from qwenserve.store.redis_line import RedisLine
 from qwenserve.store.redis_url import Place
 from qwenserve.store.resp import command
@@ -212,6 +221,7 @@ class RedisBackend:
         missing.
         """
         self._prefix = prefix
+        self._values = f"{prefix}:v:"
         self._place = place
         self._password_file = password_file
         self._tls = tls or TlsFiles()
@@ -231,33 +241,33 @@ class RedisBackend:
         # node would, and this asks for what every call asks for.
         await self.get("ping", 0)
 
-    def get(self, key: str, max_bytes: int, limit_s: float | None = None) -> Awaitable[bytes | None]:
+    def get(self, key: str, max_bytes: int, limit_s: float = NO_LIMIT) -> Awaitable[bytes | None]:
         """See Backend. The range of a missing key is empty."""
         if self._cluster:
-            work = self._call(self._client.getrange(self._key("v", key), 0, max_bytes))
-            return work if limit_s is None else within(limit_s, work, again=HELD_UP_AGAIN)
-        asked = command("GETRANGE", self._key("v", key), 0, max_bytes)
+            work = self._call(self._client.getrange(self._values + key, 0, max_bytes))
+            return work if limit_s == NO_LIMIT else within(limit_s, work, again=HELD_UP_AGAIN)
+        asked = command("GETRANGE", self._values + key, 0, max_bytes)
         return self._line.ask(asked, limit_s)  # type: ignore[return-value]  # a range is bytes
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """See Backend."""
         await self.put_all([(key, value)], ttl_s)
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float | None = None) -> None:
+    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
         """See Backend."""
         ttl = _ms(ttl_s)
         if self._cluster:
             puts = asyncio.gather(
-                *[self._call(self._client.set(self._key("v", key), value, px=ttl)) for key, value in values]
+                *[self._call(self._client.set(self._values + key, value, px=ttl)) for key, value in values]
             )
-            await (puts if limit_s is None else within(limit_s, puts, again=HELD_UP_AGAIN))
+            await (puts if limit_s == NO_LIMIT else within(limit_s, puts, again=HELD_UP_AGAIN))
         elif values:
-            commands = [command("PSETEX", self._key("v", key), ttl, value) for key, value in values]
-            await self._line.ask(b"".join(commands), limit_s, commands=len(values))
+            commands = [command("PSETEX", self._values + key, ttl, value) for key, value in values]
+            await self._line.ask(b"".join(commands), limit_s, len(values))
 
     async def delete(self, key: str) -> None:
         """See Backend."""
-        await self._call(self._client.delete(self._key("v", key)))
+        await self._call(self._client.delete(self._values + key))
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
         """See Backend."""

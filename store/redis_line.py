@@ -9,12 +9,12 @@ commands need: through the client's own connections a command costs its caller t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from qwenserve.runtime.deadlines import HELD_UP_AGAIN, HELD_UP_S, within
 from qwenserve.runtime.lifecycle import TaskOwner
-from qwenserve.store.interface import StoreRefused, StoreUnreachable
+from qwenserve.store.interface import NO_LIMIT, StoreRefused, StoreUnreachable
 from qwenserve.store.resp import BadReply, Replies, Reply, ReplyError
 
 # Connects a protocol, and returns what has to be said first: name and password, the number of the database. Raises
@@ -38,20 +38,22 @@ _UNREACHABLE = (*_LOGIN, "NOPERM", "LOADING", "ERR max number of clients")
 class _Asked:
     """Commands of one caller: sent together, answered by one future."""
 
-    __slots__ = ("again", "answer", "count", "due", "error", "left", "limit_s", "message", "sent_before")
+    __slots__ = ("again", "answer", "began", "count", "limit_s", "message", "sent_before")
 
-    def __init__(
-        self, message: bytes, count: int, limit_s: float | None, now: float, answer: asyncio.Future[Reply]
-    ) -> None:
-        self.message = message
-        self.count = self.left = count
-        self.limit_s = limit_s
-        self.due = float("inf") if limit_s is None else now + limit_s
-        self.again = HELD_UP_AGAIN
+    def __init__(self, answer: asyncio.Future[Reply], message: bytes, count: int, limit_s: float, began: float) -> None:
         self.answer = answer
-        self.error: Exception | None = None
+        self.message = message
+        self.count = count
+        self.limit_s = limit_s
+        # On the event loop's clock. Its time begins again where it was held up: how often that may be.
+        self.began = began
+        self.again = HELD_UP_AGAIN
         # On a connection that was lost.
         self.sent_before = False
+
+
+# One place for each reply that is to come: a caller stands at its last one, with None before it for its others.
+_Places: TypeAlias = list["_Asked | None"]
 
 
 class _Wire(asyncio.Protocol):
@@ -102,26 +104,31 @@ class RedisLine:
         self._ready = False
         self._connecting: asyncio.Task[None] | None = None
         self._tasks = TaskOwner()
-        self._waiting: list[_Asked] = []
-        self._sent: deque[_Asked] = deque()
+        self._waiting: _Places = []
+        self._sent: _Places = []
+        # Of the commands whose caller's last one is not answered yet.
+        self._error: Exception | None = None
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
 
-    def ask(self, message: bytes, limit_s: float | None, *, commands: int = 1) -> asyncio.Future[Reply]:
+    def ask(self, message: bytes, limit_s: float = NO_LIMIT, commands: int = 1) -> asyncio.Future[Reply]:
         """Returns the answer to come: that to the last of the commands in `message`, or the first error among them.
 
         It is StoreRefused or StoreUnreachable, or asyncio.TimeoutError after `limit_s`. Raises StoreUnreachable where
         too many wait already.
         """
-        if len(self._waiting) >= _MOST_WAITING:
+        waiting = self._waiting
+        if len(waiting) >= _MOST_WAITING:
             raise StoreUnreachable("too many commands wait for the store")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Reply] = loop.create_future()
-        self._waiting.append(_Asked(message, commands, limit_s, loop.time(), answer))
-        if not self._sent and self._soon is None:
+        if commands > 1:
+            waiting += [None] * (commands - 1)
+        waiting.append(_Asked(answer, message, commands, limit_s, loop.time()))
+        if self._soon is None and not self._sent:
             self._soon = loop.call_soon(self._send)
-        if limit_s is not None and self._timer is None:
+        if self._timer is None and limit_s != NO_LIMIT:
             self._set_timer(loop, limit_s)
         return answer
 
@@ -132,36 +139,37 @@ class RedisLine:
             if handle is not None:
                 handle.cancel()
         for asked in (*self._sent, *self._waiting):
-            asked.answer.cancel()
+            if asked is not None:
+                asked.answer.cancel()
         self._sent.clear()
         self._waiting.clear()
         self._hang_up()
 
     def answered(self, wire: _Wire, replies: Sequence[Reply]) -> None:
         """Takes replies, in the order in which their commands were sent."""
-        sent = self._sent
-        leave = False
-        for reply in replies:
-            if not sent:
-                self.lost(wire, StoreUnreachable("the store answers what was not asked"), final=True)
-                return
-            asked = sent[0]
-            if reply.__class__ is ReplyError:
-                leave = leave or str(reply).startswith(self._leave_on)
-                asked.error = asked.error or _error_of(str(reply))
-            asked.left -= 1
-            if asked.left:
+        answered, self._sent = self._sent[: len(replies)], self._sent[len(replies) :]
+        refused = leave = False
+        if ReplyError in map(type, replies):
+            refused = True
+            leave = any(isinstance(reply, ReplyError) and str(reply).startswith(self._leave_on) for reply in replies)
+        for asked, reply in zip(answered, replies, strict=False):
+            if refused and isinstance(reply, ReplyError):
+                self._error = self._error or _error_of(str(reply))
+            if asked is None:
                 continue
-            sent.popleft()
-            if asked.answer.done():  # its caller has given up
-                continue
-            if asked.error is None:
-                asked.answer.set_result(reply)
-            else:
-                asked.answer.set_exception(asked.error)
-        if leave:
+            error, self._error = self._error, None
+            try:
+                if error is None:
+                    asked.answer.set_result(reply)
+                else:
+                    asked.answer.set_exception(error)
+            except asyncio.InvalidStateError:
+                pass  # its caller has given up
+        if len(replies) > len(answered):
+            self.lost(wire, StoreUnreachable("the store answers what was not asked"), final=True)
+        elif leave:
             self.lost(wire, StoreUnreachable("the store wants another login, or is another one now"))
-        elif not sent and self._waiting and self._soon is None:
+        elif self._waiting and not self._sent and self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._send)
 
     def lost(self, wire: _Wire, error: StoreUnreachable, *, final: bool = False) -> None:
@@ -171,17 +179,15 @@ class RedisLine:
         if wire is not self._wire:
             return
         self._hang_up()
-        sent, self._sent = self._sent, deque()
+        sent, self._sent, self._error = self._sent, [], None
         anew: list[_Asked] = []
-        for asked in sent:
-            if asked.answer.done():
-                continue
+        for asked in _unanswered(sent):
             if final or asked.sent_before:
                 asked.answer.set_exception(error)
             else:
-                asked.sent_before, asked.left, asked.error = True, asked.count, None
+                asked.sent_before = True
                 anew.append(asked)
-        self._waiting[:0] = anew
+        self._waiting[:0] = _places(anew)
         if self._waiting and self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._send)
 
@@ -198,21 +204,13 @@ class RedisLine:
             if self._connecting is None:
                 self._connecting = self._tasks.start(self._connected(), name="store connection")
             return
-        size = 0
-        for count, asked in enumerate(self._waiting):
-            size += len(asked.message)
-            if size > _MESSAGE_BYTES and count:
-                break
-        else:
-            count = len(self._waiting)
-        # Whoever asked may have given up meanwhile.
-        going = [asked for asked in self._waiting[:count] if not asked.answer.done()]
-        del self._waiting[:count]
-        if going:
-            self._sent.extend(going)
-            self._wire.transport.write(b"".join([asked.message for asked in going]))
-        elif self._waiting:
-            self._send()
+        going, self._waiting = self._waiting, []
+        message = b"".join([asked.message for asked in going if asked is not None])
+        if len(message) > _MESSAGE_BYTES:
+            going, self._waiting = _cut(_unanswered(going))
+            message = b"".join([asked.message for asked in going if asked is not None])
+        self._sent = going
+        self._wire.transport.write(message)
 
     async def _connected(self) -> None:
         """Makes a connection, for whoever waits; fails them where there is none to be had."""
@@ -222,13 +220,12 @@ class RedisLine:
         except (StoreRefused, StoreUnreachable, OSError, asyncio.TimeoutError) as error:
             reason = _unreachable(error)
             self._connecting = None
-            self._sent.clear()
+            self._sent, self._error = [], None
             if wire is self._wire:
                 self._hang_up()
             waiting, self._waiting = self._waiting, []
-            for asked in waiting:
-                if not asked.answer.done():
-                    asked.answer.set_exception(reason)
+            for asked in _unanswered(waiting):
+                asked.answer.set_exception(reason)
         except asyncio.CancelledError:
             wire.close()
             raise
@@ -246,9 +243,9 @@ class RedisLine:
         if not greeting:
             return
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        asked = _Asked(b"".join(greeting), len(greeting), None, 0.0, answer)
+        asked = _Asked(answer, b"".join(greeting), len(greeting), NO_LIMIT, 0.0)
         asked.sent_before = True  # a login that was cut off is not to be repeated among the commands
-        self._sent.append(asked)
+        self._sent = _places([asked])
         transport.write(asked.message)
         try:
             await answer
@@ -266,26 +263,48 @@ class RedisLine:
         now = loop.time()
         held_up = now - self._timer_due > HELD_UP_S
         self._timer = None
-        earliest = float("inf")
-        unanswered = False
+        earliest = NO_LIMIT
+        late = False
         for queue in (self._sent, self._waiting):
-            for asked in queue:
-                if asked.answer.done():
-                    continue
-                if asked.due <= now and held_up and asked.again and asked.limit_s is not None:
+            for asked in _unanswered(queue):
+                if held_up and asked.again and asked.began + asked.limit_s <= now:
                     # Its answer may have come long since, and only waits to be read.
                     asked.again -= 1
-                    asked.due = now + asked.limit_s
-                if asked.due > now:
-                    earliest = min(earliest, asked.due)
+                    asked.began = now
+                due = asked.began + asked.limit_s
+                if due > now:
+                    earliest = min(earliest, due)
                     continue
                 asked.answer.set_exception(asyncio.TimeoutError())
-                unanswered = unanswered or queue is self._sent
-        if unanswered and self._wire is not None and self._ready:
+                late = late or queue is self._sent
+        if late and self._wire is not None and self._ready:
             self.lost(self._wire, StoreUnreachable("a command before it was not answered"), final=True)
-        self._waiting = [asked for asked in self._waiting if not asked.answer.done()]
-        if earliest < float("inf"):
+        self._waiting = _places(_unanswered(self._waiting))
+        if earliest != NO_LIMIT:
             self._set_timer(loop, earliest - now)
+
+
+def _unanswered(places: _Places) -> list[_Asked]:
+    """Returns the callers that still want an answer."""
+    return [asked for asked in places if asked is not None and not asked.answer.done()]
+
+
+def _places(callers: Sequence[_Asked]) -> _Places:
+    places: _Places = []
+    for asked in callers:
+        places += [None] * (asked.count - 1)
+        places.append(asked)
+    return places
+
+
+def _cut(callers: Sequence[_Asked]) -> tuple[_Places, _Places]:
+    """Returns what goes into the next message, one caller's commands at least, and the rest."""
+    size = 0
+    for count, asked in enumerate(callers):
+        size += len(asked.message)
+        if size > _MESSAGE_BYTES and count:
+            return _places(callers[:count]), _places(callers[count:])
+    return _places(callers), []
 
 
 def _error_of(line: str) -> Exception:

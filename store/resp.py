@@ -12,7 +12,9 @@ _AROUND = 64 * 1024
 
 ReplyError: TypeAlias = hiredis.ReplyError
 Reply: TypeAlias = bytes | int | ReplyError | None
-_KINDS = (bytes, int, ReplyError, type(None))
+_KINDS = frozenset({bytes, int, ReplyError, type(None)})
+# What the reader gives where no more replies are complete: not equal to any reply.
+_NO_MORE = object()
 
 
 class BadReply(Exception):
@@ -31,24 +33,21 @@ class Replies:
     __slots__ = ("_most", "_reader", "_unread")
 
     def __init__(self, longest: int) -> None:
-        self._reader = hiredis.Reader()
+        self._reader = hiredis.Reader(notEnoughData=_NO_MORE)
         self._most = longest + _AROUND
         # Bytes that may belong to a reply which is not complete.
         self._unread = 0
 
     def feed(self, data: bytes) -> Sequence[Reply]:
         """Returns the replies that are complete now, in their order. Raises BadReply."""
-        replies: list[Reply] = []
-        gets = self._reader.gets
         try:
             self._reader.feed(data)
-            while (reply := gets()) is not False:
-                # Lists and what later versions of the protocol have are no answers to these commands.
-                if reply.__class__ not in _KINDS:
-                    raise BadReply("a kind of reply that was not asked for")
-                replies.append(reply)
+            replies: list[Reply] = list(iter(self._reader.gets, _NO_MORE))
         except hiredis.ProtocolError as error:
             raise BadReply(str(error)) from None
+        # Lists and what later versions of the protocol have are no answers to these commands.
+        if not _KINDS.issuperset(map(type, replies)):
+            raise BadReply("a kind of reply that was not asked for")
         self._unread = len(data) if replies else self._unread + len(data)
         if self._unread > self._most:
             raise BadReply("more bytes than were asked for")

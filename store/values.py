@@ -132,9 +132,7 @@ def _bound_to(place: str, head: bytes) -> bytes:
 
 
 def _digest(place: str, head: bytes, body: bytes) -> bytes:
-    digest = hashlib.blake2b(head + place.encode(), digest_size=_CHECK_BYTES)
-    digest.update(body)
-    return digest.digest()
+    return hashlib.blake2b(b"%b%b%b" % (head, place.encode(), body), digest_size=_CHECK_BYTES).digest()
 
 
 def _expanded(body: bytes, length: int) -> bytes:

@@ -136,7 +136,7 @@ def sampling_from(params: sampling_pb2.SamplingParams, prompt_tokens: int, limit
         top_p=params.top_p,
         top_k=params.top_k,
         min_p=params.min_p,
-        seed=params.seed if params.HasField("seed") else secrets.randbits(63),
+        seed=params.seed if params.HasField("seed") or params.temperature == 0 else secrets.randbits(63),
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
         repetition_penalty=params.repetition_penalty,

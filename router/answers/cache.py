@@ -81,6 +81,8 @@ class AnswerCache:
             "misses kept, too_long, not_kept.",
             ["result"],
         )
+        # Most requests count this one: without the look-up by labels.
+        self.misses = self.results.labels("miss")
         self.reused = Counters(
             "qwenserve_answer_cache_tokens", "Prompt and answer tokens that no engine computed.", ["kind"]
         )
@@ -100,21 +102,20 @@ class AnswerCache:
                 return Similar(match, recording)
         return None
 
-    def source(self, wanted: Wanted, kept: Recording | None, *, result: str = "hit") -> Source:
-        """Returns where a choice comes from. `result` is what a kept answer counts as."""
-        return Source(self, wanted, kept, result)
-
     def running(self, wanted: Wanted) -> Flight | Source | None:
         """Returns the generation under way that would be joined."""
         found = self.generations.get(wanted.key)
-        return found if found is not None and wanted.use.read and not wanted.alone and found.joinable else None
+        if found is None:
+            return None
+        return found if wanted.use.read and not wanted.alone and found.joinable else None
 
     def keep(self, wanted: Wanted, recording: Recording) -> None:
         """Writes an answer into the store, in the background and together with others."""
-        if len(self._unwritten) >= _MAX_WRITES:
+        unwritten = self._unwritten
+        if len(unwritten) >= _MAX_WRITES:
             self.results.labels("not_kept").inc()
             return
-        self._unwritten.append((wanted, recording))
+        unwritten.append((wanted, recording))
         if not self._writing:
             self._writing = True
             self._tasks.start(self._write(), name="keep answers")
@@ -146,36 +147,42 @@ class AnswerCache:
                 # A message costs far more than what is in it, and nobody waits.
                 await asyncio.sleep(_COMPANY_S)
                 taken, self._unwritten = self._unwritten, []
-                for written in self._messages(taken):
-                    await self._put(written)
+                for values, asked in self._messages(taken):
+                    await self._put(values, asked)
         finally:
             self._writing = False
 
-    async def _put(self, written: Sequence[tuple[Wanted, bytes]]) -> None:
-        values = [(wanted.key, payload) for wanted, payload in written]
+    async def _put(self, values: Sequence[tuple[str, bytes]], asked: Sequence[Wanted]) -> None:
+        """Writes answers; those that were `asked` by a question may answer similar ones from now on."""
         kept = await self._store.put_all(values, ttl_s=self._config.max_age_s)
-        self.results.labels("kept" if kept else "not_kept").inc(len(written))
+        self.results.labels("kept" if kept else "not_kept").inc(len(values))
         if kept and self.similar is not None:
-            for wanted, _ in written:
+            for wanted in asked:
                 if wanted.question is not None:
                     await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
 
-    def _messages(self, answers: Sequence[tuple[Wanted, Recording]]) -> Iterator[Sequence[tuple[Wanted, bytes]]]:
-        """Yields what goes together; leaves out what is too long."""
-        message: list[tuple[Wanted, bytes]] = []
+    def _messages(
+        self, answers: Sequence[tuple[Wanted, Recording]]
+    ) -> Iterator[tuple[Sequence[tuple[str, bytes]], Sequence[Wanted]]]:
+        """Yields what goes together: keys and values, and who has a question. Leaves out what is too long."""
+        longest = self._config.max_answer_bytes
+        values: list[tuple[str, bytes]] = []
+        asked: list[Wanted] = []
         size = 0
         for wanted, recording in answers:
             payload = encode(recording)
-            if len(payload) > self._config.max_answer_bytes:
+            if len(payload) > longest:
                 self.results.labels("too_long").inc()
                 continue
-            if message and size + len(payload) > _MESSAGE_BYTES:
-                yield message
-                message, size = [], 0
-            message.append((wanted, payload))
             size += len(payload)
-        if message:
-            yield message
+            if size > _MESSAGE_BYTES and values:
+                yield values, asked
+                values, asked, size = [], [], len(payload)
+            values.append((wanted.key, payload))
+            if wanted.question is not None:
+                asked.append(wanted)
+        if values:
+            yield values, asked
 
     def count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
         """Counts what was not computed."""
@@ -204,7 +211,8 @@ class Source:
 
     __slots__ = ("_begun", "_cache", "_choose", "_leads", "_logprobs", "_owner", "_result", "_wanted", "kept")
 
-    def __init__(self, cache: AnswerCache, wanted: Wanted, kept: Recording | None, result: str) -> None:
+    def __init__(self, cache: AnswerCache, wanted: Wanted, kept: Recording | None, result: str = "hit") -> None:
+        """`result` is what a kept answer counts as."""
         self.kept = kept
         self._cache = cache
         self._wanted = wanted
@@ -237,7 +245,7 @@ class Source:
             return running if isinstance(running, Flight) else running.shared()
         session = self._choose(prompt, tried)
         self._begun = self._leads = True
-        cache.results.labels("miss").inc()
+        cache.misses.inc()
         if not wanted.alone:
             cache.generations[wanted.key] = self
         return session

@@ -119,12 +119,14 @@ def recorded(
     """Returns what of an ended generation can be kept, None where it would not come out the same again. `stopped`: by
     somebody who had all that was wanted.
     """
+    ids = generation.ids
     # An engine reports an abort also where something other than a reader caused it.
-    complete = finish.reason != _ABORTED or stopped
-    # Continued on a second worker, a sampled answer cannot be repeated: it drew from two seeds.
-    repeatable = sampling.temperature == 0 or not generation.continued
-    # What was appended behind a thought has none.
-    told = not sampling.HasField("top_logprobs") or len(logprobs) == len(generation.ids)
-    if not (complete and repeatable and told and generation.ids):
+    if not ids or (not stopped and finish.reason == _ABORTED):
         return None
-    return Recording(generation.ids, logprobs, finish, time.time(), thinking_cut)
+    # Continued on a second worker, a sampled answer cannot be repeated: it drew from two seeds.
+    if generation.continued and sampling.temperature != 0:
+        return None
+    # What was appended behind a thought has none.
+    if len(logprobs) != len(ids) and sampling.HasField("top_logprobs"):
+        return None
+    return Recording(ids, logprobs, finish, time.time(), thinking_cut)

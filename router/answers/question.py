@@ -34,9 +34,7 @@ class Match(NamedTuple):
 def question(
     conversation: message_pb2.Conversation,
     *,
-    fingerprint: str,
-    tenant: str,
-    identity: bytes,
+    scope: bytes,
     sampling: sampling_pb2.SamplingParams,
     max_tokens_given: bool,
     any_turn: bool,
@@ -44,7 +42,8 @@ def question(
 ) -> Question | None:
     """Returns what to look for; None for a prompt that is not to be answered by another one's answer.
 
-    `sampling` is complete. Without a limit of the request's own, its `max_tokens` only says what the window leaves.
+    `scope` is the answer's (`policy.answer_scope`), `sampling` is complete. Without a limit of the request's own, its
+    `max_tokens` only says what the window leaves.
     """
     messages = conversation.messages
     if not messages or messages[-1].role != _USER or not 0 < len(messages[-1].content) <= MAX_TEXT:
@@ -66,9 +65,7 @@ def question(
         how.ClearField("max_tokens")
     told = framed(
         (
-            fingerprint.encode(),
-            tenant.encode(),
-            identity,
+            scope,
             how.SerializeToString(deterministic=True),
             frame.SerializeToString(deterministic=True),
             space.encode(),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from qwenserve.chat.v1 import chat_pb2
+from qwenserve.router.answers.cache import Source
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import Choice, ChoicePlan
 from qwenserve.router.chat.interface import EventSink
@@ -99,8 +100,11 @@ class Answer:
         cache_salt: str,
         timeout_s: float,
         knows_bias: bool = True,
+        sources: Sequence[Source] = (),
     ) -> None:
-        """Submits every choice. Raises Unavailable or DeadlineExceeded, with nothing left running."""
+        """Submits every choice. `sources`, where kept answers are in use, say where the choices' legs come from. Raises
+        Unavailable or DeadlineExceeded, with nothing left running.
+        """
         now = time.monotonic()
         limit = now + timeout_s
         deadline = limit if self.call.deadline is None else min(limit, self.call.deadline)
@@ -115,13 +119,21 @@ class Answer:
             priority,
             cache_salt,
             # What others may join must not end with the request that began it; this answer's own end has a timer.
-            deadline if plans[0].source is None else limit,
+            limit if sources else deadline,
             knows_bias,
             call.traceparent,
             call.trace,
         )
         for index, plan in enumerate(plans):
-            choice = Choice(self, index, plan, placement, self._tokenizer, want_token_ids=self._want_token_ids)
+            choice = Choice(
+                self,
+                index,
+                plan,
+                placement,
+                self._tokenizer,
+                want_token_ids=self._want_token_ids,
+                source=sources[index] if sources else None,
+            )
             self._choices.append(choice)
         self._open = len(plans)
         try:

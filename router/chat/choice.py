@@ -35,9 +35,8 @@ ChatEvent = chat_pb2.ChatEvent
 @frozen_value
 class ChoicePlan:
     """What one choice needs: its prompt, complete sampling, and a fresh pipeline. An engine gives no id after one of
-    `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `source`, where set, says where its
-    legs come from: kept answers are in use. `behind_thought` are ids that follow the end of a thought before its guide
-    begins.
+    `end_ids`. `lead` is sent before its text, with `prompt_scores` as they come. `behind_thought` are ids that follow
+    the end of a thought before its guide begins.
     """
 
     prompt_token_ids: Sequence[int]
@@ -49,22 +48,6 @@ class ChoicePlan:
     prompt_scores: PromptScores | None = None
     guide: LegGuide | None = None
     behind_thought: Sequence[int] = ()
-    source: Source | None = None
-
-    def coming_from(self, source: Source) -> ChoicePlan:
-        """Returns the plan with a source. `replace` would cost five times as much."""
-        return ChoicePlan(
-            self.prompt_token_ids,
-            self.sampling,
-            self.pipeline,
-            self.end_ids,
-            self.lead,
-            self.thinking,
-            self.prompt_scores,
-            self.guide,
-            self.behind_thought,
-            source,
-        )
 
 
 class Listener(Protocol):
@@ -97,6 +80,7 @@ class Choice:
         "_listener",
         "_request_id",
         "_scores_said",
+        "_source",
         "_text_ended",
         "_thinking_cut",
         "_tracked",
@@ -115,10 +99,12 @@ class Choice:
         tokenizer: Tokenizer,
         *,
         want_token_ids: bool,
+        source: Source | None = None,
     ) -> None:
+        """`source` says where its legs come from, where kept answers are in use."""
         self.plan = plan
         self.pipeline = plan.pipeline
-        source = plan.source
+        self._source = source
         if source is not None:
             source.open(self, placement.choose)
         # A kept answer is whole: what was appended to it, and where its guide began, is in its ids.
@@ -159,8 +145,8 @@ class Choice:
             self.plan.prompt_scores.on_more = None
         self._count_plain()
         self.generation.close()
-        if self.plan.source is not None:
-            self.plan.source.close()
+        if self._source is not None:
+            self._source.close()
 
     def follow(self, generation: Generation) -> None:
         """Goes on with another generation, which has the same ids so far."""
@@ -169,8 +155,8 @@ class Choice:
 
     def take(self, ids: Sequence[int], logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
         """Sends ids through the pipeline, and its events to the answer."""
-        if logprobs and self.plan.source is not None:
-            self.plan.source.note(logprobs)
+        if logprobs and self._source is not None:
+            self._source.note(logprobs)
         if self._text_ended:
             return
         listener, pipeline = self._listener, self.pipeline
@@ -224,8 +210,9 @@ class Choice:
 
     def ended(self, finish: worker_pb2.Finish) -> None:
         """Ends the text, where it has not ended by itself, and the choice."""
-        if self.plan.source is not None:
-            self.plan.source.ended(finish, thinking_cut=self._thinking_cut)
+        source, self._source = self._source, None
+        if source is not None:
+            source.ended(finish, thinking_cut=self._thinking_cut)
         events, self._kept = self._kept or [], None
         self._count_plain()
         if not self._text_ended:

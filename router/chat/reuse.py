@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.answers.cache import AnswerCache, Wanted
+from qwenserve.router.answers.cache import AnswerCache, Source, Wanted
 from qwenserve.router.answers.policy import (
     OFF,
     CacheUse,
     Request,
     SimilarUse,
     answer_key,
+    answer_scope,
     cache_use,
     framed,
     is_repeatable,
     request_identity,
 )
 from qwenserve.router.answers.question import Question, question
+from qwenserve.router.answers.record import Recording
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.chat.prepare import Prepared
@@ -29,11 +32,15 @@ from qwenserve.runtime.errors import NotCached
 from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.worker.v1 import worker_pb2
 
+_HIT, _JOINED, _MISS = chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED, chat_pb2.CACHE_STATUS_MISS
+
 
 class Reused(NamedTuple):
-    """The plans of an answer, where it comes from, and the earlier prompt whose answer it is, if another one."""
+    """Where an answer's choices come from, what that is to be called, and the earlier prompt whose answer it is, if
+    another one. No sources where kept answers do not count.
+    """
 
-    plans: Sequence[ChoicePlan]
+    sources: Sequence[Source]
     status: chat_pb2.CacheStatus
     similar: chat_pb2.SimilarPrompt | None = None
 
@@ -70,7 +77,7 @@ class Reuse:
             return self._usual
         return cache_use(request.cache, mode, self._config.max_age_s, similar)
 
-    async def plans(
+    async def sources(
         self,
         use: CacheUse,
         request: Request,
@@ -79,41 +86,41 @@ class Reuse:
         plans: Sequence[ChoicePlan],
         answer_id: str = "",
     ) -> Reused:
-        """Returns the plans with where their legs come from, and what is to be told of it.
+        """Returns where the choices come from, and what is to be told of it.
 
         Waits for the store once, no longer than it may take; where similar prompts count and none is equal, for the
         store twice more and for the embedder. Raises NotCached.
         """
         wanted = self._wanted(use, request, call, prepared, plans, answer_id)
-        answers, status = self._answers, chat_pb2.CACHE_STATUS_MISS
-        # Most answers have one choice, which needs no task of its own.
-        kept = [await answers.kept(wanted[0])] if len(wanted) == 1 else await answers.look_up(wanted)
-        running = missing = 0
-        for each, found in zip(wanted, kept, strict=True):
-            if found is None:
-                missing += 1
-                running += answers.running(each) is not None
-        if wanted and not missing:
-            status = chat_pb2.CACHE_STATUS_HIT
-        elif wanted and running == missing:
-            status = chat_pb2.CACHE_STATUS_JOINED
-        elif wanted and wanted[0].question is not None:
+        answers = self._answers
+        if len(wanted) == 1:
+            # As below. Most answers have one choice, which needs no task of its own and no lists.
+            [each] = wanted
+            found = await answers.kept(each)
+            sources = [Source(answers, each, found)]
+            status = _HIT if found is not None else _JOINED if answers.running(each) is not None else _MISS
+        else:
+            kept = await answers.look_up(wanted)
+            sources = [Source(answers, each, found) for each, found in zip(wanted, kept, strict=True)]
+            status = self._status(wanted, kept)
+        if status == _MISS and use.similar and wanted:
             like = await answers.look_for_similar(wanted[0])
             if like is not None:
-                source = answers.source(wanted[0], like.recording, result="similar")
                 return Reused(
-                    [plans[0].coming_from(source)],
+                    [Source(answers, wanted[0], like.recording, "similar")],
                     chat_pb2.CACHE_STATUS_SIMILAR,
                     chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
                 )
-        if use.only_if_cached and status != chat_pb2.CACHE_STATUS_HIT:
+        if use.only_if_cached and status != _HIT:
             raise NotCached("no answer is kept for this request; send it without only-if-cached", param="cache")
-        if not wanted:
-            return Reused(plans, status)
-        reused = []
-        for plan, each, found in zip(plans, wanted, kept, strict=True):
-            reused.append(plan.coming_from(answers.source(each, found)))
-        return Reused(reused, status)
+        return Reused(sources, status)
+
+    def _status(self, wanted: Sequence[Wanted], kept: Sequence[Recording | None]) -> chat_pb2.CacheStatus:
+        """Says what is there of what is wanted: all of it, all of it on its way, or not all."""
+        missing = [each for each, found in zip(wanted, kept, strict=True) if found is None]
+        if not missing:
+            return _HIT if wanted else _MISS
+        return _JOINED if all(map(self._answers.running, missing)) else _MISS
 
     def _wanted(
         self,
@@ -130,44 +137,33 @@ class Reuse:
             plans[0].sampling, seed_given=request.sampling.HasField("seed"), unsupported=prepared.unsupported
         ):
             return ()
-        # A cache salt that the caller chose must not give access to what was kept for another key.
-        tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
         identity, alone = request_identity(request), False
         thinking, guide = prepared.thinking, prepared.guide
         if thinking is not None or guide is not None:
             # A thought that is closed at its budget, and one that a guide begins behind, make legs of their own.
             alone = thinking is not None or (guide is not None and bool(guide.behind))
             identity = legs_identity(identity, prepared)
-        asked = self._question(use, request, plans, fingerprint, tenant, identity) if use.similar else None
+        # A cache salt that the caller chose must not give access to what was kept for another key.
+        tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
+        scope = answer_scope(fingerprint, tenant, identity)
+        asked = self._question(request, plans, scope) if use.similar else None
         wanted: list[Wanted] = []
         packed, prompt = b"", None
         for plan in plans:
             if plan.prompt_token_ids is not prompt:
                 prompt = plan.prompt_token_ids
                 packed = packed_ids(prompt)
-            key = answer_key(
-                fingerprint=fingerprint, tenant=tenant, identity=identity, sampling=plan.sampling, prompt=packed
-            )
+            key = answer_key(scope, plan.sampling, packed)
             wanted.append(Wanted(key, prompt, plan.sampling, use, alone, asked, answer_id))
         return wanted
 
-    def _question(
-        self,
-        use: CacheUse,
-        request: Request,
-        plans: Sequence[ChoicePlan],
-        fingerprint: str,
-        tenant: str,
-        identity: bytes,
-    ) -> Question | None:
+    def _question(self, request: Request, plans: Sequence[ChoicePlan], scope: bytes) -> Question | None:
         similar = self._answers.similar
         if similar is None or len(plans) != 1 or isinstance(request, chat_pb2.CompletionRequest):
             return None
         return question(
             request.conversation,
-            fingerprint=fingerprint,
-            tenant=tenant,
-            identity=identity,
+            scope=scope,
             sampling=plans[0].sampling,
             max_tokens_given=request.sampling.HasField("max_tokens"),
             any_turn=self._config.similar.turns == "any",
@@ -177,7 +173,8 @@ class Reuse:
 
 def legs_identity(identity: bytes, prepared: Prepared) -> bytes:
     """Returns a request's identity with what decides, besides its fields, how its answer is made of legs: the guide,
-    which may follow from something else, such as the schemas of tools, and what is appended where a thought ends.
+    which may follow from something else, such as the schemas of tools, and what is appended where a thought ends. It
+    has 32 bytes.
     """
     thinking, guide = prepared.thinking, prepared.guide
     parts = [identity]
@@ -192,7 +189,7 @@ def legs_identity(identity: bytes, prepared: Prepared) -> bytes:
         parts.append(array("q", (thinking.tokens,)).tobytes())
         parts.append(array("i", thinking.closing).tobytes())
         parts.append(array("i", sorted(thinking.ends)).tobytes())
-    return framed(parts)
+    return hashlib.sha256(framed(parts)).digest()
 
 
 def fleet_fingerprint(infos: Iterable[worker_pb2.WorkerInfo]) -> str:

@@ -172,10 +172,14 @@ def fit_window(
     return asked > room
 
 
-def seeds(asked: sampling_pb2.SamplingParams, count: int) -> list[int]:
-    """One seed per choice: derived from the request's, or fresh; 64 bits with a sign."""
+def seeds(asked: sampling_pb2.SamplingParams, count: int) -> Sequence[int | None]:
+    """One seed per choice: derived from the request's, or fresh; 64 bits with a sign. `asked` is complete. None where
+    nothing is drawn.
+    """
     if asked.HasField("seed"):
         return [choice_seed(asked.seed, index) for index in range(count)]
+    if asked.temperature == 0:
+        return [None] * count
     return list(map(random.getrandbits, repeat(63, count)))
 
 

@@ -15,7 +15,7 @@ from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.answers.cache import AnswerCache
+from qwenserve.router.answers.cache import AnswerCache, Source
 from qwenserve.router.answers.policy import CacheUse, Request
 from qwenserve.router.chat.answer import Answer, AnswerOutcome, refused
 from qwenserve.router.chat.call import Call
@@ -372,9 +372,10 @@ class ChatCore:
         if isinstance(request, chat_pb2.CompletionRequest) and request.echo:
             leads = await self._echoed(request, prepared)
         plans: Sequence[ChoicePlan] = self._fresh_plans(prepared, leads)
+        sources: Sequence[Source] = ()
         if not use.nothing:
             start = first.start
-            plans, start.cache, similar = await self._reuse.plans(use, request, call, prepared, plans, start.id)
+            sources, start.cache, similar = await self._reuse.sources(use, request, call, prepared, plans, start.id)
             if similar is not None:
                 start.similar.CopyFrom(similar)
         if self._workers.lost or self._cut_short:
@@ -393,7 +394,7 @@ class ChatCore:
             want_token_ids=return_ids,
             on_end=self._ended,
         )
-        return self._begin(answer, prepared, plans)
+        return self._begin(answer, prepared, plans, sources)
 
     def _scored(self, plan: ChoicePlan, top: int) -> ChoicePlan:
         return replace(plan, prompt_scores=PromptScores(plan.prompt_token_ids, top, self._tokenizer))
@@ -459,7 +460,7 @@ class ChatCore:
                 if left:
                     sampling = sampling_pb2.SamplingParams()
                     sampling.CopyFrom(prepared.sampling)
-                if "seed" not in prepared.unsupported:
+                if seed is not None and "seed" not in prepared.unsupported:
                     sampling.seed = seed
                 plans.append(
                     ChoicePlan(
@@ -475,7 +476,9 @@ class ChatCore:
                 )
         return plans
 
-    def _begin(self, answer: Answer, prepared: Prepared, plans: Sequence[ChoicePlan]) -> Answer:
+    def _begin(
+        self, answer: Answer, prepared: Prepared, plans: Sequence[ChoicePlan], sources: Sequence[Source]
+    ) -> Answer:
         self._running.add(answer)
         began = 0.0 if answer.call.trace is None else time.monotonic()
         try:
@@ -487,6 +490,7 @@ class ChatCore:
                 cache_salt=prepared.cache_salt,
                 timeout_s=self._config.request_timeout_s,
                 knows_bias="logit_bias" not in prepared.unsupported,
+                sources=sources,
             )
         except BaseException:
             self._release(answer)

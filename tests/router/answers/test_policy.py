@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from qwenserve.chat.v1 import chat_pb2, message_pb2
-from qwenserve.router.answers.policy import CacheUse, answer_key, cache_use, is_repeatable, request_identity
+from qwenserve.router.answers.policy import (
+    CacheUse,
+    answer_key,
+    answer_scope,
+    cache_use,
+    is_repeatable,
+    request_identity,
+)
 from qwenserve.runtime.errors import InvalidRequest
 from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.type.v1 import guide_pb2, sampling_pb2
@@ -59,7 +66,7 @@ def test_only_what_comes_out_the_same_is_kept(
     temperature: float, seed_given: bool, unsupported: tuple[str, ...], repeatable: bool
 ):
     """Greedy always; sampled only with a seed from the caller that the engine honours."""
-    # Every choice has a seed by then; a drawn one does not count.
+    # A choice may have one that was drawn, which does not count.
     sampling = sampling_pb2.SamplingParams(temperature=temperature, seed=5)
 
     assert is_repeatable(sampling, seed_given=seed_given, unsupported=unsupported) is repeatable
@@ -74,7 +81,8 @@ def key(**changes: Any) -> str:
         "prompt": [1, 2, 3],
     }
     asked = {**given, **changes}
-    return answer_key(**{**asked, "prompt": packed_ids(asked["prompt"])})
+    scope = answer_scope(asked["fingerprint"], asked["tenant"], asked["identity"])
+    return answer_key(scope, asked["sampling"], packed_ids(asked["prompt"]))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +93,7 @@ def key(**changes: Any) -> str:
         {"identity": b"j"},
         # What stands at the end of one part and at the beginning of the next.
         {"fingerprint": "ft", "tenant": ""},
+        {"tenant": "ti", "identity": b""},
         {"sampling": sampling_pb2.SamplingParams(temperature=1, seed=8, logit_bias={3: 1.0, 1: 2.0})},
         {"sampling": sampling_pb2.SamplingParams(temperature=1, seed=7, logit_bias={3: 1.0})},
         {"prompt": [1, 2]},
@@ -97,7 +106,7 @@ def test_whatever_decides_an_answer_is_in_its_key(changes: dict[str, Any]):
 
 
 def test_a_greedy_answer_has_no_seed():
-    """The seed that is drawn for every choice does not keep greedy answers apart."""
+    """A seed, of which nothing is drawn, does not keep greedy answers apart."""
     keys = {key(sampling=sampling_pb2.SamplingParams(temperature=0, seed=seed)) for seed in (1, 2)}
 
     assert len(keys) == 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenserve.chat.v1 import chat_pb2
-from qwenserve.router.answers.cache import AnswerCache, Wanted
+from qwenserve.router.answers.cache import AnswerCache, Source, Wanted
 from qwenserve.router.answers.policy import CacheUse
 from qwenserve.router.chat.answer import Answer, AnswerOutcome
 from qwenserve.router.chat.call import Call
@@ -77,12 +77,12 @@ class Router:
                 wanted.sampling,
                 AnswerPipeline(TOKENIZER, given_to, starts_in_reasoning=False),
                 ASSETS.eos_token_ids,
-                source=self.cache.source(wanted, None),
             )
             for _ in range(choices)
         ]
         choose = Workers(*self.sessions).choose
-        answer.begin(plans, choose, self.continuations, priority=0, cache_salt="", timeout_s=60.0)
+        sources = [Source(self.cache, wanted, None) for _ in plans]
+        answer.begin(plans, choose, self.continuations, priority=0, cache_salt="", timeout_s=60.0, sources=sources)
         return answer, sink
 
     def results(self) -> dict[str, float]:

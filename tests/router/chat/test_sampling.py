@@ -139,7 +139,13 @@ def test_all_bits_of_a_seed_count() -> None:
 
 
 def test_no_seed_means_fresh_ones() -> None:
-    assert seeds(SamplingParams(), 2) != seeds(SamplingParams(), 2)
+    drawing = SamplingParams(temperature=0.5)
+    assert seeds(drawing, 2) != seeds(drawing, 2)
+    assert len(set(seeds(drawing, 2))) == 2
+
+
+def test_greedy_choices_need_none() -> None:
+    assert seeds(SamplingParams(temperature=0.0), 2) == [None, None]
 
 
 def test_fields_an_engine_lacks_are_listed_only_where_set() -> None:
