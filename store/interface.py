@@ -73,6 +73,22 @@ class Entry(NamedTuple):
     value: bytes
 
 
+class News(NamedTuple):
+    """A value for a log, which keeps about its last `keep` until nothing was added for `ttl_s`."""
+
+    log: str
+    value: bytes
+    keep: int
+    ttl_s: float
+
+
+class Page(NamedTuple):
+    """Some of the keys there are, and where the following ones are read; 0: there are no more."""
+
+    keys: Sequence[str]
+    following: int
+
+
 class Backend(Protocol):
     """One store. Every method may raise StoreUnreachable or StoreRefused, and none limits its own time but those that
     are called for every request: they raise asyncio.TimeoutError after `limit_s`, which costs less there than above.
@@ -92,11 +108,20 @@ class Backend(Protocol):
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keeps a value for at most `ttl_s` seconds; it may go earlier, where room is short."""
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
-        """Keeps several values, as `put` does each. Where one is refused others may have been kept."""
+    async def put_all(
+        self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT, news: News | None = None
+    ) -> None:
+        """Keeps several values, as `put` does each, and behind them adds `news` to its log. Where one is refused others
+        may have been kept.
+        """
 
     async def delete(self, key: str) -> None:
         """Forgets a value."""
+
+    async def keys(self, begin: str, place: int) -> Page:
+        """Returns keys of values that begin so, from a place on; 0 is the first. Pages together have each key that was
+        there all the time, some maybe twice.
+        """
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
         """Adds a value to a log, which keeps about its last `keep` values until nothing was added for `ttl_s`."""

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from qwenserve.store.interface import NO_LIMIT, WINDOW_PARTS, Entry, Places, Taken, Window
+from qwenserve.store.interface import NO_LIMIT, WINDOW_PARTS, Entry, News, Page, Places, Taken, Window
 
 # Bytes that a dictionary entry takes besides its key and its value.
 _ENTRY_BYTES = 200
@@ -103,14 +103,23 @@ class MemoryBackend:
         self.bytes_used += size
         self._make_room()
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
+    async def put_all(
+        self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT, news: News | None = None
+    ) -> None:
         """See Backend."""
         for key, value in values:
             await self.put(key, value, ttl_s)
+        if news is not None:
+            await self.append(*news)
 
     async def delete(self, key: str) -> None:
         """See Backend."""
         self._forget(key)
+
+    async def keys(self, begin: str, place: int) -> Page:
+        """See Backend. All are on one page."""
+        now = self._clock()
+        return Page([key for key, kept in self._values.items() if kept.until > now and key.startswith(begin)], 0)
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
         """See Backend. All logs together are as large as the store at most: the one that was unused longest goes."""

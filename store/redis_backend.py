@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from qwenserve.store.interface import (
     NO_LIMIT,
     WINDOW_PARTS,
     Entry,
+    News,
+    Page,
     Places,
     StoreRefused,
     StoreUnreachable,
@@ -71,6 +74,12 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf',
 end
 return found
 """
+
+# What has a meaning of its own in a pattern of keys.
+_SPECIAL = re.compile(r"[*?\[\]\\^]")
+_ESCAPED = r"\\\g<0>"
+# Keys that a server looks at for one page.
+_PAGE = 1000
 
 # What both scripts below know of windows and places (see `store.interface`).
 # KEYS: one hash. Its fields: `w:NAME:PART`, what was taken in a part of a window, and `h:HOLDER`, "places:number:until"
@@ -253,7 +262,9 @@ class RedisBackend:
         """See Backend."""
         await self.put_all([(key, value)], ttl_s)
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT) -> None:
+    async def put_all(
+        self, values: Sequence[tuple[str, bytes]], ttl_s: float, limit_s: float = NO_LIMIT, news: News | None = None
+    ) -> None:
         """See Backend."""
         ttl = _ms(ttl_s)
         if self._cluster:
@@ -261,13 +272,28 @@ class RedisBackend:
                 *[self._call(self._client.set(self._values + key, value, px=ttl)) for key, value in values]
             )
             await (puts if limit_s == NO_LIMIT else within(limit_s, puts, again=HELD_UP_AGAIN))
+            if news is not None:
+                adding = self.append(*news)
+                await (adding if limit_s == NO_LIMIT else within(limit_s, adding, again=HELD_UP_AGAIN))
         elif values:
             commands = [command("PSETEX", self._values + key, ttl, value) for key, value in values]
-            await self._line.ask(b"".join(commands), limit_s, len(values))
+            if news is not None:
+                log = self._key("s", news.log)
+                commands.append(command("XADD", log, "MAXLEN", "~", news.keep, "*", "v", news.value))
+                commands.append(command("PEXPIRE", log, _ms(news.ttl_s)))
+            await self._line.ask(b"".join(commands), limit_s, len(commands))
 
     async def delete(self, key: str) -> None:
         """See Backend."""
         await self._call(self._client.delete(self._values + key))
+
+    async def keys(self, begin: str, place: int) -> Page:
+        """See Backend. Raises StoreRefused for a cluster, whose nodes have places of their own."""
+        if self._cluster:
+            raise StoreRefused("the keys of a cluster cannot be listed")
+        pattern = f"{_SPECIAL.sub(_ESCAPED, self._values + begin)}*"
+        following, found = await self._call(self._client.scan(place, pattern, _PAGE))
+        return Page([key[len(self._values) :].decode(errors="replace") for key in found], following)
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
         """See Backend."""

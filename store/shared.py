@@ -17,7 +17,7 @@ from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.runtime.logs import EventLog
 from qwenserve.store.breaker import Breaker
-from qwenserve.store.interface import Backend, Entry, Places, StoreRefused, StoreUnreachable, Taken, Window
+from qwenserve.store.interface import Backend, Entry, News, Page, Places, StoreRefused, StoreUnreachable, Taken, Window
 from qwenserve.store.values import BadValue, Envelope
 
 _log = EventLog("store")
@@ -102,14 +102,18 @@ class SharedStore:
         sealed = self._envelope.seal(key, payload)
         return await self._call("put", lambda: _done(self._backend.put(key, sealed, ttl_s)), False)
 
-    async def put_all(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float) -> bool:
-        """Keeps several values, in one message where that can be. Returns whether the store accepted all of them."""
+    async def put_all(self, values: Sequence[tuple[str, bytes]], *, ttl_s: float, news: News | None = None) -> bool:
+        """Keeps several values, in one message where that can be, and adds `news` to its log. Returns whether the store
+        accepted all of it.
+        """
         sealed = [(key, self._envelope.seal(key, payload)) for key, payload in values]
+        if news is not None:
+            news = news._replace(value=self._envelope.seal(news.log, news.value))
         if self._breaker.is_open:
             self._count("put", "skipped")
             return False
         try:
-            await self._backend.put_all(sealed, ttl_s, self._timeout_s)
+            await self._backend.put_all(sealed, ttl_s, self._timeout_s, news)
         except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
             self._failed("put", error)
             return False
@@ -121,6 +125,10 @@ class SharedStore:
     async def delete(self, key: str) -> bool:
         """Forgets a value. Returns whether the store was told."""
         return await self._call("delete", lambda: _done(self._backend.delete(key)), False)
+
+    async def keys(self, begin: str, place: int) -> Page | None:
+        """Returns keys of values that begin so (see `Backend.keys`); None where that cannot be known now."""
+        return await self._call("keys", lambda: self._known_keys(begin, place), None)
 
     async def append(self, key: str, payload: bytes, *, keep: int, ttl_s: float) -> bool:
         """Adds a value to a log, which keeps about its last `keep`. Returns whether the store accepted it."""
@@ -173,6 +181,9 @@ class SharedStore:
 
     async def _known_members(self, group: str) -> Mapping[str, bytes] | None:
         return await self._backend.members(group)
+
+    async def _known_keys(self, begin: str, place: int) -> Page | None:
+        return await self._backend.keys(begin, place)
 
     async def _known_since(self, key: str, after: str, limit: int) -> Sequence[Entry] | None:
         return await self._backend.since(key, after, limit)

@@ -55,7 +55,7 @@ class Envelope:
                 flags, body = _COMPRESSED, smaller
         if self._cipher is None:
             head = _HEAD.pack(_MAGIC, _VERSION, flags, len(payload))
-            return b"%b%b%b" % (head, _digest(place, head, body), body)
+            return head + _digest(place, head, body) + body
         head = _HEAD.pack(_MAGIC, _VERSION, flags | _ENCRYPTED, len(payload))
         nonce = os.urandom(_NONCE_BYTES)
         locked: bytes = self._cipher.encrypt(nonce, body, _bound_to(place, head))

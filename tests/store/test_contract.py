@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from qwenserve.store.interface import WINDOW_PARTS, Backend, Places, Window
+from qwenserve.store.interface import WINDOW_PARTS, Backend, News, Places, StoreRefused, Window
 from qwenserve.store.memory import MemoryBackend
 from tests.store.servers import backend_of, running_cluster, running_redis, running_sentinel, why_none
 
@@ -90,6 +90,38 @@ async def test_several_values_at_once(store: Backend):
 
     await until_none(lambda: store.get("k1", 10))
     assert [await store.get(f"k{index}", 10) for index in (0, 9)] == [b"0", b"9"]
+
+
+async def test_news_come_behind_the_values(store: Backend):
+    """Who reads the log finds the values there."""
+    assert await store.since("news", "", 10) == []
+    for number in range(2):
+        value = [(f"n{number}", b"x")]
+        await store.put_all(value, LONG_S, news=News("news", b"%d" % number, 100, LONG_S))
+
+    assert [entry.value for entry in await store.since("news", "", 10)] == [b"0", b"1"]
+    assert await store.get("n1", 10) == b"x"
+
+
+async def test_keys(store: Backend, place: str):
+    """Keys of values can be read, page by page; none of other things, and none that begins otherwise."""
+    if place.startswith("redis+cluster"):
+        with pytest.raises(StoreRefused):
+            await store.keys("listed:", 0)
+        return
+    names = {f"listed:{number}" for number in range(1500)}
+    await store.put_all([(name, b"x") for name in names], LONG_S)
+    await store.put("l*", b"x", LONG_S)
+    await store.append("listed:log", b"x", 3, LONG_S)
+
+    for begin, there in (("listed:", names), ("l*", {"l*"}), ("[l", set())):
+        found: list[str] = []
+        at = -1
+        while at:
+            page = await store.keys(begin, max(at, 0))
+            found += page.keys
+            at = page.following
+        assert set(found) == there
 
 
 async def test_long_values_are_read_to_the_limit_only(store: Backend):
