@@ -111,7 +111,14 @@ class Router:
         self.metrics.registry.register(TokenizerCollector(self._text))
         similar = _similar_prompts(self._store, config.cache)
         self._answers = AnswerCache(self._store, config.cache, model.assets.tokenizer.vocab_size, similar)
-        for counters in (self._store.calls, self._store.bad_values, self._answers.results, self._answers.reused):
+        answers = self._answers
+        for counters in (
+            self._store.calls,
+            self._store.bad_values,
+            answers.results,
+            answers.reused,
+            answers.known.unasked,
+        ):
             self.metrics.registry.register(counters)
         self._outcomes = OutcomeRecorder(self.metrics)
         self._usage = UsageRecorder(config.auth, self.metrics, model.name)

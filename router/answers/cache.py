@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qwenserve.router.answers.flight import Flight, recorded
+from qwenserve.router.answers.known import KnownAnswers
 from qwenserve.router.answers.policy import CacheUse
 from qwenserve.router.answers.question import Match, Question
 from qwenserve.router.answers.record import Recording, Unusable, decode, encode
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from qwenserve.router.answers.similar import SimilarPrompts
 
 # Most answers on their way into the store: a slow store must not make them pile up here.
-_MAX_WRITES = 64
+_MAX_WRITES = 256
 # How long an answer waits for others to be written with it.
-_COMPANY_S = 0.005
+_COMPANY_S = 0.02
 # Bytes of one message, of several answers: what is too much for the time limit would fail all of them.
 _MESSAGE_BYTES = 256 * 1024
 # Similar prompts whose answers are looked for: those of the nearest ones may have been forgotten.
@@ -72,6 +73,7 @@ class AnswerCache:
         self._vocab_size = vocab_size
         # Generations under way, by key, and who has them.
         self.generations: dict[str, Flight | Source] = {}
+        self.known = KnownAnswers(store)
         self._tasks = TaskOwner()
         self._unwritten: list[tuple[Wanted, Recording]] = []
         self._writing = False
@@ -88,8 +90,10 @@ class AnswerCache:
         )
 
     async def look_up(self, wanted: Sequence[Wanted]) -> list[Recording | None]:
-        """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
-        return list(await asyncio.gather(*map(self.kept, wanted)))
+        """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take, and
+        asks it only for those that may be there, but for who takes nothing else: that one is told for certain.
+        """
+        return list(await asyncio.gather(*map(self._kept_if_any, wanted)))
 
     async def look_for_similar(self, wanted: Wanted) -> Similar | None:
         """Returns the kept answer to the nearest prompt that asks the same; None where there is none near enough."""
@@ -123,13 +127,12 @@ class AnswerCache:
     async def close(self) -> None:
         """Cancels the writes to the store that are still under way."""
         await self._tasks.close()
+        await self.known.close()
         if self.similar is not None:
             await self.similar.close()
 
     async def kept(self, wanted: Wanted) -> Recording | None:
         """Returns the kept answer, None where there is none to be used. Waits no longer than the store may take."""
-        if not wanted.use.read:
-            return None
         value = await self._store.get(wanted.key, max_bytes=self._config.max_answer_bytes)
         if value is None:
             return None
@@ -140,6 +143,11 @@ class AnswerCache:
             return None
         age = time.time() - recording.created
         return recording if age <= wanted.use.max_age_s else None
+
+    async def _kept_if_any(self, wanted: Wanted) -> Recording | None:
+        if wanted.use.only_if_cached or self.known.may_have(wanted.key):
+            return await self.kept(wanted)
+        return None
 
     async def _write(self) -> None:
         try:
@@ -154,7 +162,8 @@ class AnswerCache:
 
     async def _put(self, values: Sequence[tuple[str, bytes]], asked: Sequence[Wanted]) -> None:
         """Writes answers; those that were `asked` by a question may answer similar ones from now on."""
-        kept = await self._store.put_all(values, ttl_s=self._config.max_age_s)
+        news = self.known.news([key for key, _ in values])
+        kept = await self._store.put_all(values, ttl_s=self._config.max_age_s, news=news)
         self.results.labels("kept" if kept else "not_kept").inc(len(values))
         if kept and self.similar is not None:
             for wanted in asked:
@@ -209,28 +218,36 @@ class Source:
     are chosen as any.
     """
 
-    __slots__ = ("_begun", "_cache", "_choose", "_leads", "_logprobs", "_owner", "_result", "_wanted", "kept")
+    __slots__ = ("_begun", "_cache", "_choose", "_logprobs", "_owner", "_result", "_wanted", "kept", "leads")
 
-    def __init__(self, cache: AnswerCache, wanted: Wanted, kept: Recording | None, result: str = "hit") -> None:
-        """`result` is what a kept answer counts as."""
+    def __init__(
+        self, cache: AnswerCache, wanted: Wanted, kept: Recording | None, leads: bool = False, result: str = "hit"
+    ) -> None:
+        """`leads`: nobody generated it just now, so it will be its own. `result` is what a kept answer counts as."""
         self.kept = kept
         self._cache = cache
         self._wanted = wanted
         self._result = result
-        self._owner: Owner | None = None
-        self._choose: Choose | None = None
-        self._begun = False
+        self._begun = leads
         # Whether what its owner generates is noted, to be kept.
-        self._leads = False
+        self.leads = leads
         self._logprobs: list[sampling_pb2.TokenLogprob] = []
 
     def open(self, owner: Owner, choose: Choose) -> None:
-        """Takes the choice, and what chooses the worker where one is needed."""
-        self._owner, self._choose = owner, choose
+        """Takes the choice, and what chooses the worker where one is needed. Comes before anything else."""
+        self._owner: Owner | None = owner
+        self._choose = choose
+        if self.leads:
+            cache, wanted = self._cache, self._wanted
+            if wanted.key in cache.generations:
+                self.leads = self._begun = False  # somebody came first while this one waited for a worker
+                return
+            cache.misses.inc()
+            if not wanted.alone:
+                cache.generations[wanted.key] = self
 
     def choose(self, prompt: Sequence[int], tried: frozenset[str]) -> LegSource:
         """Returns where the next leg comes from. Raises Unavailable."""
-        assert self._choose is not None
         if self._begun:
             return self._choose(prompt, tried)
         cache, wanted = self._cache, self._wanted
@@ -238,13 +255,13 @@ class Source:
             self._begun = True
             cache.count(self._result, wanted, len(self.kept.ids))
             return complete_tape(self.kept)
-        running = cache.running(wanted)
+        running = cache.running(wanted) if wanted.key in cache.generations else None
         if running is not None:
             self._begun = True
             cache.count("joined", wanted, 0)
             return running if isinstance(running, Flight) else running.shared()
         session = self._choose(prompt, tried)
-        self._begun = self._leads = True
+        self._begun = self.leads = True
         cache.misses.inc()
         if not wanted.alone:
             cache.generations[wanted.key] = self
@@ -253,7 +270,7 @@ class Source:
     @property
     def joinable(self) -> bool:
         """Whether somebody who joined now would get the whole answer."""
-        return self._leads and self._owner is not None and not self._owner.generation.stopped
+        return self.leads and self._owner is not None and not self._owner.generation.stopped
 
     def shared(self) -> Flight:
         """Makes a flight of the generation; its owner becomes the first of the readers."""
@@ -274,33 +291,24 @@ class Source:
 
     def note(self, logprobs: Sequence[sampling_pb2.TokenLogprob]) -> None:
         """Takes the log-probabilities of ids that the owner was given."""
-        if self._leads and self._owner is not None:
+        if self.leads and self._owner is not None:
             self._logprobs.extend(logprobs)
 
-    def ended(self, finish: worker_pb2.Finish, *, thinking_cut: bool) -> None:
+    def ended(self, finish: worker_pb2.Finish, thinking_cut: bool) -> None:
         """The owner's generation is complete."""
-        owner, wanted = self._owner, self._wanted
-        if owner is None or not self._leads:
-            return
+        owner, leads, wanted = self._owner, self.leads, self._wanted
         self.close()
-        if wanted.use.write:
+        if leads and owner is not None and wanted.use.write:
             generation = owner.generation
-            recording = recorded(
-                generation,
-                wanted.sampling,
-                finish,
-                self._logprobs,
-                stopped=generation.stopped,
-                thinking_cut=thinking_cut,
-            )
+            recording = recorded(generation, wanted.sampling, finish, self._logprobs, generation.stopped, thinking_cut)
             if recording is not None:
                 self._cache.keep(wanted, recording)
 
     def close(self) -> None:
         """Lets go of the owner, which has ended or is given up: nobody can join any more."""
         self._owner = None
-        if self._leads:
-            self._leads = False
+        if self.leads:
+            self.leads = False
             generations, key = self._cache.generations, self._wanted.key
             if generations.get(key) is self:
                 del generations[key]

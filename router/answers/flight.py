@@ -77,7 +77,7 @@ class Flight(Tape):
         told = worker_pb2.Finish()
         told.CopyFrom(finish)
         told.cached_tokens = self._generation.cached_tokens
-        self._over(recorded(self._generation, self._sampling, finish, self.logprobs, stopped=self.stopped_early))
+        self._over(recorded(self._generation, self._sampling, finish, self.logprobs, self.stopped_early))
         self.end(told)
         self._generation.close()
 
@@ -112,7 +112,6 @@ def recorded(
     sampling: sampling_pb2.SamplingParams,
     finish: worker_pb2.Finish,
     logprobs: Sequence[sampling_pb2.TokenLogprob],
-    *,
     stopped: bool,
     thinking_cut: bool = False,
 ) -> Recording | None:

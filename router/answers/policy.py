@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import struct
 from collections.abc import Collection, Sequence
+from hashlib import blake2b, sha256
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,9 @@ from qwenserve.runtime.values import frozen_value
 from qwenserve.type.v1 import sampling_pb2
 
 ModeName = Literal["off", "read", "write", "readwrite"]
+
+# How keys of answers begin. Behind it are digits of a digest.
+ANSWERS = "answer:"
 
 _MODES: dict[ModeName, int] = {
     "off": chat_pb2.CACHE_MODE_OFF,
@@ -54,6 +57,8 @@ _FIELDS_NOT_IN_KEY = frozenset(
     field for kind in _KINDS for field in kind.DESCRIPTOR.fields if field.name in _NOT_IN_KEY
 )
 _FIELD = itemgetter(0)
+# What is hashed is short, up to some 1,000 ids.
+_SHORT_BYTES = 4096
 
 
 @frozen_value
@@ -126,12 +131,15 @@ def _similar(asked: chat_pb2.CachePolicy, default: SimilarUse) -> float:
     return threshold if wanted else 0.0
 
 
-def is_repeatable(sampling: sampling_pb2.SamplingParams, *, seed_given: bool, unsupported: Collection[str]) -> bool:
+def is_repeatable(
+    sampling: sampling_pb2.SamplingParams, asked: sampling_pb2.SamplingParams, unsupported: Collection[str]
+) -> bool:
     """Whether an engine would generate the same again: greedy, or with a seed that the request set and engines honour.
 
-    `sampling` is complete. A seed that the router drew does not count: the caller wants another answer each time.
+    `sampling` is complete, `asked` what the request said. A seed that the router drew does not count: the caller wants
+    another answer each time.
     """
-    return sampling.temperature == 0 or (seed_given and "seed" not in unsupported)
+    return sampling.temperature == 0 or (asked.HasField("seed") and "seed" not in unsupported)
 
 
 def request_identity(request: Request) -> bytes:
@@ -146,13 +154,13 @@ def request_identity(request: Request) -> bytes:
     for name in _NOT_IN_KEY:
         if name in rest.DESCRIPTOR.fields_by_name:
             rest.ClearField(name)
-    return kind + hashlib.sha256(rest.SerializeToString(deterministic=True)).digest()
+    return kind + sha256(rest.SerializeToString(deterministic=True)).digest()
 
 
 @functools.lru_cache(1024)
 def answer_scope(fingerprint: str, tenant: str, identity: bytes) -> bytes:
     """Returns what all answers have in common that may be given to one another, as a digest of 32 bytes."""
-    return hashlib.sha256(framed((fingerprint.encode(), tenant.encode(), identity))).digest()
+    return sha256(framed((fingerprint.encode(), tenant.encode(), identity))).digest()
 
 
 def answer_key(scope: bytes, sampling: sampling_pb2.SamplingParams, prompt: bytes) -> str:
@@ -164,9 +172,11 @@ def answer_key(scope: bytes, sampling: sampling_pb2.SamplingParams, prompt: byte
         sampling.ClearField("seed")  # never used
     told = sampling.SerializeToString(deterministic=True)
     # The parts can be told again: the scope has always the same length, and the prompt is what is left.
-    # Half the time of BLAKE2, where the processor has instructions for it.
-    digest = hashlib.sha256(b"%b%b%b%b" % (scope, len(told).to_bytes(4, "big"), told, prompt))
-    return f"answer:{digest.hexdigest()}"
+    parts = b"%b%b%b%b" % (scope, len(told).to_bytes(4, "big"), told, prompt)
+    # For long ones SHA-256 takes half the time, where the processor has instructions for it; but its library's code is
+    # in no cache by then, and for a short one fetching that costs more than the digest.
+    digest = blake2b(parts) if len(parts) < _SHORT_BYTES else sha256(parts)
+    return f"{ANSWERS}{digest.hexdigest()[:64]}"
 
 
 def framed(parts: Sequence[bytes]) -> bytes:

@@ -120,7 +120,7 @@ class Choice:
             pause_at=_first_pause(plan) if kept is None else None,
             prompt_logprobs=plan.prompt_scores,
             guide=plan.guide if kept is None else None,
-            choose=None if source is None else source.choose,
+            choose=None if source is None or source.leads else source.choose,
         )
         self._listener = listener
         self._index = index
@@ -212,7 +212,7 @@ class Choice:
         """Ends the text, where it has not ended by itself, and the choice."""
         source, self._source = self._source, None
         if source is not None:
-            source.ended(finish, thinking_cut=self._thinking_cut)
+            source.ended(finish, self._thinking_cut)
         events, self._kept = self._kept or [], None
         self._count_plain()
         if not self._text_ended:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache, Source, Wanted
@@ -35,14 +35,9 @@ from qwenserve.worker.v1 import worker_pb2
 _HIT, _JOINED, _MISS = chat_pb2.CACHE_STATUS_HIT, chat_pb2.CACHE_STATUS_JOINED, chat_pb2.CACHE_STATUS_MISS
 
 
-class Reused(NamedTuple):
-    """Where an answer's choices come from, what that is to be called, and the earlier prompt whose answer it is, if
-    another one. No sources where kept answers do not count.
-    """
-
-    sources: Sequence[Source]
-    status: chat_pb2.CacheStatus
-    similar: chat_pb2.SimilarPrompt | None = None
+# Where an answer's choices come from (nothing where kept answers do not count), what that is to be called, and the
+# earlier prompt whose answer it is, if another one.
+Reused: TypeAlias = tuple[Sequence[Source], chat_pb2.CacheStatus, chat_pb2.SimilarPrompt | None]
 
 
 class Reuse:
@@ -95,25 +90,31 @@ class Reuse:
         answers = self._answers
         if len(wanted) == 1:
             # As below. Most answers have one choice, which needs no task of its own and no lists.
-            [each] = wanted
-            found = await answers.kept(each)
-            sources = [Source(answers, each, found)]
-            status = _HIT if found is not None else _JOINED if answers.running(each) is not None else _MISS
+            each = wanted[0]
+            found, status = None, _MISS
+            if use.only_if_cached or (use.read and answers.known.may_have(each.key)):
+                found = await answers.kept(each)
+            if found is not None:
+                status = _HIT
+            elif each.key in answers.generations and answers.running(each) is not None:
+                status = _JOINED
+            sources = [Source(answers, each, found, status == _MISS)]
         else:
-            kept = await answers.look_up(wanted)
+            kept = await answers.look_up(wanted) if use.read else [None] * len(wanted)
             sources = [Source(answers, each, found) for each, found in zip(wanted, kept, strict=True)]
             status = self._status(wanted, kept)
         if status == _MISS and use.similar and wanted:
             like = await answers.look_for_similar(wanted[0])
             if like is not None:
-                return Reused(
-                    [Source(answers, wanted[0], like.recording, "similar")],
+                told = chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score)
+                return (
+                    [Source(answers, wanted[0], like.recording, result="similar")],
                     chat_pb2.CACHE_STATUS_SIMILAR,
-                    chat_pb2.SimilarPrompt(id=like.match.answer_id, score=like.match.score),
+                    told,
                 )
         if use.only_if_cached and status != _HIT:
             raise NotCached("no answer is kept for this request; send it without only-if-cached", param="cache")
-        return Reused(sources, status)
+        return sources, status, None
 
     def _status(self, wanted: Sequence[Wanted], kept: Sequence[Recording | None]) -> chat_pb2.CacheStatus:
         """Says what is there of what is wanted: all of it, all of it on its way, or not all."""
@@ -133,9 +134,7 @@ class Reuse:
     ) -> Sequence[Wanted]:
         """Returns what to look for, one for each choice, or nothing where the answer would not come out the same."""
         fingerprint = self._fingerprint()
-        if not fingerprint or not is_repeatable(
-            plans[0].sampling, seed_given=request.sampling.HasField("seed"), unsupported=prepared.unsupported
-        ):
+        if not fingerprint or not is_repeatable(plans[0].sampling, request.sampling, prepared.unsupported):
             return ()
         identity, alone = request_identity(request), False
         thinking, guide = prepared.thinking, prepared.guide
@@ -147,15 +146,18 @@ class Reuse:
         tenant = f"{call.key_id}\n{prepared.cache_salt or request.cache_salt}"
         scope = answer_scope(fingerprint, tenant, identity)
         asked = self._question(request, plans, scope) if use.similar else None
-        wanted: list[Wanted] = []
-        packed, prompt = b"", None
-        for plan in plans:
-            if plan.prompt_token_ids is not prompt:
-                prompt = plan.prompt_token_ids
-                packed = packed_ids(prompt)
-            key = answer_key(scope, plan.sampling, packed)
-            wanted.append(Wanted(key, prompt, plan.sampling, use, alone, asked, answer_id))
-        return wanted
+        return [
+            Wanted(
+                answer_key(scope, plan.sampling, packed_ids(plan.prompt_token_ids)),
+                plan.prompt_token_ids,
+                plan.sampling,
+                use,
+                alone,
+                asked,
+                answer_id,
+            )
+            for plan in plans
+        ]
 
     def _question(self, request: Request, plans: Sequence[ChoicePlan], scope: bytes) -> Question | None:
         similar = self._answers.similar

@@ -38,6 +38,13 @@ def results(stack: Stack) -> dict[str, float]:
     return found
 
 
+def counted(stack: Stack, name: str) -> float:
+    """The value of one of the router's counters."""
+    body, _ = stack.router.metrics.render()
+    [value] = [line.rpartition(" ")[2] for line in body.decode().splitlines() if line.startswith(f"{name} ")]
+    return float(value)
+
+
 async def until_kept(stack: Stack, answers: int) -> None:
     """Answers are written when nobody waits for it any more."""
     await until(lambda: results(stack).get("kept") == answers)
@@ -352,6 +359,31 @@ async def test_routers_share_what_they_keep(key: str) -> None:
             third = await _whole(two, request)
             assert third.cache == MISS
             assert same(third) == same(first)
+
+
+@pytest.mark.skipif(bool(why_none()), reason=why_none() or "-")
+async def test_a_router_in_a_hurry_asks_only_for_what_may_be_kept() -> None:
+    """New prompts are answered without asking the store; what another router keeps meanwhile is still found."""
+    async with running_redis() as server:
+        config = stack_config(store__url=server.url, store__timeout_s=5, router__workers=[])
+        read = chat_pb2.CachePolicy(mode=chat_pb2.CACHE_MODE_READ)
+        async with running_stack(config) as hurried, running_stack(config) as other:
+            before = chat("kept before", temperature=0.0, max_tokens=3, cache=BOTH)
+            await _whole(other, before)
+            await until_kept(other, 1)
+            number = 0
+            while not counted(hurried, "qwenserve_answer_cache_unasked_total"):
+                burst = [chat(f"new {number + more}", temperature=0.0, max_tokens=1, cache=read) for more in range(32)]
+                answers = await asyncio.gather(*(_whole(hurried, each) for each in burst))
+                assert {answer.cache for answer in answers} == {MISS}
+                number += len(burst)
+            assert (await _whole(hurried, before)).cache == HIT
+            later = chat("kept meanwhile", temperature=0.0, max_tokens=3, cache=BOTH)
+            await _whole(other, later)
+            await until_kept(other, 2)
+            later.cache.CopyFrom(read)
+            while (await _whole(hurried, later)).cache != HIT:
+                pass  # for no longer than what is known is believed
 
 
 def test_the_default_is_off() -> None:

@@ -148,7 +148,7 @@ class Exchange:
             self.key_limits = dict(start.key_limits)
         if kept := start.cache:
             self.cache = _CACHE_NAMES.get(kept, "")
-            if start.HasField("similar"):
+            if kept == chat_pb2.CACHE_STATUS_SIMILAR:
                 self.similar = start.similar
 
     def headers(self, content_type: str = _JSON) -> dict[str, str]:

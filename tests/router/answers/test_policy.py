@@ -69,7 +69,9 @@ def test_only_what_comes_out_the_same_is_kept(
     # A choice may have one that was drawn, which does not count.
     sampling = sampling_pb2.SamplingParams(temperature=temperature, seed=5)
 
-    assert is_repeatable(sampling, seed_given=seed_given, unsupported=unsupported) is repeatable
+    asked = sampling_pb2.SamplingParams(seed=5) if seed_given else sampling_pb2.SamplingParams()
+
+    assert is_repeatable(sampling, asked, unsupported) is repeatable
 
 
 def key(**changes: Any) -> str:
@@ -98,6 +100,7 @@ def key(**changes: Any) -> str:
         {"sampling": sampling_pb2.SamplingParams(temperature=1, seed=7, logit_bias={3: 1.0})},
         {"prompt": [1, 2]},
         {"prompt": [1, 2, 3, 0]},
+        {"prompt": [1, 2, 3] * 3000},
     ],
 )
 def test_whatever_decides_an_answer_is_in_its_key(changes: dict[str, Any]):

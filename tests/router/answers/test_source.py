@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from qwenserve.chat.v1 import chat_pb2
 from qwenserve.router.answers.cache import AnswerCache, Source, Wanted
-from qwenserve.router.answers.policy import CacheUse
+from qwenserve.router.answers.policy import CacheUse, answer_key
 from qwenserve.router.chat.answer import Answer, AnswerOutcome
 from qwenserve.router.chat.call import Call
 from qwenserve.router.chat.choice import ChoicePlan
 from qwenserve.router.generation.continuation import ContinuationLimits, Continuations
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.runtime.errors import DeadlineExceeded, Unavailable
+from qwenserve.runtime.packed_ids import packed_ids
 from qwenserve.store.memory import MemoryBackend
 from qwenserve.store.shared import SharedStore
 from qwenserve.text.assets import load_assets
@@ -53,7 +54,7 @@ class Router:
 
     def wanted(self, **sampling: Any) -> Wanted:
         asked = sampling_pb2.SamplingParams(**{"temperature": 0, "max_tokens": 1000, **sampling})
-        return Wanted(f"answer:{sorted(sampling)}", PROMPT, asked, USE)
+        return Wanted(answer_key(bytes(32), asked, packed_ids(PROMPT)), PROMPT, asked, USE)
 
     def ask(
         self, *, choices: int = 1, deadline: float | None = None, stop: Sequence[str] = (), **sampling: Any
