@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -91,6 +92,42 @@ async def grpc_session(stack: Stack, client: aiohttp.ClientSession) -> None:
         pass
 
 
+NUMBERS = itertools.count()
+
+
+async def new_and_kept(stack: Stack, client: aiohttp.ClientSession) -> None:
+    asked = {**SAYS_HELLO, "temperature": 0, "messages": [{"role": "user", "content": f"Number {next(NUMBERS)}"}]}
+    assert await post(stack, client, "/v1/chat/completions", **asked) == 200
+
+
+async def repeated(stack: Stack, client: aiohttp.ClientSession) -> None:
+    assert await post(stack, client, "/v1/chat/completions", **SAYS_HELLO, temperature=0) == 200
+
+
+async def repeated_streams(stack: Stack, client: aiohttp.ClientSession) -> None:
+    assert await post(stack, client, "/v1/chat/completions", **SAYS_HELLO, temperature=0, stream=True, n=2) == 200
+
+
+async def joined(stack: Stack, client: aiohttp.ClientSession) -> None:
+    asked = {**SAYS_HELLO, "temperature": 0, "messages": [{"role": "user", "content": f"All {next(NUMBERS)}"}]}
+    answers = [post(stack, client, "/v1/chat/completions", **asked, stream=index == 1) for index in range(3)]
+    assert await asyncio.gather(*answers) == [200, 200, 200]
+
+
+async def not_repeatable(stack: Stack, client: aiohttp.ClientSession) -> None:
+    assert await post(stack, client, "/v1/chat/completions", **SAYS_HELLO, temperature=1) == 200
+
+
+async def only_if_kept(stack: Stack, client: aiohttp.ClientSession) -> None:
+    asked = {**SAYS_HELLO, "temperature": 0, "messages": [{"role": "user", "content": f"Never {next(NUMBERS)}"}]}
+    headers = {"cache-control": "only-if-cached"}
+    async with client.post(f"{stack.url}/v1/chat/completions", json=asked, headers=headers) as response:
+        assert response.status == 504
+
+
+KEPT: tuple[Ask, ...] = (new_and_kept, repeated, repeated_streams, joined, not_repeatable, only_if_kept)
+
+
 @contextlib.contextmanager
 def garbage() -> Iterator[Counter[str]]:
     """Yields what is filled, after the block, with the kinds of our objects that the block left to the collector."""
@@ -125,22 +162,36 @@ ASKS: tuple[Ask, ...] = (
 )
 
 
-@pytest.mark.parametrize("tier", [False, True], ids=["tokenizer inside", "tokenizer tier"])
-async def test_a_request_leaves_nothing_to_the_collector(tier: bool) -> None:
-    async with contextlib.AsyncExitStack() as parts:
-        tokenizers = [await parts.enter_async_context(tokenizer_tier())] if tier else []
-        stack = await parts.enter_async_context(running_stack(stack_config(router__tokenizers=tokenizers)))
-        client = await parts.enter_async_context(aiohttp.ClientSession())
-        left = {}
-        for ask in ASKS:
+async def left_by(stack: Stack, asks: Sequence[Ask]) -> dict[str, dict[str, int]]:
+    """Returns what each left to the collector, its kinds and how many."""
+    left = {}
+    async with aiohttp.ClientSession() as client:
+        for ask in asks:
             await ask(stack, client)  # the first time makes what is kept
             await settled(stack)
             with garbage() as kinds:
                 await ask(stack, client)
                 await settled(stack)
             left[ask.__name__] = dict(kinds)
+    return left
+
+
+@pytest.mark.parametrize("tier", [False, True], ids=["tokenizer inside", "tokenizer tier"])
+async def test_a_request_leaves_nothing_to_the_collector(tier: bool) -> None:
+    async with contextlib.AsyncExitStack() as parts:
+        tokenizers = [await parts.enter_async_context(tokenizer_tier())] if tier else []
+        stack = await parts.enter_async_context(running_stack(stack_config(router__tokenizers=tokenizers)))
+        left = await left_by(stack, ASKS)
 
     assert left == {ask.__name__: {} for ask in ASKS}
+
+
+async def test_kept_answers_leave_nothing_to_the_collector() -> None:
+    """Fresh ones that are kept, kept ones, one whose generation others join, and one that may not be kept."""
+    async with running_stack(stack_config(cache__mode="readwrite")) as stack:
+        left = await left_by(stack, KEPT)
+
+    assert left == {ask.__name__: {} for ask in KEPT}
 
 
 async def settled(stack: Stack) -> None:
