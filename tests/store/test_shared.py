@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from qwenserve.store.interface import Window
+from qwenserve.store.interface import News, Window
 from qwenserve.store.memory import MemoryBackend
 from qwenserve.store.shared import SharedStore
 from tests.store.servers import Proxy, RedisServer, backend_of, running_redis, why_none
@@ -64,6 +64,8 @@ async def until(look: Callable[[], Awaitable[object]]) -> None:
 async def everything_is_unknown(store: SharedStore) -> None:
     assert await store.get("a", max_bytes=100) is None
     assert await store.put("a", b"1", ttl_s=LONG_S) is False
+    assert await store.put_all([("a", b"1")], ttl_s=LONG_S) is False
+    assert await store.keys("a", 0) is None
     assert await store.delete("a") is False
     assert await store.renew("workers", "w", b"1", ttl_s=LONG_S) is False
     assert await store.withdraw("workers", "w") is False
@@ -81,6 +83,11 @@ async def everything_works(store: SharedStore) -> None:
     assert await store.append("log", b"3", keep=1, ttl_s=LONG_S)
     [entry] = await store.since("log", "", limit=9, max_bytes=100) or []
     assert entry.payload == b"3"
+    assert await store.put_all([("several", b"4")], ttl_s=LONG_S, news=News("news", b"5", 100, LONG_S))
+    assert (await store.since("news", "", limit=999, max_bytes=100) or [])[-1].payload == b"5"
+    page = await store.keys("sev", 0)
+    assert page is not None
+    assert set(page.keys) == {"several"}
     taken = await store.take("key", [Window("requests", 1, 1000, 60)])
     assert taken is not None
     assert taken.allowed
