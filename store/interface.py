@@ -97,6 +97,9 @@ class Backend(Protocol):
     remote: bool
     """Whether calls leave this process, and so can be slow or fail."""
 
+    lists_keys: bool
+    """Whether `keys` can be called."""
+
     async def ping(self) -> None:
         """Returns if the store answers."""
 

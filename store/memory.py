@@ -68,6 +68,7 @@ class MemoryBackend:
     """Keeps everything in dictionaries. `clock` is in seconds."""
 
     remote = False
+    lists_keys = True
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes

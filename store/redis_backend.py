@@ -238,6 +238,8 @@ class RedisBackend:
         self._new_clients = functools.partial(_clients, place, password_file, self._tls)
         self._client, *self._beside = self._new_clients()
         self._cluster = place.kind == "cluster"
+        # A cluster's nodes have places of their own.
+        self.lists_keys = not self._cluster
         self._learning = asyncio.Lock()
         # Not in a cluster, whose commands go to different nodes.
         self._line = RedisLine(self._connect, primary_only=place.kind == "sentinel")
@@ -288,9 +290,7 @@ class RedisBackend:
         await self._call(self._client.delete(self._values + key))
 
     async def keys(self, begin: str, place: int) -> Page:
-        """See Backend. Raises StoreRefused for a cluster, whose nodes have places of their own."""
-        if self._cluster:
-            raise StoreRefused("the keys of a cluster cannot be listed")
+        """See Backend."""
         pattern = f"{_SPECIAL.sub(_ESCAPED, self._values + begin)}*"
         following, found = await self._call(self._client.scan(place, pattern, _PAGE))
         return Page([key[len(self._values) :].decode(errors="replace") for key in found], following)

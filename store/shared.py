@@ -77,6 +77,11 @@ class SharedStore:
         return self._backend.remote
 
     @property
+    def lists_keys(self) -> bool:
+        """Whether `keys` can be called."""
+        return self._backend.lists_keys
+
+    @property
     def answering(self) -> bool:
         """Whether the last calls were answered."""
         return not self._breaker.is_open

@@ -58,6 +58,8 @@ class KnownAnswers:
     def __init__(self, store: SharedStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
+        # To ask a store in this process costs nothing.
+        self._can_learn = store.shared and store.lists_keys
         # 1 where an answer may be kept whose key has that number; empty until it learns.
         self._seen = bytearray()
         # Where in the log it has read to.
@@ -79,6 +81,8 @@ class KnownAnswers:
 
     def may_have(self, key: str) -> bool:
         """Whether the store is to be asked for an answer. Never waits; it may begin to learn."""
+        if not self._can_learn:
+            return True
         now = self._clock()
         if now < self._believed_until:
             if now >= self._look_at:
@@ -94,8 +98,10 @@ class KnownAnswers:
             self._look()
         return True
 
-    def news(self, keys: Iterable[str]) -> News:
+    def news(self, keys: Iterable[str]) -> News | None:
         """Returns what others are to be told of answers that are being written, and knows of them from now on."""
+        if not self._can_learn:
+            return None
         numbers = list(map(number_of, keys))
         self._add(numbers)
         return News(_LOG, struct.pack(f"<{len(numbers)}I", *numbers), _LOG_ENTRIES, _LOG_S)
@@ -105,7 +111,7 @@ class KnownAnswers:
         await self._tasks.close()
 
     def _look(self) -> None:
-        if not self._looking and self._store.shared and self._store.answering:
+        if not self._looking and self._store.answering:
             self._looking = True
             self._tasks.start(self._looked(), name="known answers")
 
