@@ -12,7 +12,7 @@ import functools
 import re
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qwenserve.runtime.deadlines import HELD_UP_AGAIN, within
 from qwenserve.store.interface import (
@@ -74,6 +74,8 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf',
 end
 return found
 """
+
+T = TypeVar("T")
 
 # What has a meaning of its own in a pattern of keys.
 _SPECIAL = re.compile(r"[*?\[\]\\^]")
@@ -256,7 +258,7 @@ class RedisBackend:
         """See Backend. The range of a missing key is empty."""
         if self._cluster:
             work = self._call(self._client.getrange(self._values + key, 0, max_bytes))
-            return work if limit_s == NO_LIMIT else within(limit_s, work, again=HELD_UP_AGAIN)
+            return _limited(limit_s, work)
         asked = command("GETRANGE", self._values + key, 0, max_bytes)
         return self._line.ask(asked, limit_s)  # type: ignore[return-value]  # a range is bytes
 
@@ -273,16 +275,13 @@ class RedisBackend:
             puts = asyncio.gather(
                 *[self._call(self._client.set(self._values + key, value, px=ttl)) for key, value in values]
             )
-            await (puts if limit_s == NO_LIMIT else within(limit_s, puts, again=HELD_UP_AGAIN))
+            await _limited(limit_s, puts)
             if news is not None:
-                adding = self.append(*news)
-                await (adding if limit_s == NO_LIMIT else within(limit_s, adding, again=HELD_UP_AGAIN))
+                await _limited(limit_s, self.append(*news))
         elif values:
             commands = [command("PSETEX", self._values + key, ttl, value) for key, value in values]
             if news is not None:
-                log = self._key("s", news.log)
-                commands.append(command("XADD", log, "MAXLEN", "~", news.keep, "*", "v", news.value))
-                commands.append(command("PEXPIRE", log, _ms(news.ttl_s)))
+                commands.append(command("EVAL", _APPEND, 1, *self._appended(*news)))
             await self._line.ask(b"".join(commands), limit_s, len(commands))
 
     async def delete(self, key: str) -> None:
@@ -297,7 +296,7 @@ class RedisBackend:
 
     async def append(self, key: str, value: bytes, keep: int, ttl_s: float) -> None:
         """See Backend."""
-        await self._call(self._client.eval(_APPEND, 1, self._key("s", key), value, keep, _ms(ttl_s)))
+        await self._call(self._client.eval(_APPEND, 1, *self._appended(key, value, keep, ttl_s)))
 
     async def since(self, key: str, after: str, limit: int) -> Sequence[Entry]:
         """See Backend."""
@@ -343,6 +342,10 @@ class RedisBackend:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
+
+    def _appended(self, log: str, value: bytes, keep: int, ttl_s: float) -> tuple[str, bytes, int, int]:
+        """Returns the key and the arguments of `_APPEND`."""
+        return self._key("s", log), value, keep, _ms(ttl_s)
 
     def _group(self, group: str) -> tuple[str, str]:
         tagged = f"{self._prefix}:l:{{{group}}}"
@@ -419,6 +422,10 @@ def _translated() -> Iterator[None]:
     except exceptions.RedisError as error:
         # What a cluster's client says when no node is to be had.
         raise StoreUnreachable(_reason(error)) from None
+
+
+def _limited(limit_s: float, work: Awaitable[T]) -> Awaitable[T]:
+    return work if limit_s == NO_LIMIT else within(limit_s, work, again=HELD_UP_AGAIN)
 
 
 def _reason(error: BaseException) -> str:

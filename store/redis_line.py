@@ -148,12 +148,10 @@ class RedisLine:
     def answered(self, wire: _Wire, replies: Sequence[Reply]) -> None:
         """Takes replies, in the order in which their commands were sent."""
         answered, self._sent = self._sent[: len(replies)], self._sent[len(replies) :]
-        refused = leave = False
-        if ReplyError in map(type, replies):
-            refused = True
-            leave = any(isinstance(reply, ReplyError) and str(reply).startswith(self._leave_on) for reply in replies)
+        leave = False
         for asked, reply in zip(answered, replies, strict=False):
-            if refused and isinstance(reply, ReplyError):
+            if isinstance(reply, ReplyError):
+                leave = leave or str(reply).startswith(self._leave_on)
                 self._error = self._error or _error_of(str(reply))
             if asked is None:
                 continue
@@ -205,10 +203,10 @@ class RedisLine:
                 self._connecting = self._tasks.start(self._connected(), name="store connection")
             return
         going, self._waiting = self._waiting, []
-        message = b"".join([asked.message for asked in going if asked is not None])
+        message = _message(going)
         if len(message) > _MESSAGE_BYTES:
             going, self._waiting = _cut(_unanswered(going))
-            message = b"".join([asked.message for asked in going if asked is not None])
+            message = _message(going)
         self._sent = going
         self._wire.transport.write(message)
 
@@ -295,6 +293,10 @@ def _places(callers: Sequence[_Asked]) -> _Places:
         places += [None] * (asked.count - 1)
         places.append(asked)
     return places
+
+
+def _message(places: _Places) -> bytes:
+    return b"".join([asked.message for asked in places if asked is not None])
 
 
 def _cut(callers: Sequence[_Asked]) -> tuple[_Places, _Places]:

@@ -65,8 +65,8 @@ class SharedStore:
             "Calls of the store by outcome: ok, refused, unreachable, timeout, or skipped while it is down.",
             ["call", "outcome"],
         )
-        # Every request counts these: without the look-up by labels.
-        self._gets, self._puts = self.calls.labels("get", "ok"), self.calls.labels("put", "ok")
+        # Requests count this one: without the look-up by labels.
+        self._gets = self.calls.labels("get", "ok")
         self.bad_values = Counters(
             "qwenserve_store_bad_values", "Values of the store that were not believed, by reason.", ["reason"]
         )
@@ -98,8 +98,7 @@ class SharedStore:
             self._failed("get", error)
             return None
         self._gets.inc()
-        if self._troubles or self._breaker.troubled:
-            self._well("get")
+        self._well("get")
         return self._opened(key, value, max_bytes) if value else None
 
     async def put(self, key: str, payload: bytes, *, ttl_s: float) -> bool:
@@ -122,9 +121,7 @@ class SharedStore:
         except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
             self._failed("put", error)
             return False
-        self._puts.inc()
-        if self._troubles or self._breaker.troubled:
-            self._well("put")
+        self._worked("put")
         return True
 
     async def delete(self, key: str) -> bool:
@@ -209,9 +206,12 @@ class SharedStore:
         except (asyncio.TimeoutError, StoreUnreachable, StoreRefused) as error:
             self._failed(call, error)
             return otherwise
+        self._worked(call)
+        return result
+
+    def _worked(self, call: str) -> None:
         self._count(call, "ok")
         self._well(call)
-        return result
 
     def _well(self, call: str) -> None:
         """Ends troubles, where there are any."""
