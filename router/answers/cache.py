@@ -90,9 +90,7 @@ class AnswerCache:
         )
 
     async def look_up(self, wanted: Sequence[Wanted]) -> list[Recording | None]:
-        """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take, and
-        asks it only for those that may be there, but for who takes nothing else: that one is told for certain.
-        """
+        """Returns the kept answers, None where there is none to be used. Waits no longer than the store may take."""
         return list(await asyncio.gather(*map(self._kept_if_any, wanted)))
 
     async def look_for_similar(self, wanted: Wanted) -> Similar | None:
@@ -109,17 +107,18 @@ class AnswerCache:
     def running(self, wanted: Wanted) -> Flight | Source | None:
         """Returns the generation under way that would be joined."""
         found = self.generations.get(wanted.key)
-        if found is None:
-            return None
-        return found if wanted.use.read and not wanted.alone and found.joinable else None
+        return found if found is not None and wanted.use.read and not wanted.alone and found.joinable else None
+
+    def asks(self, wanted: Wanted) -> bool:
+        """Whether the store is asked: where something may be there, and for who takes nothing else, to be certain."""
+        return wanted.use.only_if_cached or (wanted.use.read and self.known.may_have(wanted.key))
 
     def keep(self, wanted: Wanted, recording: Recording) -> None:
         """Writes an answer into the store, in the background and together with others."""
-        unwritten = self._unwritten
-        if len(unwritten) >= _MAX_WRITES:
+        if len(self._unwritten) >= _MAX_WRITES:
             self.results.labels("not_kept").inc()
             return
-        unwritten.append((wanted, recording))
+        self._unwritten.append((wanted, recording))
         if not self._writing:
             self._writing = True
             self._tasks.start(self._write(), name="keep answers")
@@ -145,9 +144,7 @@ class AnswerCache:
         return recording if age <= wanted.use.max_age_s else None
 
     async def _kept_if_any(self, wanted: Wanted) -> Recording | None:
-        if wanted.use.only_if_cached or self.known.may_have(wanted.key):
-            return await self.kept(wanted)
-        return None
+        return await self.kept(wanted) if self.asks(wanted) else None
 
     async def _write(self) -> None:
         try:
@@ -155,43 +152,37 @@ class AnswerCache:
                 # A message costs far more than what is in it, and nobody waits.
                 await asyncio.sleep(_COMPANY_S)
                 taken, self._unwritten = self._unwritten, []
-                for values, asked in self._messages(taken):
-                    await self._put(values, asked)
+                for written in self._messages(taken):
+                    await self._put(written)
         finally:
             self._writing = False
 
-    async def _put(self, values: Sequence[tuple[str, bytes]], asked: Sequence[Wanted]) -> None:
-        """Writes answers; those that were `asked` by a question may answer similar ones from now on."""
+    async def _put(self, written: Sequence[tuple[Wanted, bytes]]) -> None:
+        values = [(wanted.key, payload) for wanted, payload in written]
         news = self.known.news([key for key, _ in values])
         kept = await self._store.put_all(values, ttl_s=self._config.max_age_s, news=news)
-        self.results.labels("kept" if kept else "not_kept").inc(len(values))
+        self.results.labels("kept" if kept else "not_kept").inc(len(written))
         if kept and self.similar is not None:
-            for wanted in asked:
+            for wanted, _ in written:
                 if wanted.question is not None:
                     await self.similar.learn(wanted.question, wanted.key, wanted.answer_id)
 
-    def _messages(
-        self, answers: Sequence[tuple[Wanted, Recording]]
-    ) -> Iterator[tuple[Sequence[tuple[str, bytes]], Sequence[Wanted]]]:
-        """Yields what goes together: keys and values, and who has a question. Leaves out what is too long."""
-        longest = self._config.max_answer_bytes
-        values: list[tuple[str, bytes]] = []
-        asked: list[Wanted] = []
+    def _messages(self, answers: Sequence[tuple[Wanted, Recording]]) -> Iterator[Sequence[tuple[Wanted, bytes]]]:
+        """Yields what goes together; leaves out what is too long."""
+        message: list[tuple[Wanted, bytes]] = []
         size = 0
         for wanted, recording in answers:
             payload = encode(recording)
-            if len(payload) > longest:
+            if len(payload) > self._config.max_answer_bytes:
                 self.results.labels("too_long").inc()
                 continue
+            if message and size + len(payload) > _MESSAGE_BYTES:
+                yield message
+                message, size = [], 0
+            message.append((wanted, payload))
             size += len(payload)
-            if size > _MESSAGE_BYTES and values:
-                yield values, asked
-                values, asked, size = [], [], len(payload)
-            values.append((wanted.key, payload))
-            if wanted.question is not None:
-                asked.append(wanted)
-        if values:
-            yield values, asked
+        if message:
+            yield message
 
     def count(self, result: str, wanted: Wanted, answer_tokens: int) -> None:
         """Counts what was not computed."""
@@ -238,13 +229,10 @@ class Source:
         self._owner: Owner | None = owner
         self._choose = choose
         if self.leads:
-            cache, wanted = self._cache, self._wanted
-            if wanted.key in cache.generations:
+            if self._wanted.key in self._cache.generations:
                 self.leads = self._begun = False  # somebody came first while this one waited for a worker
-                return
-            cache.misses.inc()
-            if not wanted.alone:
-                cache.generations[wanted.key] = self
+            else:
+                self._lead()
 
     def choose(self, prompt: Sequence[int], tried: frozenset[str]) -> LegSource:
         """Returns where the next leg comes from. Raises Unavailable."""
@@ -255,17 +243,22 @@ class Source:
             self._begun = True
             cache.count(self._result, wanted, len(self.kept.ids))
             return complete_tape(self.kept)
-        running = cache.running(wanted) if wanted.key in cache.generations else None
+        running = cache.running(wanted)
         if running is not None:
             self._begun = True
             cache.count("joined", wanted, 0)
             return running if isinstance(running, Flight) else running.shared()
         session = self._choose(prompt, tried)
         self._begun = self.leads = True
+        self._lead()
+        return session
+
+    def _lead(self) -> None:
+        """Lets others join from now on."""
+        cache, wanted = self._cache, self._wanted
         cache.misses.inc()
         if not wanted.alone:
             cache.generations[wanted.key] = self
-        return session
 
     @property
     def joinable(self) -> bool:

@@ -12,12 +12,11 @@ because it has expired or another one has the same number, is asked for in vain.
 
 from __future__ import annotations
 
-import re
 import struct
 import time
 from collections.abc import Callable, Iterable
 
-from qwenserve.router.answers.policy import ANSWERS
+from qwenserve.router.answers.policy import ANSWERS, is_answer_key
 from qwenserve.runtime.counting import Counters
 from qwenserve.runtime.lifecycle import TaskOwner
 from qwenserve.store.interface import News
@@ -43,7 +42,6 @@ _LEARN_PAUSE_S = 60.0
 # A number stands for a key: the last digits of its digest, without the lowest bit. One byte for each, 8 MiB in all;
 # with a million keys, one in nine others is taken for one of them.
 _DIGITS = 6
-_KEY = re.compile(rf"{ANSWERS}[0-9a-f]{{64}}")
 _NUMBERS = 1 << (4 * _DIGITS - 1)
 
 
@@ -87,7 +85,7 @@ class KnownAnswers:
         if now < self._believed_until:
             if now >= self._look_at:
                 self._look()
-            if self._seen[int(key[-_DIGITS:], 16) >> 1]:  # `number_of`, without a call
+            if self._seen[number_of(key)]:
                 return True
             self._unasked.inc()
             return False
@@ -142,7 +140,7 @@ class KnownAnswers:
                 found = await self._store.keys(ANSWERS, page)
                 if found is None:
                     return
-                self._add([number_of(key) for key in found.keys if _KEY.fullmatch(key)])
+                self._add([number_of(key) for key in found.keys if is_answer_key(key)])
                 page = found.following
                 if not page:
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import struct
 from collections.abc import Collection, Sequence
 from hashlib import blake2b, sha256
@@ -19,6 +20,7 @@ ModeName = Literal["off", "read", "write", "readwrite"]
 
 # How keys of answers begin. Behind it are digits of a digest.
 ANSWERS = "answer:"
+_KEY = re.compile(rf"{ANSWERS}[0-9a-f]{{64}}")
 
 _MODES: dict[ModeName, int] = {
     "off": chat_pb2.CACHE_MODE_OFF,
@@ -177,6 +179,11 @@ def answer_key(scope: bytes, sampling: sampling_pb2.SamplingParams, prompt: byte
     # in no cache by then, and for a short one fetching that costs more than the digest.
     digest = blake2b(parts) if len(parts) < _SHORT_BYTES else sha256(parts)
     return f"{ANSWERS}{digest.hexdigest()[:64]}"
+
+
+def is_answer_key(text: str) -> bool:
+    """Whether a text is one that `answer_key` may have returned."""
+    return _KEY.fullmatch(text) is not None
 
 
 def framed(parts: Sequence[bytes]) -> bytes:

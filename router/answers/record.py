@@ -42,12 +42,12 @@ class Unusable(Exception):
 
 def encode(recording: Recording) -> bytes:
     """Returns the bytes to keep."""
-    message = recorded_answer_pb2.RecordedAnswer()
-    message.token_ids.extend(recording.ids)
-    message.reason = recording.finish.reason
-    message.created_ms = int(recording.created * 1000)
-    if recording.thinking_cut:
-        message.thinking_cut = True
+    message = recorded_answer_pb2.RecordedAnswer(
+        token_ids=recording.ids,
+        reason=recording.finish.reason,
+        created_ms=int(recording.created * 1000),
+        thinking_cut=recording.thinking_cut,
+    )
     if recording.finish.HasField("stop_token_id"):
         message.stop_token_id = recording.finish.stop_token_id
     for item in recording.logprobs:

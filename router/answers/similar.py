@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from qwenserve.cluster.v1 import recorded_answer_pb2
 from qwenserve.router.answers.asked import Asked, asked
 from qwenserve.router.answers.embedders import Embedder, Vector, unit
+from qwenserve.router.answers.policy import is_answer_key
 from qwenserve.router.answers.question import MAX_TEXT, Match, Question
 from qwenserve.runtime.config import CacheConfig
 from qwenserve.store.shared import SharedStore
@@ -26,7 +27,6 @@ from qwenserve.store.shared import SharedStore
 _MAX_ENTRY_BYTES = 16 * 1024
 # Entries of all groups that a router has a copy of; each takes some 3 KB.
 _MAX_COPIED = 20_000
-_ANSWER_KEY = re.compile(r"answer:[0-9a-f]{64}\Z")
 _ANSWER_ID = re.compile(r"[A-Za-z0-9_.\-]{1,128}\Z")
 
 
@@ -141,7 +141,7 @@ def _read(payload: bytes) -> tuple[Asked, _Entry] | None:
     except DecodeError:
         return None
     vector = unit(np.frombuffer(learned.embedding, np.int8).astype(np.float32))
-    usable = _ANSWER_KEY.match(learned.answer_key) and _ANSWER_ID.match(learned.answer_id)
+    usable = is_answer_key(learned.answer_key) and _ANSWER_ID.match(learned.answer_id)
     if vector is None or not usable or not 0 < len(learned.text) <= MAX_TEXT:
         return None
     return asked(learned.text), _Entry(vector, Match(0.0, learned.answer_id, learned.answer_key))

@@ -88,21 +88,18 @@ class Reuse:
         """
         wanted = self._wanted(use, request, call, prepared, plans, answer_id)
         answers = self._answers
+        sources: Sequence[Source] = ()
+        status = _MISS
         if len(wanted) == 1:
-            # As below. Most answers have one choice, which needs no task of its own and no lists.
-            each = wanted[0]
-            found, status = None, _MISS
-            if use.only_if_cached or (use.read and answers.known.may_have(each.key)):
-                found = await answers.kept(each)
-            if found is not None:
-                status = _HIT
-            elif each.key in answers.generations and answers.running(each) is not None:
-                status = _JOINED
+            # Most answers have one choice, which needs no task of its own and no lists.
+            [each] = wanted
+            found = await answers.kept(each) if answers.asks(each) else None
+            status = _HIT if found is not None else _JOINED if answers.running(each) is not None else _MISS
             sources = [Source(answers, each, found, status == _MISS)]
-        else:
-            kept = await answers.look_up(wanted) if use.read else [None] * len(wanted)
-            sources = [Source(answers, each, found) for each, found in zip(wanted, kept, strict=True)]
+        elif wanted:
+            kept = await answers.look_up(wanted)
             status = self._status(wanted, kept)
+            sources = [Source(answers, each, found) for each, found in zip(wanted, kept, strict=True)]
         if status == _MISS and use.similar and wanted:
             like = await answers.look_for_similar(wanted[0])
             if like is not None:
@@ -120,7 +117,7 @@ class Reuse:
         """Says what is there of what is wanted: all of it, all of it on its way, or not all."""
         missing = [each for each, found in zip(wanted, kept, strict=True) if found is None]
         if not missing:
-            return _HIT if wanted else _MISS
+            return _HIT
         return _JOINED if all(map(self._answers.running, missing)) else _MISS
 
     def _wanted(
